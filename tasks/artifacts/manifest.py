@@ -1,0 +1,193 @@
+"""A manifest: what a committed directory holds, what it was made from, and with which versions.
+
+A digest says what a directory *is*: it depends on the files' paths, sizes and contents and on nothing else, so a
+moved store keeps its digests. The seal covers the rest of the manifest, so that an edited manifest is noticed too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError, field_validator
+
+from tasks.errors import DamagedError
+from tasks.records.base import Record
+
+NAME = "manifest.json"
+_CHUNK = 1 << 20
+
+
+class FileEntry(Record):
+    """One file: its path relative to the directory with forward slashes, its size in bytes, its sha256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        """A manifest may come from elsewhere: copying by it must not leave the directory."""
+        if not path or "\0" in path or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
+            raise ValueError(f"{path!r} is not a path below the directory")
+        return path
+
+
+class Manifest(Record):
+    """What a step committed. `inputs` are the digests of the artifacts it was made from."""
+
+    step: str
+    step_version: int
+    key: str
+    digest: str
+    files: tuple[FileEntry, ...]
+    inputs: dict[str, str]
+    params: dict[str, Any]
+    versions: dict[str, str]
+    built_at: str
+    seconds: float
+    seal: str = ""
+
+    def sealed(self) -> Manifest:
+        """This manifest with its seal set."""
+        return self.model_copy(update={"seal": self._seal()})
+
+    def _seal(self) -> str:
+        body = self.model_dump(mode="json", exclude={"seal"})
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """The manifest of a committed directory.
+
+        Raises:
+            DamagedError: it is missing, not JSON, or not what was written.
+        """
+        path = directory / NAME
+        try:
+            manifest = cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise damaged(directory, [f"{NAME} is missing"]) from None
+        except IsADirectoryError:
+            raise damaged(directory, [f"{NAME} is a folder"]) from None
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise damaged(directory, [f"{NAME} cannot be read ({type(error).__name__})"]) from None
+        if manifest.seal != manifest._seal() or manifest.digest != digest_of(manifest.files):
+            raise damaged(directory, [f"{NAME} was edited"])
+        return manifest
+
+
+def damaged(directory: Path, problems: Iterable[str]) -> DamagedError:
+    """The error for a directory that is not what its manifest says."""
+    found = "; ".join(problems)
+    remedy = "run again: the step that made it makes it anew, and what is there now is set aside."
+    return DamagedError(str(directory), "the files its manifest lists", found, remedy)
+
+
+def digest_of(files: Iterable[FileEntry]) -> str:
+    """The digest of a set of files: sha256 over one line a file, sorted by path."""
+    lines = sorted(f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, streamed."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def walk(directory: Path) -> list[str]:
+    """Every file below, as sorted relative paths, manifest excluded. Empty folders do not count.
+
+    Raises:
+        DamagedError: a symbolic link or a special file, which cannot be moved or verified, or a name that is not UTF-8.
+        OSError: a folder cannot be listed.
+    """
+    found = []
+    for folder, folders, names in os.walk(directory, onerror=_raise):
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            relative = path.relative_to(directory).as_posix()
+            if not _is_text(relative):
+                raise damaged(directory, [f"the name {relative!r} is not UTF-8"])
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise damaged(directory, [f"{relative} is not a regular file"])
+            if stat.S_ISREG(mode) and relative != NAME:
+                found.append(relative)
+    return sorted(found)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def entries(directory: Path) -> tuple[FileEntry, ...]:
+    """Every file below with size and sha256. Each byte is read once."""
+    return tuple(
+        FileEntry(path=name, size=(directory / name).stat().st_size, sha256=hash_file(directory / name))
+        for name in walk(directory)
+    )
+
+
+def copy_verified(source: Path, target: Path, files: Iterable[FileEntry]) -> None:
+    """Copy the listed files, hashing every byte on its way and syncing every file.
+
+    Raises:
+        DamagedError: what was read is not what the list says, or is not there.
+    """
+    for entry in files:
+        if not (source / entry.path).is_file():
+            raise damaged(source, [f"{entry.path} is missing"])
+        destination = target / entry.path
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        sha = hashlib.sha256()
+        with (source / entry.path).open("rb") as reader, destination.open("wb") as writer:
+            while chunk := reader.read(_CHUNK):
+                sha.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
+        if sha.hexdigest() != entry.sha256:
+            raise damaged(source, [f"{entry.path} has changed"])
+
+
+def sync_tree(directory: Path) -> None:
+    """fsync every folder at and below `directory`, the deepest first."""
+    for folder, _, _ in os.walk(directory, topdown=False):
+        sync_folder(Path(folder))
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync one folder, so that a rename or a new name in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def stat_fields(path: Path) -> tuple[int, ...]:
+    """What the quick check compares: size, mtime and ctime in nanoseconds, inode, device."""
+    status = path.lstat()
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object from a file."""
+    value: Mapping[str, Any] = json.loads(path.read_bytes())
+    return value

@@ -1,0 +1,40 @@
+"""The quick check's memory: what each file looked like when it was last hashed. Local and disposable."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.artifacts import manifest as manifests
+
+Seen = Mapping[str, tuple[int, ...]]
+
+
+class Memory:
+    """One side file an artifact, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def recall(self, place: Path) -> Seen:
+        """`stat_fields` by path for the artifact at `place`; empty where nothing, or nothing readable, is known."""
+        try:
+            known = manifests.read_json(self._side_file(place))
+            return {name: tuple(fields) for name, fields in known.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def remember(self, place: Path, seen: Seen) -> None:
+        """Keep what the files of `place` looked like just before they were hashed."""
+        side_file = self._side_file(place)
+        scratch = side_file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        with contextlib.suppress(OSError):  # without it the next look hashes again, and no more is lost
+            scratch.write_text(json.dumps(seen))
+            os.replace(scratch, side_file)
+
+    def _side_file(self, place: Path) -> Path:
+        return self.folder / f"{place.parent.name}-{place.name}.json"

@@ -1,0 +1,92 @@
+"""checkpoint: pin one checkpoint of a run as an artifact that can be moved and needs nothing else.
+
+Follows train or adopt. Layout:
+
+    model.ckpt-<step>.index .data-* .meta     (V1: model.ckpt-<step> and .meta)
+    checkpoint                                names the prefix relatively
+    pinned.json                               Pinned: which, why, and every tensor with dtype, shape and checksum
+    graph.json  assets/                       as in the run
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact
+from tasks.errors import UsageError
+from tasks.forms import proof, saver
+from tasks.records.baseline import Baseline
+from tasks.records.pinned import Pinned
+from tasks.records.settings import Selection
+from tasks.step import step
+
+VERSION = 1
+PINNED = "pinned.json"
+
+
+@step(version=VERSION)
+def checkpoint(run: Artifact, selection: Selection, out: Path) -> None:
+    """Pin the checkpoint that `selection` names. Raises UsageError where the run does not hold it."""
+    isolate.call(pin, run.path, selection, out)
+
+
+def pinned(artifact: Artifact) -> Pinned:
+    """What a checkpoint artifact holds."""
+    return Pinned.model_validate_json((artifact.path / PINNED).read_bytes())
+
+
+def pin(run: Path, selection: Selection, out: Path) -> None:
+    """In a child: copy the chosen checkpoint's files and list its tensors as they were read back."""
+    prefixes = {saver.step_of(path): path for path in saver.prefixes(run / "checkpoints")}
+    baselines = {
+        step: Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes()) for step in prefixes
+    }
+    step, chosen = choose(selection, list(baselines.values()))
+    prefix = prefixes[step]
+    for path in saver.files(prefix):
+        shutil.copyfile(path, out / path.name)
+    shutil.copyfile(run / "graph.meta", out / f"{prefix.name}{saver.META}")
+    shutil.copyfile(run / "graph.json", out / "graph.json")
+    for asset in proof.names_of(run).assets:
+        (out / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(run / "assets" / asset.filename, out / "assets" / asset.filename)
+    (out / "checkpoint").write_text(saver.state_file(prefix.name))
+    record = Pinned(
+        step=step,
+        prefix=prefix.name,
+        chosen=chosen,
+        available=tuple(sorted(baselines_step.step for baselines_step in baselines.values())),
+        metrics=baselines[step].metrics,
+        tensors=tuple(saver.tensor_table(out / prefix.name)),
+    )
+    (out / PINNED).write_text(record.model_dump_json(indent=1))
+
+
+def choose(selection: Selection, baselines: list[Baseline]) -> tuple[int, str]:
+    """The global step to pin, and the reason in words.
+
+    Raises:
+        UsageError: there is no such step, or no checkpoint has that metric.
+    """
+    steps = sorted(baseline.step for baseline in baselines)
+    if isinstance(selection.which, int):
+        if selection.which not in steps:
+            found = f"checkpoints of steps {', '.join(map(str, steps))}"
+            raise UsageError(
+                "selection", f"a checkpoint of step {selection.which}", found, "choose one of them, or raise max_to_keep."
+            )
+        return selection.which, f"step {selection.which}, as asked"
+    if selection.which == "latest":
+        return steps[-1], "the latest"
+    measured = {b.step: b.metrics[selection.metric] for b in baselines if selection.metric in b.metrics}
+    if not measured:
+        known = sorted({name for baseline in baselines for name in baseline.metrics})
+        raise UsageError(
+            "selection", f"a metric {selection.metric!r}", ", ".join(known) or "no metrics", "choose `latest` or a step."
+        )
+    sign = 1 if selection.mode == "max" else -1
+    # Of equals the later one, which has seen more.
+    best = max(measured, key=lambda step: (sign * measured[step], step))
+    return best, f"best {selection.metric} {measured[best]:.4f}"

@@ -1,0 +1,39 @@
+"""export: write a verified checkpoint as a SavedModel for serving, and prove it by both loaders in fresh processes.
+
+Follows restore-verify, beside freeze; the smoke test and promote take what it makes. Layout: `saved_model/` (see
+`tasks/forms/saved_model.py`), `parity.json`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact
+from tasks.checkpoint import pinned
+from tasks.errors import ParityError
+from tasks.forms import proof, saved_model
+from tasks.records.parity import ParityReport, Tolerance
+from tasks.restore_verify import PARITY
+from tasks.step import step
+
+VERSION = 1
+MODEL = "saved_model"
+FORMS = ("saved_model (v1 loader)", "saved_model (v2 loader)")
+
+
+@step(version=VERSION, verifies=True)
+def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
+    """Write the SavedModel from graph and prefix; `verified` is the proof that both are good."""
+    pin = pinned(checkpoint)
+    names = proof.names_of(run.path)
+    folder = out / MODEL
+    folder.mkdir()
+    isolate.call(
+        saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, run.path / "probe.tensors", folder
+    )
+    reports = [isolate.call(proof.prove, form, folder, run.path, pin.step, tolerance) for form in FORMS]
+    report = ParityReport(rows=tuple(row for one in reports for row in one.rows))
+    (out / PARITY).write_text(report.model_dump_json(indent=1))
+    if not report.passed:
+        raise ParityError.of(report)

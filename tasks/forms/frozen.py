@@ -1,0 +1,141 @@
+"""Frozen graphs: one GraphDef whose variables became constants, written from a graph and a checkpoint prefix.
+
+    frozen_graph.pb     no variable op, in the graph or its function library; devices cleared
+    signature.json      GraphNames: which tensors are the inputs and outputs
+    assets/             what lookup tables are filled from, for graphs that have them
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DamagedError, PipelineError
+from tasks.forms import graph as graphs
+from tasks.forms import predictor as predictors
+from tasks.forms import saver
+from tasks.forms.predictor import SessionPredictor
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import GraphNames
+
+GRAPH = "frozen_graph.pb"
+NAMES = "signature.json"
+LIMIT = 2 * 2**30  # protobuf's limit on one message
+
+
+def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
+    """Write the frozen form of `prefix` into `out`; return "" or why it cannot be made.
+
+    Values go from the checkpoint into the graph one tensor at a time; no session is made.
+
+    Raises:
+        CoverageError: the outputs need a variable that the checkpoint does not hold.
+        PipelineError: something that depends on a variable would be left in the graph.
+    """
+    import tensorflow as tf
+
+    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+    targets = graphs.targets(names)
+    found = saver.coverage(meta, prefix, targets)
+    saver.require_coverage(found, prefix)
+    needed = {status.name: status.key for status in found.variables if status.needed}
+    checkpoint = saver.reader(prefix)
+    facts = graphs.variable_facts(meta.graph_def)
+    size = sum(_bytes_of(facts[name]) for name in needed) + meta.graph_def.ByteSize()
+    if size >= LIMIT:
+        return f"not made: {size / 2**30:.1f} GiB > 2 GiB"
+    frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+        _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
+    )
+    constants = {node.name: node for node in frozen.node if node.op == "Const"}
+    for name, key in needed.items():
+        value = tf.make_tensor_proto(saver.read(checkpoint, str(key), prefix))
+        constants[name].attr["value"].tensor.CopyFrom(value)
+        constants[name].attr.pop("_output_shapes", None)
+    graphs.drop_unused_functions(frozen)  # the unconverted originals are still in the library
+    for node in graphs.all_nodes(frozen):
+        node.device = ""
+    require_frozen(frozen, GRAPH)
+    (out / GRAPH).write_bytes(frozen.SerializeToString(deterministic=True))
+    (out / NAMES).write_text(names.model_copy(update={"train_op": None, "loss": None}).model_dump_json(indent=1))
+    for asset in names.assets:
+        (out / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
+    return ""
+
+
+def require_frozen(graph_def: Any, name: str) -> None:
+    """Raise PipelineError where an op that needs a variable is left, in the graph or in a function's body."""
+    left = sorted({f"{node.name} ({node.op})" for node in graphs.all_nodes(graph_def) if node.op in graphs.STATEFUL_OPS})
+    if left:
+        raise PipelineError(
+            name,
+            "no variable op in the graph or its function library",
+            f"{len(left)}: {', '.join(left[:5])}",
+            "the graph keeps its state in a way that cannot be frozen; ship the SavedModel.",
+        )
+
+
+@contextmanager
+def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """The frozen graph of `folder` in a fresh graph and session.
+
+    Raises:
+        DamagedError: the file is no GraphDef, or its names are not in it.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    names = GraphNames.model_validate_json((folder / NAMES).read_bytes())
+    graph_def = tf.compat.v1.GraphDef()
+    remedy = "freeze again."
+    try:
+        graph_def.ParseFromString((folder / GRAPH).read_bytes())
+    except DecodeError:
+        raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that are none", remedy) from None
+    require_frozen(graph_def, str(folder / GRAPH))
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+        for target in graphs.targets(names):
+            graph.as_graph_element(target)
+    except (ValueError, KeyError) as error:
+        raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
+    constants = {node.name: f"{node.name}:0" for node in graph_def.node if node.op == "Const"}
+    with predictors.session(graph, options) as session:
+        saver.fill_tables(session, names.table_init, names.assets, folder / "assets")
+        yield SessionPredictor("frozen_graph", session, names.signatures, constants)
+
+
+class _Placeholders:
+    """Stands in for a session where TensorFlow's converter asks for all variables at once.
+
+    It answers with empty scalars of the right dtype: the converter copies them into Const nodes, whose values are
+    then filled in from the checkpoint one by one.
+    """
+
+    def __init__(self, facts: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+        self.facts = facts
+
+    def run(self, tensors: list[str]) -> list[Any]:
+        import numpy as np
+        import tensorflow as tf
+
+        answers = []
+        for tensor in tensors:
+            name = tensor.removesuffix(":0").removesuffix("/Read/ReadVariableOp")
+            dtype = tf.dtypes.as_dtype(self.facts[name][0]).as_numpy_dtype
+            answers.append(np.zeros((), dtype=dtype))
+        return answers
+
+
+def _bytes_of(fact: tuple[str, tuple[int, ...]]) -> int:
+    import numpy as np
+    import tensorflow as tf
+
+    dtype, shape = fact
+    return int(np.prod(shape, dtype=np.int64)) * int(tf.dtypes.as_dtype(dtype).size or 1)

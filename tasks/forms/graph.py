@@ -1,0 +1,180 @@
+"""Reading a GraphDef without running it: what the outputs reach, which variables those need, what a restore writes.
+
+Works on protos. Names are as in GraphDef: `node`, `node:1`, `^node` for a control input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tasks.errors import PipelineError
+
+# Every op that holds a variable's state; the first two are TF1's reference variables.
+VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "TemporaryVariable", "AutoReloadVariable"})
+# Every op that only makes sense with such a state: none may be left in a frozen graph.
+STATEFUL_OPS = VARIABLE_OPS | {
+    "Assign",
+    "AssignAdd",
+    "AssignSub",
+    "AssignVariableOp",
+    "AssignAddVariableOp",
+    "AssignSubVariableOp",
+    "IsVariableInitialized",
+    "ReadVariableOp",
+    "ResourceGather",
+    "ResourceGatherNd",
+    "VarIsInitializedOp",
+    "VariableShape",
+}
+
+
+def node_name(tensor: str) -> str:
+    """The node that a tensor or control input comes from."""
+    return tensor.lstrip("^").split(":")[0]
+
+
+def reached(graph_def: Any, targets: Iterable[str]) -> set[str]:
+    """The names of all nodes that `targets` (tensors or operations) depend on, themselves included.
+
+    Raises:
+        PipelineError: a target is not in the graph.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    waiting = [node_name(target) for target in targets]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        if name not in nodes:
+            raise PipelineError(
+                "the graph", f"a node named {name!r}", f"{len(nodes)} other nodes", "name a tensor of this graph."
+            )
+        found.add(name)
+        waiting.extend(node_name(source) for source in nodes[name].input)
+    return found
+
+
+def variables_needed(graph_def: Any, targets: Iterable[str]) -> set[str]:
+    """The variable operations that `targets` read, directly or through functions that take them as arguments."""
+    names = reached(graph_def, targets)
+    return {node.name for node in graph_def.node if node.name in names and node.op in VARIABLE_OPS}
+
+
+def all_nodes(graph_def: Any) -> Iterator[Any]:
+    """Every node of the graph and of every function in its library."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
+def drop_unused_functions(graph_def: Any) -> None:
+    """Remove from the library, in place, every function that no node of the graph leads to."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    gradients = {gradient.function_name: gradient for gradient in graph_def.library.gradient}
+    kept: set[str] = set()
+    waiting = list(graph_def.node)
+    while waiting:
+        node = waiting.pop()
+        called = [node.op]
+        for attribute in node.attr.values():
+            called += [attribute.func.name, *(function.name for function in attribute.list.func)]
+        for name in called:
+            if name in functions and name not in kept:
+                kept.add(name)
+                waiting.extend(functions[name].node_def)
+                if name in gradients and gradients[name].gradient_func in functions:
+                    kept.add(gradients[name].gradient_func)
+                    waiting.extend(functions[gradients[name].gradient_func].node_def)
+    library = type(graph_def.library)()
+    library.function.extend(function for name, function in functions.items() if name in kept)
+    library.gradient.extend(gradient for name, gradient in gradients.items() if name in kept)
+    graph_def.library.CopyFrom(library)
+
+
+def variable_facts(graph_def: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """(dtype, shape) of every variable operation."""
+    import tensorflow as tf
+
+    return {
+        node.name: (
+            tf.dtypes.as_dtype(node.attr["dtype"].type).base_dtype.name,
+            tuple(dimension.size for dimension in node.attr["shape"].shape.dim),
+        )
+        for node in graph_def.node
+        if node.op in VARIABLE_OPS
+    }
+
+
+def readers(graph: Any, variables: Iterable[str]) -> dict[str, str]:
+    """For each variable operation a tensor that holds its value; resource variables get a new read operation."""
+    import tensorflow as tf
+
+    found = {}
+    for name in variables:
+        operation = graph.get_operation_by_name(name)
+        tensor = operation.outputs[0]
+        if operation.type == "VarHandleOp":
+            with graph.as_default(), graph.name_scope("tfship_read/"):
+                tensor = tf.raw_ops.ReadVariableOp(resource=tensor, dtype=operation.get_attr("dtype"))
+        found[name] = tensor.name
+    return found
+
+
+def restored(graph_def: Any, saver_def: Any) -> dict[str, str]:
+    """What a Saver's restore operation writes: variable operation -> the key it reads from the checkpoint.
+
+    Keys are what counts, not operation names: a moving average is restored under another name than its own.
+    (tensorflow/python/training/saver.py: restore ops are Assigns fed by RestoreV2, gathered under `restore_all`.)
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    assigns: dict[str, str] = {}
+    waiting, seen = [node_name(saver_def.restore_op_name)], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in nodes:
+            continue
+        seen.add(name)
+        node = nodes[name]
+        if node.op in ("Assign", "AssignVariableOp"):
+            key = _restored_key(nodes, node.input[1])
+            if key is not None:
+                assigns[node_name(node.input[0])] = key
+        waiting.extend(node_name(source) for source in node.input if source.startswith("^"))
+    return assigns
+
+
+def _restored_key(nodes: Mapping[str, Any], tensor: str) -> str | None:
+    import tensorflow as tf
+
+    while True:
+        node = nodes[node_name(tensor)]
+        if node.op in ("Identity", "Reshape", "Cast"):
+            tensor = node.input[0]
+            continue
+        if node.op not in ("RestoreV2", "Restore", "RestoreSlice"):
+            return None
+        names = tf.make_ndarray(nodes[node_name(node.input[1])].attr["value"].tensor).ravel()
+        _, _, position = tensor.partition(":")
+        key: bytes = names[int(position or 0)]
+        return key.decode()
+
+
+def modernise(meta_graph: Any) -> Any:
+    """Make an old MetaGraphDef importable: devices cleared, TF<1 `Variable` ops given their later name, in place.
+
+    `Variable` and `VariableV2` differ in nothing but shape inference (tensorflow/core/ops/state_ops.cc); TensorFlow's
+    own converter overlooks the first.
+    """
+    for node in all_nodes(meta_graph.graph_def):
+        node.device = ""
+        if node.op == "Variable":
+            node.op = "VariableV2"
+    return meta_graph
+
+
+def targets(names: Any) -> list[str]:
+    """Every tensor and operation that a model's signatures need: outputs, and what fills lookup tables."""
+    wanted = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
+    return wanted + ([names.table_init] if names.table_init else [])

@@ -1,0 +1,102 @@
+"""One interface over every form: give it a signature and inputs, it gives outputs.
+
+Everything here runs in a child process, where TensorFlow is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.forms.tensors import Array, Tensors, as_array, fact
+from tasks.records.baseline import Environment, TensorFact
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature
+
+
+class Predictor(Protocol):
+    """A model in one of its forms, loaded. `form` is how reports call it."""
+
+    @property
+    def form(self) -> str:
+        """The form's name."""
+        ...
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """The outputs of one signature key on one batch, by output name."""
+        ...
+
+    def values(self) -> Iterator[TensorFact]:
+        """Every variable or constant that stands for one, one at a time."""
+        ...
+
+
+class SessionPredictor:
+    """A graph in a session: the live model, a restored checkpoint, a frozen graph, a SavedModel by the v1 loader.
+
+    `named` gives for each value to report the tensor that reads it.
+    """
+
+    def __init__(self, form: str, session: Any, signatures: Iterable[Signature], named: Mapping[str, str]) -> None:
+        self.form = form
+        self.session = session
+        self.signatures = {signature.key: signature for signature in signatures}
+        self.named = dict(named)
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        spec = self.signatures[signature]
+        feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
+        fetches = {name: output.tensor for name, output in spec.outputs.items()}
+        return {name: as_array(value) for name, value in self.session.run(fetches, feeds).items()}
+
+    def values(self) -> Iterator[TensorFact]:
+        for name, tensor in self.named.items():
+            yield fact(name, as_array(self.session.run(tensor)))
+
+
+def session(graph: Any, options: SessionOptions) -> Any:
+    """A session on `graph` with Grappler off: with it on, saved forms differ from the live one by up to 4e-6."""
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads,
+        allow_soft_placement=True,
+    )
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return tf.compat.v1.Session(graph=graph, config=config)
+
+
+def eager(options: SessionOptions) -> None:
+    """The same settings for functions that run eagerly; call it once, before anything else is computed."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
+    tf.config.threading.set_inter_op_parallelism_threads(options.inter_op_threads)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def environment(options: SessionOptions) -> Environment:
+    """What this process computes with; equal environments may be compared bit for bit."""
+    import tensorflow as tf
+
+    relevant = ("model name", "flags", "Features", "CPU part")
+    lines = {line for line in _cpuinfo().splitlines() if line.split("\t")[0].rstrip(" :") in relevant}
+    described = "\n".join(sorted(lines)) + f"\ncores {len(os.sched_getaffinity(0))}"
+    return Environment(
+        tensorflow=f"{tf.version.VERSION} {tf.version.GIT_VERSION}",
+        cpu=hashlib.sha256(described.encode()).hexdigest()[:16],
+        onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
+        intra_op_threads=options.intra_op_threads,
+        inter_op_threads=options.inter_op_threads,
+    )
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "unknown"

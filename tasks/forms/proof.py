@@ -1,0 +1,130 @@
+"""Proof of one form against a run's baseline: open it, compare values, assets and outputs. Runs in a fresh child.
+
+A run's folder holds what the live session gave:
+
+    graph.json                    GraphNames
+    probe.tensors                 `signature/input` -> array
+    baselines/<step>.json         Baseline
+    baselines/<step>.tensors      `signature/output` -> array
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.artifacts.manifest import hash_file
+from tasks.forms import frozen, parity, predictor, saved_model, saver, tensors
+from tasks.forms.predictor import Predictor
+from tasks.forms.tensors import Tensors
+from tasks.records.baseline import Baseline, TensorFact, Variable
+from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import GraphNames
+
+Opener = Callable[[Path, SessionOptions], AbstractContextManager[Predictor]]
+OPENERS: dict[str, Opener] = {
+    "frozen_graph": frozen.loaded,
+    "saved_model (v1 loader)": saved_model.loaded_v1,
+    "saved_model (v2 loader)": saved_model.loaded_v2,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run recorded of its live session at one step: what every form is compared with."""
+
+    names: GraphNames
+    baseline: Baseline
+    probe: Tensors
+    outputs: Tensors
+
+    @classmethod
+    def read(cls, run: Path, step: int) -> Reference:
+        """Read it from a run's folder.
+
+        Raises:
+            NondeterministicError, ParityError: the baseline is not fit for a comparison.
+        """
+        baseline = Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes())
+        parity.require_usable(baseline)
+        return cls(
+            names=names_of(run),
+            baseline=baseline,
+            probe=tensors.read_tensors(run / "probe.tensors"),
+            outputs=tensors.read_tensors(run / "baselines" / f"{step}.tensors"),
+        )
+
+    @property
+    def session(self) -> SessionOptions:
+        """The threads that the baseline was computed with."""
+        recorded = self.baseline.environment
+        return SessionOptions(
+            intra_op_threads=recorded.intra_op_threads, inter_op_threads=recorded.inter_op_threads
+        )
+
+    @property
+    def needed(self) -> list[Variable]:
+        """The variables that the outputs read."""
+        return [variable for variable in self.baseline.variables if variable.name in self.names.needed]
+
+
+def names_of(run: Path) -> GraphNames:
+    """The names that a run recorded."""
+    return GraphNames.model_validate_json((run / "graph.json").read_bytes())
+
+
+def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:
+    """Compare the form in `folder` with the baseline of `run` at `step`.
+
+    Raises:
+        NondeterministicError, ParityError: the baseline itself is not fit for a comparison.
+        DamagedError: the form cannot be loaded.
+    """
+    reference = Reference.read(run, step)
+    with OPENERS[form](folder, reference.session) as opened:
+        return judge(opened, folder, reference, reference.needed, tolerance)
+
+
+def judge(
+    opened: Predictor, folder: Path, reference: Reference, variables: Iterable[Variable], tolerance: Tolerance
+) -> ParityReport:
+    """Compare an opened form: `variables` byte for byte, its assets by hash, its outputs."""
+    here = predictor.environment(reference.session)
+    rows = parity.values(opened.form, [variable.value for variable in variables], opened.values())
+    rows += asset_rows(opened.form, folder, reference.names)
+    rows += parity.outputs(
+        opened,
+        reference.names.signatures,
+        reference.probe,
+        reference.outputs,
+        parity.test_for(reference.baseline.environment, here),
+        tolerance,
+    )
+    return ParityReport(rows=tuple(rows))
+
+
+def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:
+    """The assets of a form compared with the recorded ones by hash."""
+    changed = saver.changed_assets(folder / "assets", names.assets)
+    return parity.assets(form, {asset.filename: asset.sha256 for asset in names.assets}, changed)
+
+
+def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
+    """Values and assets of the SavedModel in `folder`, read from its files without loading it.
+
+    Outputs alone miss a zeroed weight 8 times in 60: whatever is about to be served is looked at here.
+    """
+    reference = Reference.read(run, step)
+    expected = [
+        TensorFact(**(variable.value.model_dump() | {"name": variable.key})) for variable in reference.needed
+    ]
+    rows = parity.values("saved_model", expected, saved_model.bundle_values(folder))
+    return ParityReport(rows=(*rows, *asset_rows("saved_model", folder, reference.names)))
+
+
+def record_asset(path: Path, tensor: str) -> dict[str, str]:
+    """The fields of an Asset record for a file and the tensor that holds its path."""
+    return {"filename": path.name, "tensor": tensor, "sha256": hash_file(path)}

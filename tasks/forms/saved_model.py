@@ -1,0 +1,309 @@
+"""SavedModels, written from a graph and a checkpoint prefix, and loaded by both of TensorFlow's loaders.
+
+    saved_model.pb                                graph, signatures, assets' names (tensorflow/core/protobuf/saved_model.proto)
+    variables/variables.index, .data-*            the variables that the signatures need
+    assets/                                       files that fill lookup tables
+    assets.extra/tf_serving_warmup_requests       PredictionLogs, for TensorFlow Serving to run at load
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DamagedError
+from tasks.forms import graph as graphs
+from tasks.forms import predictor as predictors
+from tasks.forms import saver, tensors
+from tasks.forms.predictor import SessionPredictor
+from tasks.forms.tensors import Array, Tensors
+from tasks.records.baseline import TensorFact
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import GraphNames, Method, Signature, TensorSpec
+
+WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+WARMUP_LIMIT = 1000
+SERVE = "serve"
+_SHARD_BYTES = 256 * 2**20
+_KEPT_COLLECTIONS = ("variables", "trainable_variables", "table_initializer", "hyperparameters")
+
+
+def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: Path) -> None:
+    """Write the SavedModel of `prefix` into `out`, its variables tensor by tensor.
+
+    The graph is cut to what the signatures need (optimiser slots stay behind), keeping variables' collections, without
+    which a SavedModel loads with nothing restored.
+
+    Raises:
+        CoverageError: the outputs need a variable that the checkpoint does not hold.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+    targets = graphs.targets(names)
+    found = saver.coverage(meta, prefix, targets)
+    saver.require_coverage(found, prefix)
+    needed = {status.name: str(status.key) for status in found.variables if status.needed}
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.compat.v1.train.import_meta_graph(_cut(meta, targets, set(needed)), clear_devices=True)
+        by_name = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
+        saver_def = None
+        if needed:
+            variables = {key: by_name[name] for name, key in needed.items()}
+            saver_def = tf.compat.v1.train.Saver(variables, name="save").as_saver_def()
+        exported = tf.compat.v1.train.export_meta_graph(
+            graph=graph, saver_def=saver_def, clear_devices=True, strip_default_attrs=True
+        )
+    exported.meta_info_def.tags.append(SERVE)
+    with graph.as_default():
+        for signature in names.signatures:
+            exported.signature_def[signature.key].CopyFrom(_signature_def(signature, graph))
+    for asset in names.assets:
+        entry = exported.asset_file_def.add()
+        entry.filename = asset.filename
+        entry.tensor_info.name = asset.tensor
+        (out / "assets").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
+    if names.table_init:
+        exported.collection_def["saved_model_main_op"].node_list.value.append(names.table_init)
+    saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[exported])
+    (out / "saved_model.pb").write_bytes(saved_model.SerializeToString(deterministic=True))
+    if needed:
+        checkpoint = saver.reader(prefix)
+        (out / "variables").mkdir()
+        write_bundle(
+            out / "variables" / "variables", ((key, saver.read(checkpoint, key, prefix)) for key in sorted(needed.values()))
+        )
+    write_warmup(out / WARMUP, names.signatures, tensors.read_tensors(probe_file))
+
+
+def _cut(meta: Any, targets: Iterable[str], needed: set[str]) -> Any:
+    """The part of a MetaGraphDef that `targets` reach, with the needed variables' own nodes and collections."""
+    import tensorflow as tf
+    from tensorflow.core.framework import variable_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    wanted = {graphs.node_name(target) for target in targets}
+    cut = meta_graph_pb2.MetaGraphDef()
+    cut.meta_info_def.CopyFrom(meta.meta_info_def)
+    cut.meta_info_def.ClearField("tags")
+    for collection in _KEPT_COLLECTIONS:
+        if collection not in meta.collection_def:
+            continue
+        kept = cut.collection_def[collection]
+        if collection in ("variables", "trainable_variables"):
+            for encoded in meta.collection_def[collection].bytes_list.value:
+                variable = variable_pb2.VariableDef.FromString(encoded)
+                if graphs.node_name(variable.variable_name) in needed:
+                    kept.bytes_list.value.append(encoded)
+                    for name in (variable.initializer_name, variable.initial_value_name, variable.snapshot_name):
+                        wanted |= {graphs.node_name(name)} if name else set()
+        else:
+            kept.CopyFrom(meta.collection_def[collection])
+    if "table_initializer" in cut.collection_def:
+        wanted |= {graphs.node_name(name) for name in cut.collection_def["table_initializer"].node_list.value}
+    cut.graph_def.CopyFrom(tf.compat.v1.graph_util.extract_sub_graph(meta.graph_def, sorted(wanted)))
+    cut.graph_def.library.CopyFrom(meta.graph_def.library)
+    cut.graph_def.versions.CopyFrom(meta.graph_def.versions)
+    graphs.drop_unused_functions(cut.graph_def)
+    return cut
+
+
+def _signature_def(signature: Signature, graph: Any) -> Any:
+    import tensorflow as tf
+
+    def info(spec: TensorSpec) -> Any:
+        return tf.compat.v1.saved_model.build_tensor_info(graph.get_tensor_by_name(spec.tensor))
+
+    return tf.compat.v1.saved_model.signature_def_utils.build_signature_def(
+        inputs={name: info(spec) for name, spec in signature.inputs.items()},
+        outputs={name: info(spec) for name, spec in signature.outputs.items()},
+        method_name=signature.method.value,
+    )
+
+
+def write_bundle(prefix: Path, named: Iterable[tuple[str, Array]]) -> None:
+    """Write tensors as a tensor bundle, holding at most 256 MiB or one tensor at a time.
+
+    Parts are written one after the other and merged without being read again
+    (MergeV2Checkpoints, tensorflow/core/kernels/save_restore_v2_ops.cc).
+    """
+    import tensorflow as tf
+
+    parts: list[str] = []
+    held: dict[str, Array] = {}
+
+    def flush() -> None:
+        if held:
+            part = prefix.with_name(f"part-{len(parts)}")
+            tf.raw_ops.SaveV2(
+                prefix=str(part), tensor_names=list(held), shape_and_slices=[""] * len(held), tensors=list(held.values())
+            )
+            parts.append(str(part))
+            held.clear()
+
+    for key, value in named:
+        held[key] = value
+        if sum(array.nbytes for array in held.values()) >= _SHARD_BYTES:
+            flush()
+    flush()
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=str(prefix), delete_old_dirs=False)
+
+
+def write_warmup(path: Path, signatures: Iterable[Signature], probe: Tensors) -> None:
+    """Write warmup requests: for each signature the whole probe, and its first row alone.
+
+    TFRecords of PredictionLog (tensorflow_serving/apis/prediction_log.proto); the real server runs them at load,
+    at most 1,000, and fails the load on a bad one.
+    """
+    import tensorflow as tf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature in signatures:
+            inputs = {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
+            writer.write(prediction_log(signature, inputs).SerializeToString(deterministic=True))
+            if batched(signature, inputs) > 1:
+                first = {name: array[:1] for name, array in inputs.items()}
+                writer.write(prediction_log(signature, first).SerializeToString(deterministic=True))
+
+
+def batched(signature: Signature, inputs: Mapping[str, Array]) -> int:
+    """How many rows the inputs share along a first dimension that the signature leaves open; 0 where there is none."""
+    shapes = [spec.shape for spec in signature.inputs.values()]
+    if not shapes or any(not shape or shape[0] is not None for shape in shapes):
+        return 0
+    rows = {len(array) for array in inputs.values()}
+    return rows.pop() if len(rows) == 1 else 0
+
+
+def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
+    """One request as a PredictionLog of the kind that the signature's method takes."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    log = prediction_log_pb2.PredictionLog()
+    if signature.method is Method.PREDICT:
+        request = log.predict_log.request
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+    else:
+        kind = log.classify_log if signature.method is Method.CLASSIFY else log.regress_log
+        request = kind.request
+        (examples,) = inputs.values()
+        for encoded in examples.ravel():
+            request.input.example_list.examples.append(tf.train.Example.FromString(encoded))
+    request.model_spec.name = "warmup"  # the server ignores it
+    request.model_spec.signature_name = signature.key
+    return log
+
+
+@contextmanager
+def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """The SavedModel by the loader that TensorFlow Serving uses: a session with the graph, tables filled.
+
+    Raises:
+        DamagedError: the loader refuses it.
+    """
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default(), predictors.session(graph, options) as session:
+        try:
+            meta = tf.compat.v1.saved_model.load(session, [SERVE], str(folder))
+        except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError) as error:
+            raise _unloadable(folder, error) from None
+        named = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
+        yield SessionPredictor(
+            "saved_model (v1 loader)",
+            session,
+            [_signature(key, definition) for key, definition in meta.signature_def.items()],
+            graphs.readers(graph, named),
+        )
+
+
+class FunctionPredictor:
+    """A SavedModel by `tf.saved_model.load`: its signatures as functions."""
+
+    form = "saved_model (v2 loader)"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        import tensorflow as tf
+
+        function = self.model.signatures[signature]
+        answers = function(**{name: tf.constant(array) for name, array in inputs.items()})
+        return {name: tensors.as_array(answer.numpy()) for name, answer in answers.items()}
+
+    def values(self) -> Iterator[TensorFact]:
+        for variable in self.model.variables:
+            yield tensors.fact(variable.name.removesuffix(":0"), tensors.as_array(variable.numpy()))
+        # TF1's reference variables get no Python object: they are read through the graph they stayed in.
+        graph = getattr(self.model, "graph", None)
+        for variable in graph.get_collection("variables") if graph is not None else ():
+            if variable.dtype.name.endswith("_ref"):
+                (value,) = self.model.prune([], [variable.value().name])()
+                yield tensors.fact(variable.op.name, tensors.as_array(value.numpy()))
+
+
+@contextmanager
+def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredictor]:
+    """The SavedModel by `tf.saved_model.load`. Raises DamagedError where the loader refuses it."""
+    import tensorflow as tf
+
+    predictors.eager(options)
+    try:
+        model = tf.saved_model.load(str(folder), tags=[SERVE])
+    except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise _unloadable(folder, error) from None
+    yield FunctionPredictor(model)
+
+
+def signatures(folder: Path) -> list[Signature]:
+    """The signatures that the SavedModel itself declares, read from its proto without loading it."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    try:
+        model.ParseFromString((folder / "saved_model.pb").read_bytes())
+        (meta,) = [meta for meta in model.meta_graphs if SERVE in meta.meta_info_def.tags]
+    except (DecodeError, ValueError) as error:
+        raise _unloadable(folder, error) from None
+    return [_signature(key, meta.signature_def[key]) for key in sorted(meta.signature_def)]
+
+
+def bundle_values(folder: Path) -> list[TensorFact]:
+    """The variables' values as they lie on disk, read without loading the model."""
+    prefix = folder / "variables" / "variables"
+    return saver.tensor_table(prefix) if prefix.with_name("variables.index").exists() else []
+
+
+def _signature(key: str, definition: Any) -> Signature:
+    return Signature(
+        key=key,
+        method=Method(definition.method_name),
+        inputs={name: _spec(info) for name, info in definition.inputs.items()},
+        outputs={name: _spec(info) for name, info in definition.outputs.items()},
+    )
+
+
+def _spec(info: Any) -> TensorSpec:
+    import tensorflow as tf
+
+    shape = info.tensor_shape
+    sizes = None if shape.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
+    return TensorSpec(tensor=info.name, dtype=tf.dtypes.as_dtype(info.dtype).name, shape=sizes)
+
+
+def _unloadable(folder: Path, error: Exception) -> DamagedError:
+    found = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
+    remedy = "export it again; a loader that refuses it here will refuse it in production."
+    return DamagedError(str(folder), "a SavedModel that loads", found, remedy)

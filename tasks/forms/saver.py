@@ -1,0 +1,206 @@
+"""Checkpoints of `tf.compat.v1.train.Saver`, versions 1 and 2: the files behind a prefix, their tensors, their restore.
+
+A prefix is a path stem, not a file: `…/model.ckpt-1200`. Functions that need TensorFlow run in a child.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts import manifest as manifests
+from tasks.errors import CoverageError, DamagedError
+from tasks.forms import graph as graphs
+from tasks.forms import predictor as predictors
+from tasks.forms import tensors
+from tasks.forms.predictor import SessionPredictor
+from tasks.records.baseline import TensorFact
+from tasks.records.coverage import Coverage, VariableStatus
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Asset, GraphNames
+
+META = ".meta"
+
+
+def files(prefix: Path) -> list[Path]:
+    """The files of the tensor bundle behind a prefix, without the `.meta`, for V1 and V2, sharded or not.
+
+    (tensorflow/core/util/tensor_bundle/naming.h; V1: tensorflow/core/util/tensor_slice_writer.cc.)
+    """
+    pattern = re.compile(re.escape(prefix.name) + r"(\.index|\.data-\d{5}-of-\d{5}|-\d{5}-of-\d{5})?")
+    return sorted(path for path in prefix.parent.iterdir() if pattern.fullmatch(path.name))
+
+
+def prefixes(folder: Path) -> list[Path]:
+    """Every checkpoint prefix in a folder, found by its files and not by the `checkpoint` file, lowest step first."""
+    pattern = re.compile(r"(.+?)(\.index|-\d{5}-of-\d{5})?")
+    found = set()
+    for path in folder.iterdir():
+        match = pattern.fullmatch(path.name)
+        bundle = path.name.endswith(".index") or re.search(r"-\d+$", path.name)
+        if match and bundle and not re.search(r"\.data-\d{5}-of-\d{5}$", path.name):
+            found.add(folder / match[1])
+    return sorted(found, key=lambda prefix: (step_of(prefix) or 0, prefix.name))
+
+
+def state_file(prefix_name: str) -> str:
+    """The content of a `checkpoint` file that names one prefix relatively, so that the folder can be moved.
+
+    (tensorflow/python/training/checkpoint_state.proto, text format.)
+    """
+    return f'model_checkpoint_path: "{prefix_name}"\nall_model_checkpoint_paths: "{prefix_name}"\n'
+
+
+def step_of(prefix: Path) -> int | None:
+    """The global step in a prefix's name, `model.ckpt-1200` -> 1200."""
+    match = re.search(r"-(\d+)$", prefix.name)
+    return int(match[1]) if match else None
+
+
+def reader(prefix: Path) -> Any:
+    """TensorFlow's reader of a checkpoint of either version.
+
+    Raises:
+        DamagedError: there is none, or it cannot be read.
+    """
+    import tensorflow as tf
+
+    try:
+        return tf.compat.v1.train.NewCheckpointReader(str(prefix))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        remedy = "give a prefix whose files are all there (`.index` and every `.data-…`)."
+        raise DamagedError(str(prefix), "a readable checkpoint", _sentence(error), remedy) from None
+
+
+def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
+    """One tensor, its checksum verified by TensorFlow. Raises DamagedError."""
+    import tensorflow as tf
+
+    try:
+        value: tensors.Array = checkpoint.get_tensor(key)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        remedy = "restore the file from a backup, or pin another step."
+        raise DamagedError(f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy) from None
+    return tensors.as_array(value)
+
+
+def tensor_table(prefix: Path) -> list[TensorFact]:
+    """Every tensor of a checkpoint, read one at a time from whichever shard holds it."""
+    checkpoint = reader(prefix)
+    return [tensors.fact(key, read(checkpoint, key, prefix)) for key in sorted(checkpoint.get_variable_to_shape_map())]
+
+
+def meta_graph(path: Path) -> Any:
+    """The MetaGraphDef of a `.meta` file, importable here.
+
+    Raises:
+        DamagedError: it is not one.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    graph = meta_graph_pb2.MetaGraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+    except DecodeError:
+        graph.Clear()
+    if not graph.graph_def.node:
+        raise DamagedError(str(path), "a MetaGraphDef with a graph", "none", "give the `.meta` that Saver wrote.")
+    return graphs.modernise(graph)
+
+
+def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
+    """What restoring `prefix` into the graph would write, compared with what `targets` need.
+
+    Every variable of the graph is matched, missing, or changed in dtype or shape; every tensor of the checkpoint that
+    no variable asks for is extra. Initialisers do not count: a variable that only they would fill is missing.
+    """
+    checkpoint = reader(prefix)
+    shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
+    needed = graphs.variables_needed(meta.graph_def, targets)
+    keys = graphs.restored(meta.graph_def, meta.saver_def)
+    statuses = []
+    for name, (dtype, shape) in sorted(graphs.variable_facts(meta.graph_def).items()):
+        key = keys.get(name)
+        found = None if key is None or key not in shapes else (dtypes[key].base_dtype.name, tuple(shapes[key]))
+        status = "missing" if found is None else "matched" if found == (dtype, shape) else "changed"
+        statuses.append(
+            VariableStatus(
+                name=name,
+                key=key,
+                status=status,
+                needed=name in needed,
+                expected=f"{dtype}{list(shape)}",
+                found=f"{found[0]}{list(found[1])}" if found else None,
+            )
+        )
+    used = {status.key for status in statuses}
+    return Coverage(variables=tuple(statuses), extra=tuple(sorted(set(shapes) - used)))
+
+
+def require_coverage(found: Coverage, prefix: Path) -> None:
+    """Raise CoverageError where a needed variable would not be restored as it must be."""
+    if not found.refused:
+        return
+    first = found.refused[0]
+    more = f" (and {len(found.refused) - 1} more: {', '.join(v.name for v in found.refused[1:6])})"
+    raise CoverageError(
+        f"{prefix.name}: variable {first.name}, which the outputs need",
+        f"a tensor {first.expected} under the key {first.key or first.name!r}",
+        (first.found or "none") + (more if len(found.refused) > 1 else ""),
+        "save it (training.saver.var_list leaves it out?), or pin a checkpoint that holds it; "
+        "initial values are never put in its place.",
+        facts={"coverage": found.model_dump(mode="json")},
+    )
+
+
+@contextmanager
+def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """The graph of `<prefix>.meta`, restored from `prefix` in a fresh session, assets read from `folder`/assets.
+
+    Raises:
+        CoverageError: the outputs need a variable that the checkpoint does not hold as the graph wants it.
+        DamagedError: a file cannot be read.
+    """
+    import tensorflow as tf
+
+    meta = meta_graph(prefix.with_name(prefix.name + META))
+    found = coverage(meta, prefix, graphs.targets(names))
+    require_coverage(found, prefix)
+    matched = {status.name: status.key for status in found.variables if status.status == "matched"}
+    graph = tf.Graph()
+    with graph.as_default():
+        saver = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
+        if any(status.status != "matched" and status.key for status in found.variables):
+            by_name = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
+            saver = tf.compat.v1.train.Saver({key: by_name[name] for name, key in matched.items() if name in by_name})
+    readers = graphs.readers(graph, matched)
+    with predictors.session(graph, options) as session:
+        saver.restore(session, str(prefix))
+        fill_tables(session, names.table_init, names.assets, folder / "assets")
+        yield SessionPredictor("checkpoint", session, names.signatures, readers)
+
+
+def fill_tables(session: Any, table_init: str | None, assets: Iterable[Asset], folder: Path) -> None:
+    """Run what fills lookup tables, with asset paths fed from where the files are now."""
+    if table_init:
+        feeds = {asset.tensor: str(folder / asset.filename) for asset in assets}
+        session.run(session.graph.get_operation_by_name(table_init), feeds)
+
+
+def changed_assets(folder: Path, assets: Iterable[Asset]) -> Mapping[str, str]:
+    """Assets in `folder` that are missing or not the recorded ones: file name -> what was found."""
+    found = {}
+    for asset in assets:
+        path = folder / asset.filename
+        sha = manifests.hash_file(path) if path.is_file() else "no such file"
+        if sha != asset.sha256:
+            found[asset.filename] = sha
+    return found
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).split("\n")[0][:300]

@@ -1,0 +1,108 @@
+"""Tensors on disk and their digests: dtype, shape and bytes, with no pickle anywhere.
+
+A tensor file is an 8-byte little-endian header length, a JSON header, and the tensors' bytes one after the other.
+Strings are stored as their lengths (int64) followed by their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import DamagedError
+from tasks.records.baseline import TensorFact
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+
+
+def as_array(value: Any) -> Array:
+    """An array of what TensorFlow returned: a scalar string comes as bytes, whose trailing zeros numpy would drop."""
+    return np.array(value, dtype=object) if isinstance(value, (bytes, str)) else np.asarray(value)
+
+
+def dtype_name(array: Array) -> str:
+    """TensorFlow's name of an array's dtype: `float32`, `bfloat16`, `string`."""
+    return "string" if array.dtype.kind in "OSU" else array.dtype.name
+
+
+def as_bytes(array: Array) -> bytes:
+    """The bytes that decide whether two tensors are equal."""
+    if array.dtype.kind not in "OSU":
+        return np.ascontiguousarray(array).tobytes()
+    items = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel().tolist()]
+    return np.array([len(item) for item in items], dtype="<i8").tobytes() + b"".join(items)
+
+
+def fact(name: str, array: Array) -> TensorFact:
+    """What `array` is, as a record."""
+    return TensorFact(
+        name=name, dtype=dtype_name(array), shape=array.shape, sha256=hashlib.sha256(as_bytes(array)).hexdigest()
+    )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Write named tensors to one file; equal tensors give equal bytes."""
+    blobs = [as_bytes(array) for array in tensors.values()]
+    header = json.dumps(
+        [
+            {"name": name, "dtype": dtype_name(array), "shape": array.shape, "bytes": len(blob)}
+            for (name, array), blob in zip(tensors.items(), blobs, strict=True)
+        ]
+    ).encode()
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header)
+        for blob in blobs:
+            stream.write(blob)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a file that `write_tensors` made; strings come as object arrays of bytes.
+
+    Raises:
+        DamagedError: the file is cut, too long, or not such a file.
+    """
+    content = path.read_bytes()
+    try:
+        (length,) = struct.unpack_from("<Q", content)
+        position = 8 + length
+        tensors: Tensors = {}
+        for entry in json.loads(content[8:position]):
+            blob = content[position : position + entry["bytes"]]
+            tensors[entry["name"]] = _array(blob, entry["dtype"], entry["shape"])
+            position += entry["bytes"]
+        if position != len(content):
+            raise ValueError("its length is not what its header says")
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError) as error:
+        remedy = "run again: the step that made it makes it anew."
+        raise DamagedError(str(path), "a tensor file", str(error) or type(error).__name__, remedy) from None
+    return tensors
+
+
+def _array(blob: bytes, dtype: str, shape: list[int]) -> Array:
+    if dtype != "string":
+        return np.frombuffer(blob, dtype=numpy_dtype(dtype)).reshape(shape).copy()
+    count = int(np.prod(shape, dtype=np.int64))
+    lengths = np.frombuffer(blob[: 8 * count], dtype="<i8")
+    ends = 8 * count + np.cumsum(lengths)
+    array = np.empty(count, dtype=object)
+    for position, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        array[position] = blob[end - length : end]
+    return array.reshape(shape)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of that TensorFlow name; bfloat16 and its kin come from ml_dtypes, which TensorFlow brings."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))

@@ -1,0 +1,37 @@
+"""freeze: fold a verified checkpoint's variables into one GraphDef, and prove it in a fresh process.
+
+Follows restore-verify, beside export. Layout: see `tasks/forms/frozen.py`, and `parity.json`. Where a frozen graph
+cannot be made, `parity.json` holds one row that says why, and nothing else is here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact
+from tasks.checkpoint import pinned
+from tasks.errors import ParityError
+from tasks.forms import frozen, proof
+from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.restore_verify import PARITY
+from tasks.step import step
+
+VERSION = 1
+FORM = "frozen_graph"
+
+
+@step(version=VERSION, verifies=True)
+def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
+    """Write `frozen_graph.pb` from graph and prefix; `verified` is the proof that both are good."""
+    pin = pinned(checkpoint)
+    names = proof.names_of(run.path)
+    not_made = isolate.call(frozen.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)
+    if not_made:
+        row = ParityRow(candidate=FORM, signature="", output="*", test=ParityTest.EXACT, passed=None, note=not_made)
+        report = ParityReport(rows=(row,))
+    else:
+        report = isolate.call(proof.prove, FORM, out, run.path, pin.step, tolerance)
+    (out / PARITY).write_text(report.model_dump_json(indent=1))
+    if not_made == "" and not report.passed:
+        raise ParityError.of(report)

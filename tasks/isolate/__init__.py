@@ -1,0 +1,12 @@
+"""Calls into children of a fork server that has imported TensorFlow once.
+
+`call` runs one function in a fresh process and returns its value; `start` leaves it running and returns a handle.
+The calling process never imports TensorFlow. A function is named by module and qualified name, its arguments travel
+to the child as a pickle (from us to us), and what comes back is JSON, validated against the function's return
+annotation: a child that loaded somebody's model is not trusted with a pickle.
+"""
+
+from tasks.isolate.child import progress
+from tasks.isolate.client import Child, Limits, Progress, Settings, call, call_with, limits, shutdown, start
+
+__all__ = ["Child", "Limits", "Progress", "Settings", "call", "call_with", "limits", "progress", "shutdown", "start"]

@@ -1,0 +1,176 @@
+"""Where a model's code is, and the digest of that code and of its data, found without importing either.
+
+The digest covers the module and every module of the user's own that it imports, directly or not; installed packages
+and tfship itself do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts.manifest import hash_file
+from tasks.errors import EnvironmentFailure, UsageError
+from tasks.records.base import Record
+
+EXAMPLES = {
+    "sundaynet": "tasks.models.sundaynet:SundayNet",
+    "two_variables": "tasks.models.two_variables:TwoVariables",
+    "half_plus_two": "tasks.models.half_plus_two:HalfPlusTwo",
+}
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class ModelSource(Record):
+    """A model class as `module:Class`; `folder` is where its module is found (None: among our examples)."""
+
+    name: str
+    module: str
+    attribute: str
+    folder: Path | None = None
+
+
+def resolve(reference: str, folder: Path) -> ModelSource:
+    """The model that an example's name or `module:Class` means, modules looked for in `folder`.
+
+    Raises:
+        UsageError: no such example, module or class.
+    """
+    known = f"one of {', '.join(EXAMPLES)}, or module:Class"
+    if reference in EXAMPLES:
+        module, _, attribute = EXAMPLES[reference].partition(":")
+        return ModelSource(name=reference, module=module, attribute=attribute)
+    module, colon, attribute = reference.partition(":")
+    if not colon or not module or not attribute:
+        raise UsageError("SOURCE", known, repr(reference), "try `tfship run sundaynet`.")
+    source = ModelSource(name=module.rpartition(".")[2], module=module, attribute=attribute, folder=folder.absolute())
+    path = _find(module, folder)
+    if path is None:
+        raise UsageError("SOURCE", f"a module {module} in {folder}", "none", "run from the folder that holds it.")
+    classes = [node.name for node in _parse(path).body if isinstance(node, ast.ClassDef)]
+    if attribute not in classes:
+        found = ", ".join(classes) or "no class"
+        raise UsageError(str(path), f"a class {attribute}", found, f"name one of them: {module}:CLASS.")
+    return source
+
+
+def digests(source: ModelSource, extra: Iterable[Path] = ()) -> tuple[dict[str, str], bool]:
+    """(what the model is made of: name -> sha256, whether that is everything).
+
+    It is not everything where the module declares no `DATA` and no `extra` file is given.
+    """
+    root = source.folder or _ROOT
+    found: dict[str, str] = {}
+    waiting = [source.module]
+    while waiting:
+        module = waiting.pop()
+        path = _find(module, root)
+        ours = path is not None and path.is_relative_to(_ROOT / "tasks") and module != source.module
+        if path is None or ours or f"module {module}" in found:
+            continue
+        found[f"module {module}"] = hash_file(path)
+        waiting.extend(_imports(module, path))
+    main = _find(source.module, root)
+    assert main is not None
+    declared = _declared(main)
+    for name in declared or ():
+        found[f"data {name}"] = _hash(_data_file(name, main))
+    for path in extra:
+        found[f"data {path.name}"] = _hash(path)
+    return found, declared is not None or any(True for _ in extra)
+
+
+@contextmanager
+def importable(source: ModelSource) -> Iterator[Any]:
+    """In a child: the model's class, imported from its folder, which may hold a `tasks` of its own."""
+    if source.folder is None:
+        yield getattr(importlib.import_module(source.module), source.attribute)
+        return
+    shadowed = {name for name in ("tasks", "flows") if (source.folder / name).is_dir()}
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in shadowed}
+    path_before = list(sys.path)
+    # First, so that a user's module wins over ours; ours stay reachable behind it for a model that imports them.
+    sys.path.insert(0, str(source.folder))
+    try:
+        module = importlib.import_module(source.module)
+    finally:
+        theirs = {name for name in sys.modules if name.split(".")[0] in shadowed}
+        for name in theirs:
+            del sys.modules[name]
+        sys.modules.update(ours)
+        sys.path[:] = [*path_before, str(source.folder)]
+    yield getattr(module, source.attribute)
+
+
+def _find(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file() and not _installed(path):
+            return path
+    return None
+
+
+def _installed(path: Path) -> bool:
+    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        found = f"{error.msg} in line {error.lineno}"
+        raise UsageError(str(path), "Python that parses", found, "mend the file.") from None
+
+
+def _imports(module: str, path: Path) -> list[str]:
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    names = [".".join(package[:depth]) for depth in range(1, len(package) + 1)]
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _declared(path: Path) -> list[str] | None:
+    for node in _parse(path).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
+        if isinstance(target, ast.Name) and target.id == "DATA" and isinstance(node, (ast.Assign, ast.AnnAssign)):
+            try:
+                value = ast.literal_eval(node.value) if node.value else None
+            except ValueError:
+                value = None
+            if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
+                raise UsageError(
+                    f"{path}, line {node.lineno}", "DATA as a tuple of file names", "something else", "write them out."
+                )
+            return list(value)
+    return None
+
+
+def _data_file(name: str, module: Path) -> Path:
+    beside = module.parent / name
+    if beside.exists():
+        return beside
+    package, _, rest = name.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / rest).exists():
+            return Path(folder) / rest
+    return beside
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise EnvironmentFailure.from_os(error, f"data file {path}") from None

@@ -1,0 +1,81 @@
+"""What a comparison found: one row an output (or a set of variables), one report a form."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from tasks.records.base import Record
+
+
+class ParityTest(StrEnum):
+    """Which of the three tests applied (DESIGN.md, "Equal means")."""
+
+    VALUES = "values"
+    EXACT = "exact"
+    SERVED = "served"
+
+
+class Tolerance(Record):
+    """|a-b| <= absolute + relative*|b|, for floats that were served or computed on another machine.
+
+    `outputs` overrides both for single outputs, by `signature/output` or `output`.
+    """
+
+    absolute: float = Field(1e-5, ge=0)
+    relative: float = Field(1e-5, ge=0)
+    outputs: dict[str, tuple[float, float]] = {}
+
+    def of(self, signature: str, output: str) -> tuple[float, float]:
+        """(absolute, relative) for one output."""
+        for name in (f"{signature}/{output}", output):
+            if name in self.outputs:
+                return self.outputs[name]
+        return self.absolute, self.relative
+
+
+class Difference(Record):
+    """Where two tensors differ most, or the fact that made a comparison of values pointless."""
+
+    index: tuple[int, ...] = ()
+    expected: str
+    got: str
+
+
+class ParityRow(Record):
+    """One comparison that was made, or one that was not and why.
+
+    `passed` is None for a comparison that was not made: `note` says why, and nothing counts it as passed.
+    `output` names an output, a variable or an asset; `signature` is empty for values.
+    """
+
+    candidate: str
+    signature: str
+    output: str
+    test: ParityTest
+    compared: int = 0
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    mismatched: int = 0
+    passed: bool | None
+    note: str = ""
+    worst: Difference | None = None
+
+
+class ParityReport(Record):
+    """All rows of one form against the baseline."""
+
+    baseline: str = "live session"
+    rows: tuple[ParityRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True if something was compared and nothing that was compared differs."""
+        judged = [row.passed for row in self.rows if row.passed is not None]
+        return bool(judged) and all(judged)
+
+    @property
+    def failures(self) -> tuple[ParityRow, ...]:
+        """The rows that differ, in the order in which they were looked at."""
+        return tuple(row for row in self.rows if row.passed is False)

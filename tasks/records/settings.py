@@ -1,0 +1,97 @@
+"""What a user can set for a step: the step parameters, with their defaults. `flows/config.py` reads them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tasks.records.base import Record
+
+
+class SaverPolicy(Record):
+    """How often and how `tf.compat.v1.train.Saver` writes checkpoints, in its own words.
+
+    A checkpoint is written every `every_steps` optimiser updates, or every `every_seconds` seconds where that is
+    given, and always after the last one. `var_list` names the variables to save (None: all of them).
+    """
+
+    max_to_keep: int = Field(5, ge=1)
+    keep_checkpoint_every_n_hours: float = Field(10000.0, gt=0)
+    every_steps: int = Field(100, ge=1)
+    every_seconds: float | None = Field(None, gt=0)
+    sharded: bool = False
+    write_version: Literal["V1", "V2"] = "V2"
+    var_list: tuple[str, ...] | None = None
+
+
+class SessionOptions(Record):
+    """Threads of every session that computes a baseline or an exact comparison; 0 lets TensorFlow decide."""
+
+    intra_op_threads: int = Field(0, ge=0)
+    inter_op_threads: int = Field(0, ge=0)
+
+
+class Training(Record):
+    """How to train. `steps` is the final global step (None: the model's own), `hyperparameters` override the model's.
+
+    `data` names files beyond those the model declares; their contents are part of train's key.
+    """
+
+    steps: int | None = Field(None, ge=0)
+    seed: int = 0
+    hyperparameters: dict[str, Any] = {}
+    data: tuple[Path, ...] = ()
+    saver: SaverPolicy = SaverPolicy()
+    session: SessionOptions = SessionOptions()
+
+
+class Selection(Record):
+    """Which checkpoint to pin: `latest`, `best` by a validation metric, or a global step."""
+
+    which: Literal["latest", "best"] | int = "latest"
+    metric: str = "accuracy"
+    mode: Literal["max", "min"] = "max"
+
+
+class RuntimeChoice(StrEnum):
+    """Which model server to test in."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BINARY = "binary"
+    EMBEDDED = "embedded"
+
+
+class Serving(Record):
+    """How to smoke-test. Times in seconds, memory in bytes."""
+
+    runtime: RuntimeChoice = RuntimeChoice.AUTO
+    image: str | None = None
+    pull: Literal["missing", "always", "never"] = "missing"
+    binary: Path | None = None
+    load_timeout: float = Field(60.0, gt=0)
+    request_timeout: float = Field(10.0, gt=0)
+    latency_requests: int = Field(50, ge=1)
+    memory: int = Field(4 * 2**30, gt=0)
+    cpus: float = Field(2.0, gt=0)
+    flags: tuple[str, ...] = ()
+
+
+class Release(Record):
+    """Where and how to promote. `force` needs a `reason`, which the journal keeps."""
+
+    serving_root: Path
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    promote: bool = True
+    allow_stand_in: bool = True
+    force: bool = False
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _forced_for_a_reason(self) -> Release:
+        if self.force and not self.reason:
+            raise ValueError("force needs a reason")
+        return self

@@ -1,0 +1,68 @@
+"""What a model takes and gives: signatures in the words of TensorFlow's SignatureDef."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tasks.records.base import Record
+
+
+class Method(StrEnum):
+    """The method names that TensorFlow Serving knows (tensorflow/python/saved_model/signature_constants.py)."""
+
+    PREDICT = "tensorflow/serving/predict"
+    CLASSIFY = "tensorflow/serving/classify"
+    REGRESS = "tensorflow/serving/regress"
+
+
+class TensorSpec(Record):
+    """One input or output: the tensor in the graph, its dtype (`float32`), its shape (None where any size goes)."""
+
+    tensor: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+class Signature(Record):
+    """One signature key's inputs and outputs.
+
+    `allow_nonfinite` declares that NaN and infinities are legitimate answers of this signature;
+    without it a baseline that holds one is refused.
+    """
+
+    key: str
+    method: Method
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    allow_nonfinite: bool = False
+
+
+class Asset(Record):
+    """A file that the graph reads when its tables are initialised; `tensor` is the Const that holds its path."""
+
+    filename: str
+    tensor: str
+    sha256: str
+
+
+class GraphNames(Record):
+    """The names by which everything a later step needs is found again in the graph, without the model's source.
+
+    `needed` are the variables that the signatures' outputs read; `table_init` is the operation that fills lookup
+    tables, which never touches a variable.
+    """
+
+    signatures: tuple[Signature, ...]
+    assets: tuple[Asset, ...] = ()
+    needed: tuple[str, ...] = ()
+    table_init: str | None = None
+    train_op: str | None = None
+    loss: str | None = None
+    global_step: str | None = None
+
+    def signature(self, key: str) -> Signature:
+        """The signature of that key. Raises KeyError."""
+        for signature in self.signatures:
+            if signature.key == key:
+                return signature
+        raise KeyError(key)

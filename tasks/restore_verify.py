@@ -1,0 +1,118 @@
+"""restore-verify: prove a pinned checkpoint in a fresh process, from a moved copy, with the original out of reach.
+
+Follows checkpoint; freeze and export need it. Layout: `restore.json` (RestoreReport), `parity.json` (ParityReport).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tasks import isolate
+from tasks.artifacts.manifest import Manifest
+from tasks.artifacts.store import Artifact
+from tasks.checkpoint import pinned
+from tasks.errors import CoverageError, ParityError
+from tasks.forms import graph as graphs
+from tasks.forms import proof, saver, tensors
+from tasks.isolate.hide import hide
+from tasks.records.parity import Tolerance
+from tasks.records.pinned import Pinned, RestoreReport
+from tasks.records.signature import GraphNames
+from tasks.step import step
+
+VERSION = 1
+REPORT, PARITY = "restore.json", "parity.json"
+
+
+@step(version=VERSION, verifies=True)
+def restore_verify(checkpoint: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
+    """Restore, compare with the live session, take one more training step and throw it away."""
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix="moved-") as moved:
+        for entry in Manifest.read(checkpoint.path).files:
+            _link(checkpoint.path / entry.path, Path(moved) / entry.path)
+        report = isolate.call(
+            verify, Path(moved), pinned(checkpoint), run.path, [run.path, checkpoint.path], tolerance
+        )
+    (out / REPORT).write_text(report.model_dump_json(indent=1))
+    (out / PARITY).write_text(report.parity.model_dump_json(indent=1))
+    if not report.parity.passed:
+        raise ParityError.of(report.parity)
+
+
+def verify(moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance: Tolerance) -> RestoreReport:
+    """In a child: everything that restoring must show."""
+    reference = proof.Reference.read(run, pin.step)
+    batch_file = run / "batch.tensors"
+    batch = tensors.read_tensors(batch_file) if batch_file.exists() else None
+    hidden = hide(originals)
+    names, prefix = reference.names, moved / pin.prefix
+    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+    coverage = saver.coverage(meta, prefix, graphs.targets(names))
+    restored = {status.name for status in coverage.variables if status.status == "matched"}
+    variables = [variable for variable in reference.baseline.variables if variable.name in restored]
+    with saver.restored(moved, prefix, names, reference.session) as opened:
+        parity = proof.judge(opened, moved, reference, variables, tolerance)
+        global_step = _global_step(opened.session, names, pin, restored)
+        unsaved = [status.name for status in coverage.variables if status.status == "missing"]
+        one_more = _one_more_step(opened.session, names, batch, unsaved, global_step) if parity.passed else "not tried"
+    encoded = meta.collection_def["hyperparameters"].bytes_list.value if "hyperparameters" in meta.collection_def else []
+    return RestoreReport(
+        step=pin.step,
+        coverage=coverage,
+        parity=parity,
+        hidden=hidden,
+        hyperparameters={key: value for item in encoded for key, value in json.loads(item).items()},
+        global_step=global_step,
+        train_op=names.train_op,
+        one_more_step=one_more,
+    )
+
+
+def _global_step(session: Any, names: GraphNames, pin: Pinned, restored: set[str]) -> int | None:
+    if names.global_step is None or graphs.node_name(names.global_step) not in restored:
+        return None
+    variable = graphs.node_name(names.global_step)
+    found = int(session.run(graphs.readers(session.graph, [variable])[variable]))
+    if found != pin.step:
+        raise CoverageError(
+            f"{pin.prefix}: {names.global_step}", str(pin.step), str(found), "pin the step that the weights are of."
+        )
+    return found
+
+
+def _one_more_step(
+    session: Any, names: GraphNames, batch: tensors.Tensors | None, unsaved: list[str], global_step: int | None
+) -> str:
+    """Take one more training step in memory; what it changes is gone with the session."""
+    if names.train_op is None:
+        return "not tried: no train op"
+    if batch is None:
+        return "not tried: no batches"
+    missing = sorted(set(unsaved) & graphs.variables_needed(session.graph.as_graph_def(), [names.train_op]))
+    if missing:
+        return f"not tried: {', '.join(missing[:3])} not in the checkpoint"
+    fetches = {"loss": names.loss} if names.loss else {}
+    loss = session.run({"step": session.graph.get_operation_by_name(names.train_op)} | fetches, batch).get("loss", 0.0)
+    problem = "" if abs(float(loss)) < float("inf") else f"a loss of {loss}"
+    if global_step is not None:
+        variable = graphs.node_name(str(names.global_step))
+        after = int(session.run(graphs.readers(session.graph, [variable])[variable]))
+        problem = problem or ("" if after == global_step + 1 else f"global step {after} after {global_step}")
+    if problem:
+        remedy = "the checkpoint cannot be trained on; look at what the train op reads."
+        raise CoverageError("one more training step", "a finite loss and the next global step", problem, remedy)
+    return "passed"
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file that the store has made read-only; a copy where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

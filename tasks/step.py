@@ -1,0 +1,311 @@
+"""The one mechanism behind every step: a builder function becomes an idempotent step, and a Prefect task in a flow.
+
+    @step(version=1)
+    def freeze(checkpoint: Artifact, signature: str, out: Path) -> None: ...
+
+    frozen = freeze(pinned, "serving_default")     # an Artifact: built now, or found whole
+
+The key is the hash of the step's name and version, the digests of the artifacts it is given and its other arguments.
+The store is the truth and Prefect the view: inside a flow run the same call shows as a task run, `Cached` on a hit.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact, Recipe, Store
+from tasks.errors import HeldError, PipelineError, UsageError
+from tasks.records.run import StepOutcome, StepState
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Who is shown how a run goes."""
+
+    def started(self, name: str) -> None:
+        """A step began."""
+        ...
+
+    def progress(self, name: str, facts: Mapping[str, Any]) -> None:
+        """A step said how far it is."""
+        ...
+
+    def ended(self, outcome: StepOutcome) -> None:
+        """A step ended, one way or the other."""
+        ...
+
+
+@dataclass
+class Run:
+    """What the steps of one run share. `refresh` holds step names to build anew, or `all`."""
+
+    run_id: str
+    store: Store
+    observer: Observer
+    refresh: frozenset[str] = frozenset()
+    outcomes: list[StepOutcome] = field(default_factory=list)
+
+    def end(self, outcome: StepOutcome) -> None:
+        """Record how a step ended and show it."""
+        self.outcomes.append(outcome)
+        self.observer.ended(outcome)
+
+
+_current: contextvars.ContextVar[Run] = contextvars.ContextVar("run")
+_step_name: contextvars.ContextVar[str] = contextvars.ContextVar("step_name", default="")
+
+
+@contextmanager
+def running(run: Run) -> Iterator[Run]:
+    """Steps called inside the block belong to this run."""
+    token = _current.set(run)
+    try:
+        yield run
+    finally:
+        _current.reset(token)
+
+
+def current() -> Run:
+    """The run that the calling step belongs to."""
+    return _current.get()
+
+
+def progress(facts: Mapping[str, Any]) -> None:
+    """Show how far the calling step is: hand this to `isolate.call_with(on_progress=…)`."""
+    current().observer.progress(_step_name.get(), facts)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a key depends on beyond the arguments. `digestible` is False where something could not be digested:
+    then the step is never answered from the store."""
+
+    values: Mapping[str, Any]
+    digestible: bool = True
+
+
+def tensorflow_version() -> str:
+    """The installed TensorFlow's version, without importing it."""
+    return importlib.metadata.version("tensorflow")
+
+
+class Step(Generic[P]):
+    """A builder function as an idempotent step. Calling it returns the committed Artifact, or raises its verdict."""
+
+    def __init__(
+        self,
+        builder: Callable[..., None],
+        version: int,
+        *,
+        resumes: bool,
+        verifies: bool,
+        facts: Callable[..., Facts] | None,
+    ) -> None:
+        functools.update_wrapper(self, builder)
+        self.name = builder.__name__
+        self.builder, self.version, self.resumes, self.verifies, self.facts = builder, version, resumes, verifies, facts
+        parameters = list(inspect.signature(builder).parameters.values())
+        if parameters[-1].name != "out" or any(parameter.name == "facts" for parameter in parameters):
+            raise TypeError(f"{self.name}: the last parameter is `out`, and none is called `facts`")
+        self.signature = inspect.Signature(parameters[:-1])  # all but `out`
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Artifact:
+        return _shown_in_prefect(self.name, functools.partial(self._run, *args, **kwargs))
+
+    def recipe(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Recipe, bool]:
+        """What this call would make, with its key, and whether it may be answered from the store."""
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        inputs = {name: value.digest for name, value in bound.arguments.items() if isinstance(value, Artifact)}
+        params = {name: _json(value) for name, value in bound.arguments.items() if not isinstance(value, Artifact)}
+        facts = self.facts(**bound.arguments) if self.facts else Facts({})
+        params["facts"] = _json(facts.values)
+        if self.verifies:
+            params["facts"]["tensorflow"] = tensorflow_version()
+        try:
+            identity = json.dumps([self.name, self.version, inputs, params], sort_keys=True, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            remedy = "rename what is called so; manifests are UTF-8."
+            raise UsageError(self.name, "text as parameters", repr(error.object), remedy) from None
+        versions = {"python": platform.python_version(), "tensorflow": tensorflow_version()}
+        key = hashlib.sha256(identity).hexdigest()[:20]
+        recipe = Recipe(
+            step=self.name, step_version=self.version, inputs=inputs, params=params, versions=versions, key=key
+        )
+        return recipe, facts.digestible
+
+    def _run(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Artifact, StepOutcome]:
+        run = current()
+        token = _step_name.set(self.name)
+        started = time.monotonic()
+        run.observer.started(self.name)
+        try:
+            artifact, state = self._find_or_build(run, *args, **kwargs)
+            refusal = artifact.refusal()
+        except BaseException as error:
+            run.end(_failure(self.name, started, error))
+            raise
+        finally:
+            _step_name.reset(token)
+        outcome = StepOutcome(
+            name=self.name,
+            state=StepState.FAILED if refusal else state,
+            seconds=round(time.monotonic() - started, 3),
+            artifact=str(artifact.path),
+            digest=artifact.digest,
+            message=str(refusal).splitlines()[0] if refusal else "",
+        )
+        run.end(outcome)
+        if refusal:
+            raise refusal
+        return artifact, outcome
+
+    def _find_or_build(self, run: Run, *args: P.args, **kwargs: P.kwargs) -> tuple[Artifact, StepState]:
+        recipe, digestible = self.recipe(*args, **kwargs)
+        refresh = bool({self.name, "all"} & run.refresh) or not digestible
+        if not refresh and (hit := run.store.find(self.name, recipe.key)):
+            return hit, StepState.CACHED
+
+        def waiting() -> None:
+            run.observer.progress(self.name, {"waiting": f"another process builds {self.name} {recipe.key}"})
+
+        with run.store.lock(self.name, recipe.key, waiting):
+            if not refresh and (hit := run.store.find_locked(self.name, recipe.key)):
+                return hit, StepState.CACHED
+            built = run.store.build(
+                recipe,
+                lambda out: self.builder(*args, **kwargs, out=out),
+                resumes=self.resumes,
+                refresh=bool({self.name, "all"} & run.refresh),
+            )
+        return built, StepState.BUILT
+
+
+def step(
+    *,
+    version: int,
+    resumes: bool = False,
+    verifies: bool = False,
+    facts: Callable[..., Facts] | None = None,
+) -> Callable[[Callable[Concatenate[P], None]], Step[P]]:
+    """Make a builder `(artifacts and records…, out: Path) -> None` a step.
+
+    `version` changes when the same inputs must give another output. `resumes` keeps what an interrupted build left.
+    `verifies` makes a change of TensorFlow's version look again. `facts` takes the builder's arguments and says what
+    else the key depends on.
+    """
+
+    def wrap(builder: Callable[..., None]) -> Step[P]:
+        return Step(builder, version, resumes=resumes, verifies=verifies, facts=facts)
+
+    return wrap  # type: ignore[return-value]  # ParamSpec cannot take the last parameter away
+
+
+def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
+    """Make a function that acts on the world outside the store a step that always runs.
+
+    It returns its value and how to show it; it is idempotent by looking.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return _shown_in_prefect(function.__name__, functools.partial(perform, *args, **kwargs))
+
+    def perform(*args: P.args, **kwargs: P.kwargs) -> tuple[T, StepOutcome]:
+        run, name, started = current(), function.__name__, time.monotonic()
+        token = _step_name.set(name)
+        run.observer.started(name)
+        try:
+            value, state = function(*args, **kwargs)
+        except BaseException as error:
+            run.end(_failure(name, started, error))
+            raise
+        finally:
+            _step_name.reset(token)
+        outcome = StepOutcome(name=name, state=state, seconds=round(time.monotonic() - started, 3))
+        run.end(outcome)
+        return value, outcome
+
+    return call
+
+
+def together(*calls: Callable[[], T]) -> list[T]:
+    """Run independent steps side by side; all end before the first error, in the order given, is raised.
+
+    An interruption ends the children of every call at once.
+    """
+    with ThreadPoolExecutor(len(calls)) as pool:
+        futures = [pool.submit(contextvars.copy_context().run, call) for call in calls]
+        try:
+            return [future.result() for future in futures]
+        except Exception:
+            raise
+        except BaseException:
+            isolate.shutdown()
+            raise
+
+
+def _failure(name: str, started: float, error: BaseException) -> StepOutcome:
+    message = str(error).splitlines()[0] if isinstance(error, PipelineError) else type(error).__name__
+    state = StepState.HELD if isinstance(error, HeldError) else StepState.FAILED
+    return StepOutcome(name=name, state=state, seconds=round(time.monotonic() - started, 3), message=message)
+
+
+def _json(value: Any) -> Any:
+    """An argument as JSON. What has none is refused: its text may hold an address, and never give the same key."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Artifact):
+        return value.digest
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"a step's parameter is JSON, a path or a record, not {value!r}")
+
+
+def _shown_in_prefect(name: str, work: Callable[[], tuple[T, StepOutcome]]) -> T:
+    """Do the work, as a Prefect task run where a flow run is under way."""
+    if "prefect" not in sys.modules:
+        return work()[0]
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.context import FlowRunContext
+    from prefect.states import Completed, State
+
+    if FlowRunContext.get() is None:
+        return work()[0]
+    values: list[T] = []
+
+    def body() -> State[None]:
+        value, outcome = work()
+        values.append(value)
+        label = {StepState.BUILT: None, StepState.CACHED: "Cached"}.get(outcome.state, outcome.state.capitalize())
+        return Completed(name=label, message=outcome.artifact or outcome.state)
+
+    # Prefect's own cache hashes path strings and can hand back a path whose file is gone: it stays off.
+    task(body, name=name, cache_policy=NO_CACHE, persist_result=False)()
+    return values[0]
