@@ -32,7 +32,7 @@ REPORT, PARITY = "restore.json", "parity.json"
 @step(version=VERSION, verifies=True)
 def restore_verify(checkpoint: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
     """Restore, compare with the live session, take one more training step and throw it away."""
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix="moved-") as moved:
+    with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
         for entry in Manifest.read(checkpoint.path).files:
             _link(checkpoint.path / entry.path, Path(moved) / entry.path)
         report = isolate.call(

@@ -21,21 +21,23 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from pathlib import PurePath
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from tasks import isolate
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import HeldError, PipelineError, UsageError
-from tasks.records.run import StepOutcome, StepState
+from tasks.records.run import Promotion, StepOutcome, StepState
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_INTERRUPTED_SECONDS = 0.1
 
 
 class Observer(Protocol):
@@ -56,13 +58,18 @@ class Observer(Protocol):
 
 @dataclass
 class Run:
-    """What the steps of one run share. `refresh` holds step names to build anew, or `all`."""
+    """What the steps of one run share, and what they have made so far.
+
+    `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal too.
+    """
 
     run_id: str
     store: Store
     observer: Observer
     refresh: frozenset[str] = frozenset()
     outcomes: list[StepOutcome] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    promotion: Promotion | None = None
 
     def end(self, outcome: StepOutcome) -> None:
         """Record how a step ended and show it."""
@@ -142,12 +149,12 @@ class Step(Generic[P]):
         if self.verifies:
             params["facts"]["tensorflow"] = tensorflow_version()
         try:
-            identity = json.dumps([self.name, self.version, inputs, params], sort_keys=True, ensure_ascii=False).encode()
+            identity = json.dumps([self.name, self.version, inputs, params], sort_keys=True, ensure_ascii=False)
+            key = hashlib.sha256(identity.encode()).hexdigest()[:20]
         except UnicodeEncodeError as error:
             remedy = "rename what is called so; manifests are UTF-8."
             raise UsageError(self.name, "text as parameters", repr(error.object), remedy) from None
         versions = {"python": platform.python_version(), "tensorflow": tensorflow_version()}
-        key = hashlib.sha256(identity).hexdigest()[:20]
         recipe = Recipe(
             step=self.name, step_version=self.version, inputs=inputs, params=params, versions=versions, key=key
         )
@@ -160,6 +167,7 @@ class Step(Generic[P]):
         run.observer.started(self.name)
         try:
             artifact, state = self._find_or_build(run, *args, **kwargs)
+            run.artifacts[self.name] = artifact
             refusal = artifact.refusal()
         except BaseException as error:
             run.end(_failure(self.name, started, error))
@@ -206,7 +214,7 @@ def step(
     resumes: bool = False,
     verifies: bool = False,
     facts: Callable[..., Facts] | None = None,
-) -> Callable[[Callable[Concatenate[P], None]], Step[P]]:
+) -> Callable[[Callable[..., None]], Step[...]]:
     """Make a builder `(artifacts and records…, out: Path) -> None` a step.
 
     `version` changes when the same inputs must give another output. `resumes` keeps what an interrupted build left.
@@ -214,10 +222,11 @@ def step(
     else the key depends on.
     """
 
-    def wrap(builder: Callable[..., None]) -> Step[P]:
+    # `Step[...]`: a ParamSpec cannot take the last parameter away, and callers do not give `out`.
+    def wrap(builder: Callable[..., None]) -> Step[...]:
         return Step(builder, version, resumes=resumes, verifies=verifies, facts=facts)
 
-    return wrap  # type: ignore[return-value]  # ParamSpec cannot take the last parameter away
+    return wrap
 
 
 def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
@@ -253,14 +262,15 @@ def together(*calls: Callable[[], T]) -> list[T]:
 
     An interruption ends the children of every call at once.
     """
-    with ThreadPoolExecutor(len(calls)) as pool:
+    with ThreadPoolExecutor(max(1, len(calls))) as pool:
         futures = [pool.submit(contextvars.copy_context().run, call) for call in calls]
         try:
             return [future.result() for future in futures]
         except Exception:
             raise
         except BaseException:
-            isolate.shutdown()
+            while wait(futures, timeout=_INTERRUPTED_SECONDS).not_done:
+                isolate.shutdown()  # again: a call that was between two children starts the next one in a new server
             raise
 
 
@@ -293,8 +303,9 @@ def _shown_in_prefect(name: str, work: Callable[[], tuple[T, StepOutcome]]) -> T
         return work()[0]
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+    from prefect.client.schemas.objects import State
     from prefect.context import FlowRunContext
-    from prefect.states import Completed, State
+    from prefect.states import Completed
 
     if FlowRunContext.get() is None:
         return work()[0]
@@ -307,5 +318,5 @@ def _shown_in_prefect(name: str, work: Callable[[], tuple[T, StepOutcome]]) -> T
         return Completed(name=label, message=outcome.artifact or outcome.state)
 
     # Prefect's own cache hashes path strings and can hand back a path whose file is gone: it stays off.
-    task(body, name=name, cache_policy=NO_CACHE, persist_result=False)()
+    task(name=name, cache_policy=NO_CACHE, persist_result=False)(body)()
     return values[0]

@@ -197,6 +197,7 @@ class Store:
             started = time.monotonic()
             try:
                 refusal = _refusal(builder, staging)
+                own_folders(staging)
                 for name in (manifests.NAME, REFUSAL):
                     if (staging / name).exists():
                         raise PipelineError(recipe.step, f"no file called {name}", "one", "the store needs that name.")
@@ -213,7 +214,6 @@ class Store:
         An artifact that is already there is returned in its stead when it is whole, unless `replace` is set and it
         has another digest.
         """
-        own_folders(staging)
         seen = {}
         for name in manifests.walk(staging):
             path = staging / name

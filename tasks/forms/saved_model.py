@@ -222,7 +222,7 @@ def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredicto
         yield SessionPredictor(
             "saved_model (v1 loader)",
             session,
-            [_signature(key, definition) for key, definition in meta.signature_def.items()],
+            signatures_in(meta.signature_def),
             graphs.readers(graph, named),
         )
 
@@ -277,13 +277,18 @@ def signatures(folder: Path) -> list[Signature]:
         (meta,) = [meta for meta in model.meta_graphs if SERVE in meta.meta_info_def.tags]
     except (DecodeError, ValueError) as error:
         raise _unloadable(folder, error) from None
-    return [_signature(key, meta.signature_def[key]) for key in sorted(meta.signature_def)]
+    return signatures_in(meta.signature_def)
 
 
 def bundle_values(folder: Path) -> list[TensorFact]:
     """The variables' values as they lie on disk, read without loading the model."""
     prefix = folder / "variables" / "variables"
     return saver.tensor_table(prefix) if prefix.with_name("variables.index").exists() else []
+
+
+def signatures_in(definitions: Any) -> list[Signature]:
+    """A map of SignatureDefs as records, without the entries in which TF2 keeps its own books."""
+    return [_signature(key, definitions[key]) for key in sorted(definitions) if not key.startswith("__saved_model")]
 
 
 def _signature(key: str, definition: Any) -> Signature:

@@ -10,16 +10,18 @@ import pickle
 import signal
 import socket
 import struct
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from tasks.errors import EnvironmentFailure, PipelineError
 
 _PR_SET_PDEATHSIG = 1
 _reply: socket.socket | None = None
+_sending = threading.Lock()
 
 
 def progress(facts: Mapping[str, Any]) -> None:
@@ -28,25 +30,35 @@ def progress(facts: Mapping[str, Any]) -> None:
         _send({"progress": dict(facts)})
 
 
-def run(reply: socket.socket, log_fd: int) -> None:
-    """Run the call that waits on `reply` and answer on it."""
+def run(reply: socket.socket, log_fd: int, server: int) -> None:
+    """Run the call that waits on `reply` and answer on it. `server` is the process that forked this one."""
     global _reply
     _reply = reply
     os.setsid()  # a group of its own, so that what it starts can be ended with it
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it died before it was asked for that
+        return
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     os.close(log_fd)
     _send({"pid": os.getpid()})
     (length,) = struct.unpack("<Q", _receive(reply, 8))
-    module, qualname, args, kwargs = pickle.loads(_receive(reply, length))
+    request = _receive(reply, length)
     try:
-        function = importlib.import_module(module)
+        _answer(request)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller is told: here the process ends
+        traceback.print_exc()
+        _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000]}})
+
+
+def _answer(request: bytes) -> None:
+    module, qualname, args, kwargs, folder = pickle.loads(request)
+    try:
+        os.chdir(folder)  # the caller's, which its relative paths mean
+        function: Any = importlib.import_module(module)
         for part in qualname.split("."):
             function = getattr(function, part)
-        value = function(*args, **kwargs)
-        returns = TypeAdapter(get_type_hints(function).get("return", Any))
-        _send({"result": json.loads(returns.dump_json(value))})
+        _send_text('{"result": ' + encoded(function, function(*args, **kwargs)) + "}")
     except PipelineError as error:
         _send({"error": error.encode()})
     except OSError as error:
@@ -55,17 +67,29 @@ def run(reply: socket.socket, log_fd: int) -> None:
     except MemoryError:
         _send({"unexpected": {"type": "MemoryError", "message": "the system gave no more memory"}})
     except BaseException as error:
+        if "No space left on device" not in str(error):  # TensorFlow's own classes for a full disk vary
+            raise
         traceback.print_exc()
-        if "No space left on device" in str(error):  # TensorFlow's own classes for a full disk vary
-            full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), f"{module}.{qualname}")
-            _send({"error": full.encode()})
-        else:
-            _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000]}})
+        full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), f"{module}.{qualname}")
+        _send({"error": full.encode()})
+
+
+def encoded(function: Callable[..., Any], value: Any) -> str:
+    """What `function` returned as one line of JSON."""
+    # Inside a tuple, because a record's own adapter takes no configuration; without it NaN would become null.
+    returns: Any = tuple[get_type_hints(function).get("return", Any)]  # type: ignore[misc]
+    adapter: TypeAdapter[Any] = TypeAdapter(returns, config=ConfigDict(ser_json_inf_nan="constants"))
+    return adapter.dump_json((value,)).decode()
 
 
 def _send(frame: Mapping[str, Any]) -> None:
+    _send_text(json.dumps(frame))
+
+
+def _send_text(line: str) -> None:
     assert _reply is not None
-    _reply.sendall(json.dumps(frame).encode() + b"\n")
+    with _sending:  # frames of several threads must not mix
+        _reply.sendall(line.encode() + b"\n")
 
 
 def _receive(reply: socket.socket, length: int) -> bytes:

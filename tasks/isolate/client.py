@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -11,10 +10,7 @@ import select
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -22,24 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from tasks.errors import ChildFailed, EnvironmentFailure, PipelineError
+from tasks.errors import ChildFailed, PipelineError
+from tasks.isolate.launch import Server, Settings, describe, server_for, shutdown
+
+__all__ = ["Child", "Limits", "Progress", "Settings", "call", "call_with", "limits", "shutdown", "start"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Progress = Callable[[Mapping[str, Any]], None]
 
-_ROOT = Path(__file__).resolve().parents[2]
 _WATCH_SECONDS = 0.2
 _LOG_TAIL = 4000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What TensorFlow reads when it is imported: another value means another fork server."""
-
-    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class Limits:
     memory: int | None = None
 
 
-_limits: ContextVar[Limits] = ContextVar("limits", default=Limits())
+_limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - frozen
 
 
 @contextlib.contextmanager
@@ -70,28 +61,38 @@ class Child:
     name: str
     reply: socket.socket
     log: Any
+    server: Server
     pid: int | None = None
     exit: int | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
-    _buffer: bytes = b""
+    _buffer: bytearray = field(default_factory=bytearray)
 
     def poll(self, seconds: float = 0.0) -> list[dict[str, Any]]:
         """The frames that have arrived since the last poll, waiting at most `seconds` for the first one."""
-        if self.exit is None and select.select([self.reply], [], [], seconds)[0]:
+        if self.exit is None and self._readable(seconds):
             try:
                 chunk = self.reply.recv(1 << 20)
             except ConnectionResetError:
                 chunk = b""
             if not chunk:
                 self.exit = -signal.SIGKILL  # the fork server itself is gone, and its children with it
-            *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-            for line in lines:
-                frame = json.loads(line)
-                self.pid = frame.get("pid", self.pid)
-                self.exit = frame.get("exit", self.exit)
-                self.frames.append(frame)
+            self._buffer += chunk
+            if b"\n" in chunk:
+                *lines, rest = bytes(self._buffer).split(b"\n")
+                self._buffer = bytearray(rest)
+                self.frames += [frame for line in lines if (frame := _frame(line))]
+        elif self.exit is None and not self.server.alive():
+            self.exit = -signal.SIGKILL  # what the child started may still hold its end of the socket
+        for frame in self.frames:
+            self.pid = frame.get("pid", self.pid)
+            self.exit = frame.get("exit", self.exit)
         arrived, self.frames = self.frames, []
         return arrived
+
+    def _readable(self, seconds: float) -> bool:
+        poll = select.poll()  # select() refuses descriptors above 1023
+        poll.register(self.reply, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def memory(self) -> int | None:
         """Resident bytes now, None when it has ended."""
@@ -109,117 +110,71 @@ class Child:
 
     def stop(self, grace: float = 0.0) -> None:
         """End it and what it started: SIGTERM, `grace` seconds, SIGKILL. Returns when it is gone."""
-        if self.exit is None and grace:
+        if self.reply.fileno() < 0:
+            return
+        self._wait(0.0)
+        if self.exit is None and self.pid is None:
+            # Its server is still importing. From here on it cannot say its pid, and ends instead of starting.
+            with contextlib.suppress(OSError):
+                self.reply.shutdown(socket.SHUT_RD)
+            self._wait(0.0)
+            self._signal(signal.SIGKILL)  # if it has said it meanwhile
+        elif self.exit is None and grace:
             self._signal(signal.SIGTERM)
             self._wait(grace)
         if self.exit is None:
             self._signal(signal.SIGKILL)
             self._wait(10.0)
+        if not self.server.alive():  # which would have ended what the child started
+            self._signal(signal.SIGKILL)
         self.reply.close()
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
+        arrived = self.poll()
         while self.exit is None and time.monotonic() < deadline:
-            self.frames += self.poll(0.1)
+            arrived += self.poll(0.1)
+        self.frames = arrived + self.frames
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.pid is None:
-            self._wait(1.0)
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
 
-class _Server:
-    """One fork server process and the socket that leads to it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        life_read, self.life = os.pipe()
-        environment = os.environ | {
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "1",
-            "CUDA_MODULE_LOADING": "LAZY",
-            **dict(settings.environment),
-        }
-        # Not `-m`: that would put the user's folder first on the path, and it may hold a `tasks` of its own.
-        program = (
-            f"import sys; sys.path.insert(0, {str(_ROOT)!r}); "
-            f"from tasks.isolate.server import main; main({theirs.fileno()}, {life_read})"
-        )
-        self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program],
-            env=environment,
-            pass_fds=(theirs.fileno(), life_read),
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,  # Ctrl-C is for the flow, which ends its children itself
-        )
-        theirs.close()
-        os.close(life_read)
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def close(self) -> None:
-        self.control.close()
-        os.close(self.life)
-        self.process.wait(10)
-
-
-_servers: dict[Settings, _Server] = {}
-_lock = threading.Lock()
-
-
-def _server(settings: Settings) -> _Server:
-    with _lock:
-        server = _servers.get(settings)
-        if server is None or not server.alive():
-            server = _servers[settings] = _Server(settings)
-        return server
-
-
-def shutdown() -> None:
-    """End every fork server of this process; the next call starts a new one."""
-    with _lock:
-        while _servers:
-            _servers.popitem()[1].close()
-
-
-atexit.register(shutdown)
-
-
-def start(
-    function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
-) -> Child:
+def start(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Child:
     """Run `function(*args, **kwargs)` in a fresh child and return at once."""
     return _start(Settings(), function, args, kwargs)
 
 
 def _start(settings: Settings, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
-    request = pickle.dumps((function.__module__, function.__qualname__, args, kwargs))
+    request = pickle.dumps((function.__module__, function.__qualname__, args, kwargs, os.getcwd()))
     ours, theirs = socket.socketpair()
-    log = tempfile.TemporaryFile()
-    server = _server(settings)
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the child is held
+    with theirs:
+        server = _ask(settings, theirs, log)
+    child = Child(f"{function.__module__}.{function.__qualname__}", ours, log, server)
     try:
-        socket.send_fds(server.control, [b"call"], [theirs.fileno(), log.fileno()])
+        ours.sendall(struct.pack("<Q", len(request)) + request)
     except OSError:
-        server.process.wait(10)
-        server.log.seek(0)
-        raise EnvironmentFailure(
-            "the TensorFlow process",
-            "it to start",
-            server.log.read().decode(errors="replace")[-_LOG_TAIL:].strip() or f"exit {server.process.returncode}",
-            "run `tfship run --verbose`, and check that `python -c 'import tensorflow'` works in this environment.",
-        ) from None
-    finally:
-        theirs.close()
-    child = Child(f"{function.__module__}.{function.__qualname__}", ours, log)
-    ours.sendall(struct.pack("<Q", len(request)) + request)
+        raise server.failure() from None
     return child
+
+
+def _ask(settings: Settings, reply: socket.socket, log: Any) -> Server:
+    """Hand the child's ends to a fork server; where the one of these settings has just died, to a new one."""
+    fds = [reply.fileno(), log.fileno()]
+    server = server_for(settings)
+    try:
+        socket.send_fds(server.control, [b"call"], fds)
+    except (BrokenPipeError, ConnectionResetError):
+        failure = server.failure()
+        server = server_for(settings)
+        try:
+            socket.send_fds(server.control, [b"call"], fds)
+        except OSError:
+            raise failure from None
+    return server
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -260,16 +215,23 @@ def call_with(
                 raise _failed(child, f"at most {bounds.memory / 2**20:.0f} MiB", found, "raise `limits.memory`")
     finally:
         child.stop()
+    if answer is None and child.pid is None:
+        raise child.server.failure()
     if answer is None:
-        how = f"it ended with {_describe(child.exit)}"
+        how = f"it ended with {describe(child.exit)}"
         raise _failed(child, "an answer", how, "see its last output above; free memory if the system killed it")
     if "error" in answer:
         raise PipelineError.decode(answer["error"])
     if "unexpected" in answer:
         what = f"{answer['unexpected']['type']}: {answer['unexpected']['message']}"
         raise _failed(child, "no error", what, "run with --verbose for the child's output")
-    returns: TypeAdapter[T] = TypeAdapter(get_type_hints(function).get("return", Any))
-    return returns.validate_python(answer["result"])
+    returns: Any = get_type_hints(function).get("return", Any)
+    adapter: TypeAdapter[T] = TypeAdapter(returns)
+    try:
+        (value,) = answer["result"]
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise _failed(child, f"a {returns}", f"{error.error_count()} errors in its answer", f"{error}") from None
 
 
 def _failed(child: Child, expected: str, found: str, remedy: str) -> ChildFailed:
@@ -277,7 +239,10 @@ def _failed(child: Child, expected: str, found: str, remedy: str) -> ChildFailed
     return ChildFailed(child.name, expected, found, f"{remedy}.", facts={"output": output[-_LOG_TAIL:]})
 
 
-def _describe(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
+def _frame(line: bytes) -> dict[str, Any] | None:
+    """A frame, or None for what is none: the child may have been killed half-way through it."""
+    try:
+        frame = json.loads(line)
+    except ValueError:
+        return None
+    return frame if isinstance(frame, dict) else None

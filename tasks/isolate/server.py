@@ -2,11 +2,12 @@
 
 Only importing happens here. No graph, session, eager tensor or channel is made before a fork, and BLAS has one
 thread, so a child starts with nothing but loaded code. The server ends when its client does, even half-way through
-the import, and its children end with it.
+the import, and its children, and what they started, end with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 PRELOADED = (
     "tensorflow",
@@ -26,7 +28,7 @@ PRELOADED = (
 )
 
 
-def main(control_fd: int, life_fd: int) -> None:
+def main(control_fd: int, life_fd: int) -> NoReturn:
     """Serve calls that arrive on `control_fd`; `life_fd` is a pipe whose other end only the client holds."""
     die_with(life_fd)
     for module in PRELOADED:
@@ -38,28 +40,40 @@ def main(control_fd: int, life_fd: int) -> None:
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
     selector = selectors.DefaultSelector()
-    selector.register(control, selectors.EVENT_READ)
-    selector.register(wake_read, selectors.EVENT_READ)
+    for source in (control, wake_read, life_fd):
+        selector.register(source, selectors.EVENT_READ)
+    # From here on the loop sees the client's end, and ends what the children started too.
+    fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) & ~os.O_ASYNC)
     calls: dict[int, socket.socket] = {}
     while True:
-        ready = [key.fileobj for key, _ in selector.select()]
-        if wake_read in ready:
-            os.read(wake_read, 4096)
-            reap(calls)
-        if control in ready:
-            message, fds, _, _ = socket.recv_fds(control, 16, 2)
-            if not message:
-                return
-            reply, log_fd = socket.socket(fileno=fds[0]), fds[1]
-            pid = os.fork()
-            if pid == 0:
-                for other in (control, *calls.values()):
-                    other.close()
-                for fd in (life_fd, wake_read, wake_write):
-                    os.close(fd)
-                run_child(reply, log_fd)
-            os.close(log_fd)
-            calls[pid] = reply
+        for key, _ in selector.select():
+            if key.fileobj == life_fd:
+                leave(calls)
+            elif key.fileobj == wake_read:
+                os.read(wake_read, 4096)
+                for reply, frame in reap(calls):
+                    # Its caller may not be reading: the others do not wait for that one.
+                    selector.register(reply, selectors.EVENT_WRITE, frame)
+            elif isinstance(key.data, bytes):
+                assert isinstance(key.fileobj, socket.socket)
+                selector.unregister(key.fileobj)
+                with contextlib.suppress(OSError), key.fileobj as reply:  # the caller may have given up on it
+                    reply.sendall(key.data)
+            else:
+                message, fds, _, _ = socket.recv_fds(control, 16, 2)
+                if not message:
+                    leave(calls)
+                reply, log_fd = socket.socket(fileno=fds[0]), fds[1]
+                server = os.getpid()
+                if (pid := os.fork()) == 0:
+                    selector.close()
+                    for other in (control, *calls.values()):
+                        other.close()
+                    for fd in (life_fd, wake_read, wake_write):
+                        os.close(fd)
+                    run_child(reply, log_fd, server)
+                os.close(log_fd)
+                calls[pid] = reply
 
 
 def die_with(life_fd: int) -> None:
@@ -72,29 +86,44 @@ def die_with(life_fd: int) -> None:
         sys.exit(0)
 
 
-def reap(calls: dict[int, socket.socket]) -> None:
-    """Tell each ended child's caller how it ended, after everything the child itself said."""
-    while calls:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return
-        reply = calls.pop(pid)
-        try:
-            reply.sendall(json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
-        except OSError:
-            pass  # the caller gave up on this child and killed it
-        reply.close()
+def reap(calls: dict[int, socket.socket]) -> list[tuple[socket.socket, bytes]]:
+    """Take away each ended child with all that it started; what to tell its caller, after all the child itself said."""
+    endings = []
+    while calls and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+        pid = ended.si_pid
+        end_group(pid)  # while the dead child still holds the number
+        _, status = os.waitpid(pid, 0)
+        if pid in calls:
+            # A newline first: it may have been killed in the middle of a frame.
+            frame = b"\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
+            endings.append((calls.pop(pid), frame))
+    return endings
 
 
-def run_child(reply: socket.socket, log_fd: int) -> None:
-    """In the child: run the call and leave without the interpreter's shutdown, which TensorFlow's threads can hang."""
+def end_group(pid: int) -> None:
+    """Kill a child's process group, if it still has anybody in it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def leave(calls: dict[int, socket.socket]) -> NoReturn:
+    """End every child, and this process without the interpreter's shutdown, which TensorFlow's threads can hang."""
+    for pid in calls:
+        end_group(pid)
+    os._exit(0)
+
+
+def run_child(reply: socket.socket, log_fd: int, server: int) -> NoReturn:
+    """In the child: run the call, and leave as the server does."""
     try:
         from tasks.isolate import child
 
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        child.run(reply, log_fd)
+        child.run(reply, log_fd, server)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)

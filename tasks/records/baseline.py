@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from tasks.records.base import Record
 
 
@@ -52,4 +54,4 @@ class Baseline(Record):
     variables: tuple[Variable, ...]
     unstable: tuple[str, ...] = ()
     nonfinite: tuple[str, ...] = ()
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)

@@ -23,9 +23,9 @@ class Tolerance(Record):
     `outputs` overrides both for single outputs, by `signature/output` or `output`.
     """
 
-    absolute: float = Field(1e-5, ge=0)
-    relative: float = Field(1e-5, ge=0)
-    outputs: dict[str, tuple[float, float]] = {}
+    absolute: float = Field(default=1e-5, ge=0)
+    relative: float = Field(default=1e-5, ge=0)
+    outputs: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     def of(self, signature: str, output: str) -> tuple[float, float]:
         """(absolute, relative) for one output."""

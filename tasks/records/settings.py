@@ -18,10 +18,10 @@ class SaverPolicy(Record):
     given, and always after the last one. `var_list` names the variables to save (None: all of them).
     """
 
-    max_to_keep: int = Field(5, ge=1)
-    keep_checkpoint_every_n_hours: float = Field(10000.0, gt=0)
-    every_steps: int = Field(100, ge=1)
-    every_seconds: float | None = Field(None, gt=0)
+    max_to_keep: int = Field(default=5, ge=1)
+    keep_checkpoint_every_n_hours: float = Field(default=10000.0, gt=0)
+    every_steps: int = Field(default=100, ge=1)
+    every_seconds: float | None = Field(default=None, gt=0)
     sharded: bool = False
     write_version: Literal["V1", "V2"] = "V2"
     var_list: tuple[str, ...] | None = None
@@ -30,8 +30,8 @@ class SaverPolicy(Record):
 class SessionOptions(Record):
     """Threads of every session that computes a baseline or an exact comparison; 0 lets TensorFlow decide."""
 
-    intra_op_threads: int = Field(0, ge=0)
-    inter_op_threads: int = Field(0, ge=0)
+    intra_op_threads: int = Field(default=0, ge=0)
+    inter_op_threads: int = Field(default=0, ge=0)
 
 
 class Training(Record):
@@ -40,9 +40,9 @@ class Training(Record):
     `data` names files beyond those the model declares; their contents are part of train's key.
     """
 
-    steps: int | None = Field(None, ge=0)
+    steps: int | None = Field(default=None, ge=0)
     seed: int = 0
-    hyperparameters: dict[str, Any] = {}
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
     data: tuple[Path, ...] = ()
     saver: SaverPolicy = SaverPolicy()
     session: SessionOptions = SessionOptions()
@@ -72,11 +72,11 @@ class Serving(Record):
     image: str | None = None
     pull: Literal["missing", "always", "never"] = "missing"
     binary: Path | None = None
-    load_timeout: float = Field(60.0, gt=0)
-    request_timeout: float = Field(10.0, gt=0)
-    latency_requests: int = Field(50, ge=1)
-    memory: int = Field(4 * 2**30, gt=0)
-    cpus: float = Field(2.0, gt=0)
+    load_timeout: float = Field(default=60.0, gt=0)
+    request_timeout: float = Field(default=10.0, gt=0)
+    latency_requests: int = Field(default=50, ge=1)
+    memory: int = Field(default=4 * 2**30, gt=0)
+    cpus: float = Field(default=2.0, gt=0)
     flags: tuple[str, ...] = ()
 
 

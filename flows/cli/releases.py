@@ -1,0 +1,83 @@
+"""`tfship rollback` and `tfship releases`: what was served, and an earlier version served again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import config as configuration
+
+ServingRoot = Annotated[Path | None, typer.Option(help="The folder that model servers read.")]
+Config = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("rollback")(rollback)
+    app.command("releases")(releases)
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    reason: Annotated[str, typer.Option(help="Why, for the journal.")],
+    to: Annotated[int | None, typer.Option(help="The version to serve again; by default the one before.")] = None,
+    serving_root: ServingRoot = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make an earlier version the served one again, and hold the later ones."""
+    from tasks.releases.publish import Releases
+
+    root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    with Releases(root, name).open() as opened:
+        line = opened.roll_back(to, reason)
+    if as_json:
+        print(line.model_dump_json(indent=1))
+    else:
+        taken = ", ".join(str(version) for version in line.retired)
+        print(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
+        print(f"next    tfship releases {name} --serving-root {root}")
+    return 0
+
+
+def releases(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    serving_root: ServingRoot = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show a model's history: what was promoted, by which proof, and what was rolled back and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tasks.errors import UsageError
+    from tasks.releases.publish import Releases
+
+    root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    found = Releases(root, name)
+    lines = found.journal()
+    served = found.served()
+    if not lines and served is None:
+        known = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        there = ", ".join(known) or "none"
+        raise UsageError(f"releases {name}", f"a model in {root}", there, "promote it first: `tfship run`.")
+    if as_json:
+        import json
+
+        document = {"name": name, "served": served, "journal": [line.model_dump(mode="json") for line in lines]}
+        print(json.dumps(document, indent=1))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for column in ("time", "event", "version", "digest", "verdict", "by", "reason"):
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        if line.event.value.endswith("ing"):
+            continue  # an intent; what became of it stands in the next line
+        event = line.event.value + (" to" if line.retired else "")
+        table.add_row(line.time, event, str(line.version), line.digest[:12], line.verdict, line.by, line.reason)
+    Console().print(table)
+    print(f"\nserved  version {served}" if served is not None else "\nserved  nothing")
+    return 0

@@ -1,0 +1,136 @@
+"""`tfship run`: the whole pipeline."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import config as configuration
+from flows import telemetry
+from flows.config import PipelineConfig
+from tasks.errors import PipelineError
+from tasks.records.run import RunSummary
+from tasks.records.settings import RuntimeChoice
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run")(run)
+
+
+def run(
+    source: Annotated[str | None, typer.Argument(help="An example's name, or module:Model.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
+    serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name to serve the model under.")] = None,
+    runtime: Annotated[RuntimeChoice | None, typer.Option(help="Which server to test in.")] = None,
+    image: Annotated[str | None, typer.Option(help="The docker image of the server.")] = None,
+    steps: Annotated[int | None, typer.Option(help="The final global step of training.")] = None,
+    select: Annotated[str | None, typer.Option(help="The checkpoint to ship: latest, best, or a step.")] = None,
+    refresh: Annotated[list[str] | None, typer.Option(help="A step to do anew, or all; may be repeated.")] = None,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="Prove, but do not promote.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote a model that was rolled back.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the journal.")] = None,
+    no_server: Annotated[bool, typer.Option("--no-server", help="Run without any Prefect server.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log and children's output.")] = False,
+) -> int:
+    """Train, pin, restore, freeze, export, smoke-test and promote one model, and prove every form equal."""
+    options: dict[str, Any] = {
+        "source": source,
+        "store": store,
+        "serving_root": serving_root,
+        "name": name,
+        "serving": {"runtime": runtime, "image": image},
+        "training": {"steps": steps},
+        "selection": {"which": int(select) if select and select.isdigit() else select},
+        "refresh": refresh or None,
+        "release": {"promote": False if no_promote else None, "force": force or None, "reason": reason},
+    }
+    settings = configuration.load(config, options)
+    settings.model  # noqa: B018  # a source that does not exist is said before anything starts
+    if verbose:
+        os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
+    error = _run(settings, no_server=no_server, quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
+    from flows.train_to_serve import summaries
+
+    summary = summaries[-1] if summaries else None
+    if summary and as_json:
+        print(summary.model_dump_json(indent=1))
+    if error is not None:
+        if verbose and isinstance(error, PipelineError) and (output := error.facts.get("output")):
+            print(output, file=sys.stderr)
+        if summary and summary.report and not as_json:
+            print(f"report  {summary.report}")
+        raise error
+    if summary and not as_json:
+        print_summary(summary, settings)
+    return 0
+
+
+def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: bool) -> BaseException | None:
+    """Run the flow; the error that ended it, for the caller to raise when everything is shown."""
+    from flows import prefect_server
+
+    try:
+        with prefect_server.provided(needed=not no_server, verbose=verbose):
+            from flows.train_to_serve import train_to_serve
+
+            with telemetry.shown(quiet=quiet):
+                (train_to_serve.fn if no_server else train_to_serve)(settings)
+    except (Exception, KeyboardInterrupt) as error:
+        return error
+    except BaseException as error:
+        if type(error).__name__ in ("Terminated", "TerminationSignal"):
+            return error
+        raise
+    return None
+
+
+def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
+    """The chain of proof and what became of the model, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{summary.name}: every form against the live session", title_justify="left", box=None)
+    for column in ("form", "test", "outputs", "max abs", "max rel", "mismatched", ""):
+        table.add_column(column, justify="right" if column in ("outputs", "max abs", "max rel", "mismatched") else "left")
+    for (candidate, test), rows in _grouped(summary.parity).items():
+        judged = [row for row in rows if row["passed"] is not None]
+        verdict = "not made" if not judged else "equal" if all(row["passed"] for row in judged) else "DIFFERS"
+        table.add_row(
+            candidate,
+            test,
+            str(len(judged)),
+            f"{max((row['max_abs'] for row in rows), default=0.0):.3g}",
+            f"{max((row['max_rel'] for row in rows), default=0.0):.3g}",
+            str(sum(row["mismatched"] for row in rows)),
+            verdict,
+        )
+    console = Console()
+    console.print(table)
+    if summary.smoke:
+        runtime = summary.smoke["image"] or summary.smoke["runtime"]
+        print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
+    promotion = summary.promotion
+    if promotion and promotion.version is not None:
+        confirmed = f", confirmed by the {promotion.confirmed_by}" if promotion.confirmed_by else ""
+        print(f"{promotion.outcome:<7} {promotion.name} version {promotion.version}{confirmed}")
+        print(f"path    {promotion.path}")
+    elif promotion:
+        print(f"not promoted ({promotion.outcome})")
+    print(f"report  {summary.report}")
+    print(f"next    tfship releases {summary.name} --serving-root {settings.serving_root}")
+
+
+def _grouped(rows: tuple[Mapping[str, Any], ...]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["candidate"], row["test"]), []).append(row)
+    return groups

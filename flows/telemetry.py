@@ -1,0 +1,184 @@
+"""How a run is shown while it goes: a live table on a terminal, plain lines elsewhere, Prefect's log in a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from flows.config import STEPS
+from tasks.records.run import StepOutcome, StepState
+from tasks.step import Observer
+
+_MARKS = {
+    StepState.BUILT: ("✓", "green"),
+    StepState.CACHED: ("✓", "cyan"),
+    StepState.UNCHANGED: ("=", "cyan"),
+    StepState.SKIPPED: ("-", "yellow"),
+    StepState.FAILED: ("✗", "red"),
+    StepState.HELD: ("✗", "yellow"),
+}
+
+
+class Silent:
+    """Shows nothing: `--json` without a terminal, and tests."""
+
+    def started(self, name: str) -> None:
+        """Nothing."""
+
+    def progress(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def ended(self, outcome: StepOutcome) -> None:
+        """Nothing."""
+
+
+class Plain(Silent):
+    """One line a finished step, and one every few seconds while training, on stderr."""
+
+    every_seconds = 5.0
+
+    def __init__(self) -> None:
+        self.last_line = time.monotonic()
+
+    def write(self, line: str) -> None:
+        """Where a line goes."""
+        print(line, file=sys.stderr, flush=True)
+
+    def progress(self, name: str, facts: Mapping[str, Any]) -> None:
+        """A line, if the last one is some seconds old."""
+        if "waiting" in facts:
+            self.write(f"{name}: {facts['waiting']}")
+        elif time.monotonic() - self.last_line >= self.every_seconds:
+            self.last_line = time.monotonic()
+            self.write(f"{name}: {described(facts)}")
+
+    def ended(self, outcome: StepOutcome) -> None:
+        """A line."""
+        tail = f"  {outcome.message}" if outcome.message else ""
+        self.write(f"{outcome.name:<15} {outcome.state:<9} {outcome.seconds:6.2f} s{tail}")
+
+
+class Logged(Plain):
+    """The same lines in the log of a Prefect flow run."""
+
+    def write(self, line: str) -> None:
+        """To Prefect's log of this run."""
+        from prefect import get_run_logger
+        from prefect.exceptions import MissingContextError
+
+        try:
+            get_run_logger().info(line)
+        except MissingContextError:
+            logging.getLogger("tfship").info(line)
+
+
+class Terminal(Silent):
+    """A live table of all steps, with a bar while training, on a terminal."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.outcomes: dict[str, StepOutcome] = {}
+        self.running: dict[str, float] = {}
+        self.notes: dict[str, str] = {}
+        self.bar = Progress(TextColumn("train"), BarColumn(40), TextColumn("{task.description}"))
+        self.training = self.bar.add_task("", visible=False)
+
+    def started(self, name: str) -> None:
+        """The step is under way."""
+        self.running[name] = time.monotonic()
+        self.live.update(self.render(), refresh=True)
+
+    def progress(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Move the bar."""
+        self.notes[name] = str(facts.get("waiting", ""))
+        if "of" in facts:
+            self.bar.update(
+                self.training,
+                visible=True,
+                total=facts["of"],
+                completed=facts["step"],
+                description=described(facts),
+            )
+        self.live.update(self.render(), refresh=True)
+
+    def ended(self, outcome: StepOutcome) -> None:
+        """The step has its state."""
+        self.outcomes[outcome.name] = outcome
+        self.running.pop(outcome.name, None)
+        if outcome.name == "train":
+            self.bar.update(self.training, visible=False)
+        self.live.update(self.render(), refresh=True)
+
+    def render(self) -> Group:
+        """The table as it is now."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("step")
+        table.add_column("state")
+        table.add_column("seconds", justify="right")
+        table.add_column("", overflow="ellipsis", no_wrap=True)
+        for name in STEPS:
+            if name in self.outcomes:
+                outcome = self.outcomes[name]
+                mark, color = _MARKS[outcome.state]
+                state = f"[{color}]{mark} {outcome.state}[/]"
+                table.add_row(name, state, f"{outcome.seconds:.2f}", outcome.message)
+            elif name in self.running:
+                table.add_row(name, "… running", "", self.notes.get(name, ""))
+            else:
+                table.add_row(f"[dim]{name}[/]", "", "", "")
+        return Group(table, self.bar)
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """Training's progress in words: `step 120 of 400, loss 0.08`."""
+    parts = [f"step {facts['step']} of {facts['of']}"] if "of" in facts else []
+    parts += [f"{name} {value:.4g}" for name, value in facts.items() if isinstance(value, float)]
+    return ", ".join(parts)
+
+
+_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+
+
+def observer() -> Observer:
+    """Who watches this run; outside the command line, Prefect's log."""
+    return _observer.get() or Logged()
+
+
+def warn(message: str) -> None:
+    """Say something that a run found and mended, once, wherever the run is shown."""
+    watcher = observer()
+    if isinstance(watcher, Plain):
+        watcher.write(f"warning: {message}")
+    elif isinstance(watcher, Terminal):
+        watcher.live.console.print(f"[yellow]warning:[/] {message}")
+    else:
+        print(f"warning: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def shown(*, quiet: bool = False) -> Iterator[None]:
+    """Show runs inside the block on this terminal."""
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        watcher: Observer
+        if quiet:
+            watcher = Silent()
+        elif console.is_terminal and os.environ.get("TERM") != "dumb":
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=False))
+            watcher = Terminal(live)
+        else:
+            watcher = Plain()
+        token = _observer.set(watcher)
+        stack.callback(_observer.reset, token)
+        yield

@@ -1,0 +1,68 @@
+"""The pipeline: one model from its source to a served version, or the first form that diverged."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import flow
+
+from flows import telemetry
+from flows.config import PipelineConfig
+from tasks import isolate
+from tasks.artifacts.store import Store
+from tasks.checkpoint import checkpoint
+from tasks.errors import PipelineError
+from tasks.export import export
+from tasks.freeze import freeze
+from tasks.promote import promote
+from tasks.records.run import RunSummary
+from tasks.report import report, summary
+from tasks.restore_verify import restore_verify
+from tasks.smoke_test import smoke_test
+from tasks.step import Run, running, together
+from tasks.train import train
+
+
+@flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
+def train_to_serve(config: PipelineConfig) -> None:
+    """Take one model from its source to a served version, or say which form stopped it."""
+    with run_of(config) as run:
+        trained = train(config.model, config.training)
+        pinned = checkpoint(trained, config.selection)
+        verified = restore_verify(pinned, trained, config.tolerance)
+        _, exported = together(
+            lambda: freeze(pinned, verified, trained, config.tolerance),
+            lambda: export(pinned, verified, trained, config.tolerance),
+        )
+        blessed = smoke_test(exported, pinned, trained, config.serving, config.tolerance)
+        run.promotion = promote(
+            exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance
+        )
+
+
+summaries: list[RunSummary] = []
+"""What the runs of this process came to, the newest last: a flow returns nothing, for Prefect would keep it."""
+
+
+@contextmanager
+def run_of(config: PipelineConfig) -> Iterator[Run]:
+    """The run that a flow's steps belong to: its store, who watches, its limits; reported however it ends."""
+    observer = telemetry.observer()
+    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+    run = Run(run_id, Store(config.store, telemetry.warn), observer, config.refresh)
+    name = config.model_name
+    with running(run), isolate.limits(config.child_limits):
+        try:
+            yield run
+        except Exception as error:
+            try:
+                page = report(run, name, config.reports, error)
+            except PipelineError as failure:  # the run's own error says more than its report's
+                telemetry.warn(str(failure))
+                page = None
+            summaries.append(summary(run, name, page))
+            raise
+        summaries.append(summary(run, name, report(run, name, config.reports, None)))

@@ -1,0 +1,134 @@
+"""The fork servers of this process: started when first needed, ended with it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import EnvironmentFailure
+
+_ROOT = Path(__file__).resolve().parents[2]
+_LOG_TAIL = 4000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What TensorFlow reads when it is imported: another value means another fork server."""
+
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class Server:
+    """One fork server process and the socket that leads to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        life_read, self.life = os.pipe()
+        environment = os.environ | {
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "1",
+            "CUDA_MODULE_LOADING": "LAZY",
+            **dict(settings.environment),
+        }
+        # Not `-m`: that would put the user's folder first on the path, and it may hold a `tasks` of its own.
+        program = (
+            f"import sys; sys.path.insert(0, {str(_ROOT)!r}); "
+            f"from tasks.isolate.server import main; main({theirs.fileno()}, {life_read})"
+        )
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the server runs
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program],
+            env=environment,
+            pass_fds=(theirs.fileno(), life_read),
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,  # Ctrl-C is for the flow, which ends its children itself
+        )
+        theirs.close()
+        os.close(life_read)
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    def failure(self) -> EnvironmentFailure:
+        """Why it is gone, for a caller whose call it never took."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        size = os.fstat(self.log.fileno()).st_size
+        said = os.pread(self.log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
+        return EnvironmentFailure(
+            "the TensorFlow process",
+            "it to start",
+            f"it ended with {describe(self.process.returncode)}" + (f": {said}" if said else ""),
+            "run again with --verbose, and check that `python -c 'import tensorflow'` works in this environment.",
+        )
+
+    def close(self) -> None:
+        """End it and its children. Returns when it is gone."""
+        self.forget()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:  # stopped by a debugger, or stuck in the kernel
+            self.process.kill()
+            self.process.wait(10)
+
+    def forget(self) -> None:
+        """Close this process's ends: when no process holds them any more, the server ends."""
+        self.control.close()
+        os.close(self.life)
+
+
+_servers: dict[Settings, Server] = {}
+_lock = threading.Lock()
+
+
+def server_for(settings: Settings) -> Server:
+    """A running fork server of these settings."""
+    with _lock:
+        server = _servers.get(settings)
+        if server is not None and not server.alive():
+            server.forget()
+            server = None
+        if server is None:
+            server = _servers[settings] = Server(settings)
+        return server
+
+
+def shutdown() -> None:
+    """End every fork server of this process; the next call starts a new one."""
+    with _lock:
+        while _servers:
+            _servers.popitem()[1].close()
+
+
+def _forget_in_fork() -> None:
+    """A fork of this process has no server: the one it sees must end with its own client, not with a copy of it."""
+    global _lock
+    _lock = threading.Lock()
+    while _servers:
+        server = _servers.popitem()[1]
+        server.forget()
+        server.process.returncode = 0  # not this process's child
+
+
+atexit.register(shutdown)
+os.register_at_fork(after_in_child=_forget_in_fork)
+
+
+def describe(code: int | None) -> str:
+    """An exit status in words, signals by name."""
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"

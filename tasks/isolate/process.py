@@ -1,0 +1,107 @@
+"""A program that is exec'd, and dies with this process however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+LOG_BYTES = 256 * 1024
+TERM_SECONDS = 3
+# Run in the child, between fork and exec, where nothing but exec is safe in a process with threads.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl is not None:
+    prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG, prctl(2)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the process that started this server has ended")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class BoundProcess:
+    """A child in a session of its own, with its output in a file, that dies with this process."""
+
+    def __init__(
+        self, command: list[str], log_dir: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        program = Path(command[0]).name
+        descriptor, name = tempfile.mkstemp(prefix=f"{program}-", suffix=".log", dir=log_dir)
+        self._log_file = Path(name)
+        self._kept: str | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        self._failure: OSError | None = None
+        started = threading.Event()
+        self._thread = threading.Thread(
+            target=self._live, args=(command, descriptor, started, environment), name=f"{program} wait", daemon=True
+        )
+        self._thread.start()
+        started.wait()
+        if self._child is None:
+            self._log_file.unlink(missing_ok=True)
+            raise self._failure or OSError("the child could not be started")
+        self.pid = self._child.pid
+
+    def _live(
+        self,
+        command: list[str],
+        descriptor: int,
+        started: threading.Event,
+        environment: Mapping[str, str] | None,
+    ) -> None:
+        """Start the child and wait for it: the kernel kills it with this thread, which lives as long as it does."""
+        guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        try:
+            self._child = subprocess.Popen(
+                [*guard, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=None if environment is None else {**os.environ, **environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._failure = error
+        finally:
+            os.close(descriptor)
+            started.set()
+        if self._child is not None:
+            self._child.wait()
+
+    def returncode(self) -> int | None:
+        """Its exit code, minus the signal that killed it, or None while it runs."""
+        assert self._child is not None
+        return self._child.returncode
+
+    def log(self) -> str:
+        """The last `LOG_BYTES` of its output."""
+        if self._kept is not None:
+            return self._kept
+        with self._log_file.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+            return file.read().decode("utf-8", errors="replace")
+
+    def stop(self) -> None:
+        """End it and its children; keep the end of its log, and remove the file."""
+        if self._kept is not None:
+            return
+        for sent, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
+            if self.returncode() is None:
+                self._signal(sent)
+                self._thread.join(patience)
+        self._signal(signal.SIGKILL)  # children that outlived it
+        self._kept = self.log()
+        self._log_file.unlink(missing_ok=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)

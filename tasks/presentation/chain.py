@@ -1,0 +1,195 @@
+"""The parity chain at a glance: outputs down, forms across, in the order in which one is made from the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tasks.presentation.numbers import number
+from tasks.records.parity import ParityRow, ParityTest
+from tasks.records.signature import Signature
+
+BASELINE = "live session"
+FORMS = (
+    "checkpoint",
+    "frozen_graph",
+    "saved_model (v1 loader)",
+    "saved_model (v2 loader)",
+    "saved_model",
+    "served (gRPC)",
+    "served (REST)",
+)
+VARIABLES = "values: variables"
+_EVERY = "*"  # a row that speaks for a whole signature, or with no signature for the whole form
+_ALWAYS = tuple(form for form in FORMS if form != "saved_model")  # what a full run compares
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison. `tone` is equal, within, differ or absent; the words say the same, so colour adds nothing."""
+
+    tone: str
+    symbol: str
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One form. `state` is compared, not made or not reached."""
+
+    form: str
+    state: str
+    diverges_first: bool
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The table: `lines` are (label, baseline cell, one cell a column)."""
+
+    columns: tuple[Column, ...] = ()
+    lines: tuple[tuple[str, Cell, tuple[Cell, ...]], ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass
+class _Column:
+    rows: dict[str, list[ParityRow]] = field(default_factory=dict)
+
+
+def what(row: ParityRow) -> str:
+    """The thing a row is about, in words: `serving_default/logits`, `variable conv1/kernel`, `asset labels.txt`."""
+    if row.signature:
+        return f"every output of {row.signature}" if row.output == _EVERY else f"{row.signature}/{row.output}"
+    if row.output in ("variables", _EVERY):
+        return "the variables" if row.output == "variables" else "every output"
+    return row.output if _is_asset(row) else f"variable {row.output}"
+
+
+def ordered(parity: tuple[ParityRow, ...]) -> tuple[str, ...]:
+    """The candidates in chain order; forms that this page does not know come last, as they were looked at."""
+    seen = dict.fromkeys(row.candidate for row in parity)
+    known = [form for form in (BASELINE, *FORMS) if form in seen]
+    return (*known, *(form for form in seen if form not in known))
+
+
+def first_divergence(parity: tuple[ParityRow, ...]) -> ParityRow | None:
+    """The first row that differs, of the first form in the chain that has one."""
+    for form in ordered(parity):
+        for row in parity:
+            if row.candidate == form and row.passed is False:
+                return row
+    return None
+
+
+def build(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...], *, stopped: bool) -> Chain:
+    """The table of all comparisons. `stopped`: the run ended early, so later forms were not reached."""
+    forms = [form for form in ordered(parity) if form != BASELINE]
+    missing = [form for form in _ALWAYS if form not in forms]
+    reached = max((FORMS.index(form) for form in forms if form in FORMS), default=-1)
+    unreached = [form for form in missing if stopped and FORMS.index(form) > reached]
+    labels = _labels(parity, signatures)
+    if not labels:
+        return Chain(left_out=tuple(missing))
+    diverged = first_divergence(parity)
+    columns, cells = [], []
+    for form in sorted([*forms, *unreached], key=lambda form: FORMS.index(form) if form in FORMS else len(FORMS)):
+        rows = [row for row in parity if row.candidate == form]
+        made = any(row.passed is not None for row in rows)
+        state = "compared" if made else "not made" if rows else "not reached"
+        columns.append(Column(form, state, bool(diverged and diverged.candidate == form)))
+        cells.append([_cell_of(label, rows) for label in labels])
+    at_baseline = [row for row in parity if row.candidate == BASELINE]
+    baseline = [_baseline(label, at_baseline) for label in labels]
+    lines = tuple((label, baseline[i], tuple(column[i] for column in cells)) for i, label in enumerate(labels))
+    return Chain(tuple(columns), lines, tuple(form for form in missing if form not in unreached))
+
+
+def _labels(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...]) -> list[str]:
+    labels: dict[str, None] = {}
+    if any(not row.signature and not _is_asset(row) and row.output != _EVERY for row in parity):
+        labels[VARIABLES] = None
+    for row in parity:
+        if _is_asset(row):
+            labels[_label(row)] = None
+    for row in parity:
+        if row.signature and row.output != _EVERY:
+            labels[_label(row)] = None
+    for signature in signatures:
+        for output in sorted(signature.outputs):
+            labels[f"{signature.key}/{output}"] = None
+    for row in parity:
+        if row.output == _EVERY and not any(label.startswith(f"{row.signature}/") for label in labels):
+            labels[_label(row)] = None
+    return list(labels)
+
+
+def _label(row: ParityRow) -> str:
+    if row.signature:
+        return f"{row.signature}/{row.output}"
+    if _is_asset(row):
+        return f"values: {row.output}"
+    return "every output" if row.output == _EVERY else VARIABLES
+
+
+def _is_asset(row: ParityRow) -> bool:
+    return not row.signature and row.output.startswith("asset ")
+
+
+def _cell_of(label: str, rows: list[ParityRow]) -> Cell:
+    if not rows:
+        return Cell("absent", "–", "not reached")
+    mine = [row for row in rows if _label(row) == label]
+    if label == VARIABLES and mine:
+        return _values(mine)
+    if mine:
+        return cell(mine[-1])
+    for row in rows:
+        if row.output == _EVERY and (not row.signature or label.startswith(f"{row.signature}/")):
+            return cell(row)
+    return Cell("absent", "–", "not compared")
+
+
+def _baseline(label: str, rows: list[ParityRow]) -> Cell:
+    for row in rows:
+        if _label(row) == label and row.passed is False:
+            return Cell("differ", "≠", row.note or "not usable", row.worst.got if row.worst else "")
+    return Cell("baseline", "", "baseline")
+
+
+def _values(rows: list[ParityRow]) -> Cell:
+    """All variables of a form in one cell: what agrees never stands without what differs."""
+    failures = [row for row in rows if row.passed is False]
+    if not failures:
+        return cell(rows[-1])
+    names = ", ".join(row.output for row in failures[:3])
+    more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
+    agreed = sum(row.compared for row in rows if row.passed)
+    return Cell("differ", "≠", f"{names}{more}", f"values, {len(failures)} differ, {agreed} equal")
+
+
+def cell(row: ParityRow) -> Cell:
+    """What one row says, in a symbol, a few words, and which test it was."""
+    test = row.test.value
+    if row.passed is None:
+        return Cell("absent", "–", f"not made: {row.note.removeprefix('not made: ') or 'no reason was given'}")
+    mismatched = f"{row.mismatched:,} of {row.compared:,} mismatched" if row.mismatched > 0 else ""
+    if not row.passed:
+        return _differs(row, ", ".join(part for part in (test, mismatched) if part))
+    if row.test is ParityTest.VALUES:
+        return Cell("equal", "=", "byte for byte", f"values, {row.compared:,} compared" if row.compared else test)
+    if row.max_abs == 0 and not row.mismatched:
+        return Cell("equal", "=", "bit for bit" if row.test is ParityTest.EXACT else "no difference", test)
+    why = row.note or "within tolerance"
+    return Cell("within", "≈", number(row.max_abs), ", ".join(part for part in (test, mismatched, why) if part))
+
+
+def _differs(row: ParityRow, detail: str) -> Cell:
+    if row.max_abs != 0:
+        return Cell("differ", "≠", number(row.max_abs), detail)
+    if row.worst and not row.worst.index:
+        return Cell("differ", "≠", _clipped(row.worst.got), f"{detail}, expected {_clipped(row.worst.expected)}")
+    return Cell("differ", "≠", row.note or "differs", detail)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= 90 else f"{text[:88]}…"

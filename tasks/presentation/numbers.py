@@ -1,0 +1,53 @@
+"""Numbers as the page writes them. NaN and infinities appear as such: a report that hides them lies."""
+
+from __future__ import annotations
+
+import math
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits; integers in full, `NaN`, `inf` and `−inf` by name."""
+    if value is None:
+        return "not known"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("inf" if value > 0 else "−inf")
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit one would say it in."""
+    if not math.isfinite(value):
+        return number(value)
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 120:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(value: int | None) -> str:
+    """Bytes in binary units."""
+    if value is None:
+        return "not known"
+    amount = float(value)
+    for unit in _UNITS:
+        if abs(amount) < 1024 or unit == _UNITS[-1]:
+            break
+        amount /= 1024
+    return f"{value:,} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def short(digest: str | None) -> str:
+    """The first 12 hex digits of a digest, `sha256:` and a repository before it kept out."""
+    return (digest or "").rpartition("@")[2].removeprefix("sha256:")[:12]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 form`, `6 forms`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,81 @@
+"""The report of one run: a single HTML file that loads nothing, for a browser, a printer, or an attachment.
+
+Everything that comes from a model, a run or a server is escaped; the plots alone are trusted markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tasks.presentation import chain, curves, numbers, usage, verdict
+from tasks.presentation.facts import ReportFacts
+from tasks.records.run import StepOutcome
+
+_HERE = Path(__file__).parent
+_TEMPLATE = "report.html.jinja"
+
+
+def render(facts: ReportFacts) -> str:
+    """The page for these facts; the same facts give the same bytes."""
+    return _environment().get_template(_TEMPLATE).render(
+        facts=facts,
+        style=Markup((_HERE / "report.css").read_text()),  # noqa: S704 - our own file
+        verdict=verdict.of(facts),
+        refusal=_refusal(facts.refusal),
+        chain=chain.build(facts.parity, facts.signatures, stopped=verdict.stopped(facts)),
+        divergent_rows=[row for row in facts.parity if row.passed is False],
+        shares=_shares(facts.steps),
+        panels=curves.panels(facts.training),
+        examples=usage.examples(facts),
+        frozen=usage.frozen(facts),
+        commands=usage.commands(facts),
+        hyperparameters=_settings(facts),
+        total_size=sum(entry.size for entry in facts.files),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": numbers.number,
+        "seconds": numbers.seconds,
+        "bytes": numbers.size,
+        "short": numbers.short,
+        "counted": numbers.counted,
+        "breakable": _breakable,
+        "markup": Markup,
+    }
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow column may break after a slash or an underscore, and nowhere else if it can."""
+    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", name))
+
+
+def _refusal(text: str | None) -> tuple[str, str]:
+    """What happened, and what to do about it: the two parts of every PipelineError's text."""
+    happened, _, remedy = (text or "").partition("\nRemedy: ")
+    return happened.strip(), remedy.strip()
+
+
+def _shares(steps: tuple[StepOutcome, ...]) -> list[float]:
+    """Each step's part of the whole time, in percent."""
+    times = [step.seconds if math.isfinite(step.seconds) and step.seconds > 0 else 0.0 for step in steps]
+    total = sum(times)
+    return [round(100 * time / total, 2) if total else 0.0 for time in times]
+
+
+def _settings(facts: ReportFacts) -> dict[str, str]:
+    """Hyper-parameters by name, as JSON; the graph's own where the run was given none."""
+    found: dict[str, Any] = facts.hyperparameters or (facts.restore.hyperparameters if facts.restore else {})
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in sorted(found.items())}

@@ -1,0 +1,190 @@
+"""Requests that work against a server at the given addresses, and the commands that manage the release.
+
+Request formats: TensorFlow Serving's g3doc/api_rest.md (row format under `instances`, columnar under `inputs`) and
+tensorflow_serving/apis/predict.proto. Every method's signature answers Predict (servables/tensorflow/predict_util.cc).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from tasks.presentation.facts import ReportFacts
+from tasks.presentation.samples import is_batched
+from tasks.records.run import StepState
+from tasks.records.signature import Method, Signature, TensorSpec
+
+# What REST's JSON has no way to carry (tensorflow_serving/util/json_tensor.cc).
+_NOT_IN_JSON = frozenset({"bfloat16", "float16", "uint16", "complex64", "complex128"})
+_LONG = 6000  # characters of JSON above which a sample is not printed
+
+
+@dataclass(frozen=True)
+class Example:
+    """How to ask one signature. `curl` is empty where `note` says why REST cannot."""
+
+    signature: str
+    curl: str
+    grpc: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line for a shell, and what it does."""
+
+    line: str
+    purpose: str
+
+
+def examples(facts: ReportFacts) -> tuple[Example, ...]:
+    """One example a signature that has a sample row, the default predict signature first."""
+    complete = [
+        signature
+        for signature in facts.signatures
+        if signature.inputs and set(signature.inputs) <= set(facts.sample_inputs.get(signature.key, {}))
+    ]
+    complete.sort(key=lambda signature: (signature.key != "serving_default", signature.method is not Method.PREDICT))
+    return tuple(_example(facts, signature) for signature in complete)
+
+
+def _example(facts: ReportFacts, signature: Signature) -> Example:
+    specs = {**signature.inputs, **signature.outputs}
+    not_carried = sorted({spec.dtype for spec in specs.values()} & _NOT_IN_JSON)
+    sample = facts.sample_inputs[signature.key]
+    long = len(json.dumps({name: sample[name] for name in signature.inputs})) > _LONG
+    note = f"REST's JSON cannot carry {', '.join(not_carried)}: use gRPC. " if not_carried else ""
+    note += "The sample row is too long to print; a row of the same shape stands in for it." if long else ""
+    curl = "" if not_carried else _curl(facts, signature, sample, long)
+    return Example(signature.key, curl, _grpc(facts, signature, sample, long), note.strip())
+
+
+def _curl(facts: ReportFacts, signature: Signature, sample: dict[str, Any], long: bool) -> str:
+    url = f"{facts.rest_url.rstrip('/')}/v1/models/{quote(facts.name, safe='')}:predict"
+    post = f"curl -sS -X POST {shlex.quote(url)} -H 'Content-Type: application/json'"
+    rows = all(is_batched(spec) for spec in signature.inputs.values())
+    if long:
+        values = {name: _filled(sample[name], spec) for name, spec in signature.inputs.items()}
+        pairs = ", ".join(
+            f"{json.dumps(name)}: {value if rows or not is_batched(signature.inputs[name]) else f'[{value}]'}"
+            for name, value in values.items()
+        )
+        body = f'"instances": [{{{pairs}}}]' if rows else f'"inputs": {{{pairs}}}'
+        program = f'import json, numpy as np; print(json.dumps({{"signature_name": {json.dumps(signature.key)}, {body}}}))'
+        return f"python3 -c {shlex.quote(program)} |\n{post} -d @-"
+    given = {name: sample[name] for name in signature.inputs}
+    columns = {name: [value] if is_batched(signature.inputs[name]) else value for name, value in given.items()}
+    request = {"signature_name": signature.key} | ({"instances": [given]} if rows else {"inputs": columns})
+    return f"{post} \\\n  -d {shlex.quote(json.dumps(request))}"
+
+
+def _grpc(facts: ReportFacts, signature: Signature, sample: dict[str, Any], long: bool) -> str:
+    feeds = "\n".join(
+        f"request.inputs[{name!r}].CopyFrom(tf.make_tensor_proto({_value(sample[name], spec, long)}, {spec.dtype!r}))"
+        for name, spec in signature.inputs.items()
+    )
+    numpy = "import numpy as np\n" if long else ""
+    return f"""\
+import grpc
+{numpy}import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+request = predict_pb2.PredictRequest()
+request.model_spec.name = {facts.name!r}
+request.model_spec.signature_name = {signature.key!r}
+{feeds}
+with grpc.insecure_channel({facts.grpc_address!r}) as channel:
+    service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    answer = service.Predict(request, timeout=10)
+for name, tensor in answer.outputs.items():
+    print(name, tf.make_ndarray(tensor))
+"""
+
+
+def frozen(facts: ReportFacts) -> str:
+    """Python that runs the frozen graph without a server, or "" where there is none or no sample."""
+    folder = next((step.artifact for step in facts.steps if step.name == "freeze" and step.artifact), None)
+    made = any(entry.step == "freeze" and entry.path == "frozen_graph.pb" for entry in facts.files)
+    usable = {example.signature for example in examples(facts)}
+    signature = next((signature for signature in facts.signatures if signature.key in usable), None)
+    for candidate in facts.signatures:
+        if candidate.key in usable and candidate.key == "serving_default":
+            signature = candidate
+    if not folder or not made or signature is None:
+        return ""
+    sample = facts.sample_inputs[signature.key]
+    long = len(json.dumps({name: sample[name] for name in signature.inputs})) > _LONG
+    fetches = ", ".join(f"{name!r}: {spec.tensor!r}" for name, spec in signature.outputs.items())
+    feeds = ", ".join(
+        f"{spec.tensor!r}: {_value(sample[name], spec, long)}" for name, spec in signature.inputs.items()
+    )
+    assets = ", ".join(f"{asset.tensor!r}: folder + {f'/assets/{asset.filename}'!r}" for asset in facts.assets)
+    tables = f"    session.run({facts.table_init!r}, {{{assets}}})  # fills the lookup tables\n" if facts.table_init else ""
+    return f"""\
+{"import numpy as np" + chr(10) if long else ""}import tensorflow as tf
+
+folder = {folder!r}
+graph_def = tf.compat.v1.GraphDef()
+with open(folder + "/frozen_graph.pb", "rb") as stream:
+    graph_def.ParseFromString(stream.read())
+with tf.Graph().as_default() as graph:
+    tf.import_graph_def(graph_def, name="")
+with tf.compat.v1.Session(graph=graph) as session:
+{tables}    print(session.run({{{fetches}}}, {{{feeds}}}))
+"""
+
+
+def _value(sample: Any, spec: TensorSpec, long: bool) -> str:
+    value = _filled(sample, spec).removesuffix(".tolist()") if long else _literal(sample)
+    return f"[{value}]" if is_batched(spec) else value
+
+
+def _filled(sample: Any, spec: TensorSpec) -> str:
+    """An expression for a tensor of the sample's shape that holds nothing."""
+    shape = []
+    while isinstance(sample, list):
+        shape.append(len(sample))
+        sample = sample[0] if sample else None
+    fill = {"string": '""', "bool": "False"}.get(spec.dtype, "0" if "int" in spec.dtype else "0.0")
+    return f"np.full({tuple(shape)}, {fill}).tolist()"
+
+
+def _literal(value: Any) -> str:
+    """A JSON value as Python source: base64 objects as bytes, NaN and infinities as floats."""
+    if isinstance(value, list):
+        return f"[{', '.join(_literal(item) for item in value)}]"
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        return repr(base64.b64decode(value["b64"]))
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def commands(facts: ReportFacts) -> tuple[Command, ...]:
+    """What one does with the release next."""
+    release = facts.promotion
+    name = shlex.quote(facts.name)
+    root = ""
+    if release and release.path:
+        base, _, _ = release.path.rstrip("/").rpartition("/")
+        parent, _, folder = base.rpartition("/")
+        root = f" --serving-root {shlex.quote(parent)}" if folder == facts.name and parent else ""
+    lines = [
+        Command(f"tfship status {name}{root}", "what serves now"),
+        Command(f"tfship releases {name}{root}", "every version, and how it came and went"),
+    ]
+    served = release is not None and release.version is not None
+    if served or (release and release.previous is not None):
+        lines.insert(0, Command(f"tfship serve {name}{root}", "serve it here with the embedded server"))
+    if release and release.outcome == "promoted" and release.previous is not None:
+        lines.append(Command(f"tfship rollback {name}{root}", f"back to version {release.previous}"))
+        lines.append(Command(f"tfship rollback {name} --to {release.previous}{root}", "the same, by its number"))
+    exported = next((s for s in facts.steps if s.name == "export" and s.artifact and s.state is not StepState.FAILED), None)
+    if exported and exported.artifact and not served and facts.refusal is None:
+        line = f"tfship promote {shlex.quote(exported.artifact)} --name {name}{root}"
+        lines.insert(0, Command(line, "publish what this run exported"))
+    return tuple(lines)

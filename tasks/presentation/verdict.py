@@ -1,0 +1,117 @@
+"""What the run came to, in one sentence. Rules only: the page prints what this says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.presentation import chain
+from tasks.presentation.facts import ReportFacts
+from tasks.presentation.numbers import counted
+from tasks.records.run import StepState
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`tone` is good, open or bad. `divergence` names the first form that differs, wherever one does."""
+
+    tone: str
+    sentence: str
+    divergence: str
+    parity: str
+    smoke: str
+    promotion: str
+
+
+def of(facts: ReportFacts) -> Verdict:
+    """The verdict on a run. A difference or a refusal outweighs whatever else the facts claim."""
+    tone, sentence = _headline(facts)
+    return Verdict(tone, sentence, divergence(facts), parity(facts), smoke(facts), promotion(facts))
+
+
+def stopped(facts: ReportFacts) -> bool:
+    """True where the run ended before its end."""
+    return facts.refusal is not None or any(step.state is StepState.FAILED for step in facts.steps)
+
+
+def _headline(facts: ReportFacts) -> tuple[str, str]:
+    if chain.first_divergence(facts.parity):
+        return "bad", f"Refused: {divergence(facts)}"
+    failed = next((step.name for step in facts.steps if step.state is StepState.FAILED), None)
+    if facts.smoke is not None and not facts.smoke.passed:
+        return "bad", f"Refused: {_smoke_refusal(facts)}"
+    if facts.restore and facts.restore.coverage.refused:
+        variable = facts.restore.coverage.refused[0]
+        return "bad", f"Refused: the checkpoint does not restore {variable.name} ({variable.status})"
+    if stopped(facts):
+        word = "Refused" if facts.refusal is not None and facts.against_model else "Failed"
+        return "bad", f"{word} at {failed}" if failed else f"{word} before it was promoted"
+    release = facts.promotion
+    if release is None:
+        return "open", "Finished, not promoted"
+    version = f"version {release.version}" if release.version is not None else "a version without a number"
+    headlines = {
+        "promoted": ("good", f"Promoted as {version}"),
+        "unchanged": ("good", f"Unchanged: {version} already holds this model"),
+        "held": ("bad", "Held: this model was rolled back before"),
+        "skipped": ("open", "Finished, not promoted"),
+    }
+    return headlines.get(release.outcome, ("open", release.outcome.capitalize()))
+
+
+def divergence(facts: ReportFacts) -> str:
+    """Where the chain first broke, or ""."""
+    row = chain.first_divergence(facts.parity)
+    if row is None:
+        return ""
+    if row.candidate == chain.BASELINE:
+        return f"the {chain.BASELINE} itself at {chain.what(row)} ({row.note or 'not usable'})"
+    return f"{row.candidate} differs from the {chain.BASELINE} at {chain.what(row)}"
+
+
+def _smoke_refusal(facts: ReportFacts) -> str:
+    smoke = facts.smoke
+    assert smoke is not None
+    if not smoke.signatures_match:
+        return "the server reports other signatures than were exported"
+    for check in smoke.refusals:
+        if not check.passed:
+            return f"the server answered “{check.answered}” to {check.case} over {check.protocol}"
+    return "the smoke test did not pass"
+
+
+def parity(facts: ReportFacts) -> str:
+    """How many comparisons agree; what was not made is counted apart."""
+    rows = facts.parity
+    judged = [row for row in rows if row.passed is not None]
+    differing = sum(not row.passed for row in judged)
+    not_made = len(rows) - len(judged)
+    if not judged:
+        return "nothing was compared" + (f", {not_made} not made" if not_made else "")
+    forms = counted(len({row.candidate for row in judged}), "form")
+    text = f"{differing} of {counted(len(judged), 'comparison')} differ, over {forms}"
+    if not differing:
+        text = f"equal in {forms}, {counted(len(judged), 'comparison')}"
+    return text + (f", {not_made} not made" if not_made else "")
+
+
+def smoke(facts: ReportFacts) -> str:
+    """The smoke test's verdict and the server that gave it. A stand-in's pass is always called one."""
+    if facts.smoke is None:
+        return "not run"
+    identity = facts.smoke.identity
+    return f"{facts.smoke.verdict}, {identity.runtime} {identity.version}".rstrip()
+
+
+def promotion(facts: ReportFacts) -> str:
+    """What promote did."""
+    release = facts.promotion
+    if release is None:
+        return "not reached" if stopped(facts) else "not made"
+    parts = [release.outcome]
+    if release.version is not None:
+        parts.append(f"version {release.version}")
+    if release.previous is not None:
+        parts.append(f"before it version {release.previous}")
+    if release.confirmed_by:
+        parts.append(f"confirmed by {release.confirmed_by}")
+    return ", ".join(parts)

@@ -1,0 +1,164 @@
+"""promote: publish a blessed SavedModel as the next version under the serving root, and confirm that it serves.
+
+The last step that changes anything. It always runs, and is idempotent by looking: the digest that is served already is
+`unchanged`. The previous version stays beside the new one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import isolate
+from tasks.artifacts.manifest import Manifest, digest_of
+from tasks.artifacts.store import Artifact
+from tasks.checkpoint import pinned
+from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
+from tasks.export import MODEL
+from tasks.forms.proof import Reference
+from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.release import Event
+from tasks.records.run import Promotion, StepState
+from tasks.records.serving import Endpoint, SmokeReport
+from tasks.records.settings import Release, Serving
+from tasks.releases import rules
+from tasks.releases.publish import Releases
+from tasks.serving import runtimes, smoke
+from tasks.serving.client import GrpcPredictor
+from tasks.smoke_test import REPORT
+from tasks.step import action, current
+
+
+@action
+def promote(
+    exported: Artifact,
+    blessed: Artifact,
+    checkpoint: Artifact,
+    run: Artifact,
+    release: Release,
+    serving: Serving,
+    tolerance: Tolerance,
+) -> tuple[Promotion, StepState]:
+    """Publish `exported`, which `blessed` is about.
+
+    Raises:
+        DamagedError: the model's bytes are not what they were when it was blessed.
+        SmokeRefused: the blessing is of another model, not a pass, or only a stand-in's where that is not enough.
+        HeldError: this digest was rolled back.
+    """
+    report = require_blessing(exported, blessed, release)
+    artifact = current().store.find(exported.step, exported.key, full=True)
+    if artifact is None or artifact.digest != exported.digest:
+        raise DamagedError(
+            str(exported.path), "the model that was blessed", "other bytes", "run again: it is exported anew."
+        )
+    files = tuple(
+        entry.model_copy(update={"path": entry.path.removeprefix(f"{MODEL}/")})
+        for entry in Manifest.read(exported.path).files
+        if entry.path.startswith(f"{MODEL}/")
+    )
+    digest = digest_of(files)
+    if not release.promote:
+        return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
+    with Releases(release.serving_root, release.name).open() as releases:
+        served = releases.served()
+        if served is not None and releases.digest(served) == digest:
+            found = Promotion(
+                name=release.name,
+                version=served,
+                path=str(releases.root / str(served)),
+                previous=served,
+                outcome="unchanged",
+                digest=digest,
+            )
+            return found, StepState.UNCHANGED
+        require_not_held(releases, digest, release)
+        version = releases.publish(
+            exported.path / MODEL,
+            files,
+            run_id=current().run_id,
+            blessing=blessed.digest,
+            verdict=report.verdict,
+            reason=release.reason,
+        )
+        try:
+            confirmed_by = _confirm(releases, version, checkpoint, run, serving, tolerance)
+        except BaseException as error:  # an interruption too: what was not confirmed must not stay served
+            releases.withdraw(version, digest, (str(error) or type(error).__name__).splitlines()[0])
+            raise
+        releases.append(
+            event=Event.PROMOTED,
+            version=version,
+            digest=digest,
+            previous=served,
+            run_id=current().run_id,
+            blessing=blessed.digest,
+            verdict=report.verdict,
+            reason=release.reason,
+        )
+        promotion = Promotion(
+            name=release.name,
+            version=version,
+            path=str(releases.root / str(version)),
+            previous=served,
+            outcome="promoted",
+            digest=digest,
+            confirmed_by=confirmed_by,
+        )
+        return promotion, StepState.BUILT
+
+
+def require_blessing(exported: Artifact, blessed: Artifact, release: Release) -> SmokeReport:
+    """The smoke report that `blessed` holds, if it is a pass of exactly this export and good enough for `release`."""
+    report = SmokeReport.model_validate_json((blessed.path / REPORT).read_bytes())
+    about = blessed.manifest.inputs.get("exported")
+    where = f"promote {release.name}"
+    if about != exported.digest:
+        raise SmokeRefused(where, f"a blessing of {exported.digest[:12]}", f"one of {about}", "smoke-test this model.")
+    if not report.passed or blessed.refusal() is not None:
+        raise SmokeRefused(where, "a passed smoke test", report.verdict, "mend the model, then run again.")
+    if report.identity.stand_in and not release.allow_stand_in:
+        remedy = "smoke-test it with --runtime docker or binary, or set `release.allow_stand_in`."
+        raise SmokeRefused(where, "a pass in a real server", report.verdict, remedy)
+    return report
+
+
+def require_not_held(releases: Releases, digest: str, release: Release) -> None:
+    """Raise HeldError where this digest was rolled back and nobody forces it."""
+    holder = rules.held(digest, releases.journal())
+    if holder is not None and not release.force:
+        raise HeldError(
+            f"promote {release.name}",
+            "a model that was not rolled back",
+            f"{digest[:12]}, rolled back on {holder.time} to version {holder.version}: {holder.reason or 'no reason'}",
+            "train or adopt a better one, or promote it all the same with --force --reason TEXT.",
+        )
+
+
+def _confirm(
+    releases: Releases, version: int, checkpoint: Artifact, run: Artifact, serving: Serving, tolerance: Tolerance
+) -> str:
+    """Ask a server over the serving root itself: the new version must be AVAILABLE, answer, and answer right."""
+    runtime = runtimes.choose(serving, current().run_id)
+    with smoke.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
+        step = pinned(checkpoint).step
+        report = isolate.call(ask, endpoint, releases.name, version, run.path, step, serving, tolerance)
+    if not report.passed:
+        raise ParityError.of(report)
+    return f"{runtime.identity.runtime} server, AVAILABLE after {seconds:.2f} s"
+
+
+def ask(
+    endpoint: Endpoint, name: str, version: int, run: Path, step: int, serving: Serving, tolerance: Tolerance
+) -> ParityReport:
+    """In a child: the probe over gRPC, and which version answered."""
+    reference = Reference.read(run, step)
+    signatures = {signature.key: signature for signature in reference.names.signatures}
+    predictor = GrpcPredictor(endpoint, name, signatures, serving.request_timeout)
+    try:
+        report = ParityReport(rows=tuple(smoke.ask_everything(predictor, reference, tolerance)))
+    finally:
+        predictor.close()
+    if report.passed and predictor.version != version:
+        remedy = "another server may be listening; run again."
+        raise SmokeRefused(f"server over {name}", f"version {version}", str(predictor.version), remedy)
+    return report

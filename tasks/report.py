@@ -1,0 +1,143 @@
+"""report: one page and one JSON document about a run, whatever it came to.
+
+The last step; it always runs, for a refused run too. Layout, outside the store: `<reports>/<run_id>/report.html`,
+`run.json` (RunSummary).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts.manifest import Manifest
+from tasks.artifacts.store import Artifact
+from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
+from tasks.forms import parity, proof, tensors
+from tasks.presentation.facts import FileFact, ReportFacts
+from tasks.presentation.samples import sample
+from tasks.records.parity import ParityReport, ParityRow
+from tasks.records.pinned import Pinned, RestoreReport
+from tasks.records.run import RunSummary, StepState
+from tasks.records.serving import SmokeReport
+from tasks.records.signature import GraphNames
+from tasks.step import Run, action
+
+_CHAIN = ("restore_verify", "freeze", "export", "smoke_test")
+
+
+@action
+def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tuple[Path, StepState]:
+    """Write the page and return its path. `error` is what ended the run, if it did not end well.
+
+    Raises:
+        EnvironmentFailure: `folder` cannot be written.
+    """
+    from tasks.presentation.page import render
+
+    page = folder.absolute() / run.run_id / "report.html"
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(render(_facts(run, name, error)))
+    except OSError as failure:
+        raise EnvironmentFailure.from_os(failure, f"report {page}") from failure
+    return page, StepState.BUILT
+
+
+def summary(run: Run, name: str, page: Path | None) -> RunSummary:
+    """The document that `tfship run --json` prints, written beside the page too."""
+    smoke = _smoke(run.artifacts)
+    found = RunSummary(
+        run_id=run.run_id,
+        name=name,
+        steps=tuple(run.outcomes),
+        parity=tuple(
+            {field: getattr(row, field) for field in _ROW_FIELDS} | {"test": row.test.value}
+            for row in parity_rows(run.artifacts)
+        ),
+        smoke=_smoke_fields(smoke) if smoke else None,
+        promotion=run.promotion,
+        report=str(page) if page else None,
+    )
+    if page:
+        scratch = page.with_name("run.json.new")
+        scratch.write_text(found.model_dump_json(indent=1))
+        os.replace(scratch, page.with_name("run.json"))
+    return found
+
+
+_ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed")
+
+
+def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
+    """Every comparison that the run's steps hold, in the order of the chain, refused ones too."""
+    rows: list[ParityRow] = []
+    for step in _CHAIN:
+        if step in artifacts and (artifacts[step].path / "parity.json").exists():
+            read = (artifacts[step].path / "parity.json").read_bytes()
+            rows += ParityReport.model_validate_json(read).rows
+    return rows
+
+
+def _smoke(artifacts: Mapping[str, Artifact]) -> SmokeReport | None:
+    path = artifacts["smoke_test"].path / "smoke.json" if "smoke_test" in artifacts else None
+    return SmokeReport.model_validate_json(path.read_bytes()) if path and path.exists() else None
+
+
+def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
+    first = smoke.latency[0] if smoke.latency else None
+    return {
+        "runtime": smoke.identity.runtime,
+        "image": smoke.identity.image,
+        "image_digest": smoke.identity.image_digest,
+        "load_seconds": smoke.load_seconds,
+        "latency_ms": {"p50": first.p50, "p99": first.p99} if first else None,
+        "passed": smoke.passed,
+        "verdict": smoke.verdict,
+    }
+
+
+def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
+    made = run.artifacts
+    trained, pinned = made.get("train"), made.get("checkpoint")
+    names = proof.names_of(trained.path) if trained else None
+    restore = made["restore_verify"].path / "restore.json" if "restore_verify" in made else None
+    restored = RestoreReport.model_validate_json(restore.read_bytes()) if restore and restore.exists() else None
+    return ReportFacts(
+        run_id=run.run_id,
+        name=name,
+        created_at=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        tensorflow=importlib.metadata.version("tensorflow"),
+        steps=tuple(run.outcomes),
+        parity=tuple(parity_rows(made)),
+        smoke=_smoke(made),
+        promotion=run.promotion,
+        pinned=Pinned.model_validate_json((pinned.path / "pinned.json").read_bytes()) if pinned else None,
+        restore=restored,
+        training=_metrics(trained.path / "metrics.jsonl") if trained else (),
+        files=tuple(
+            FileFact(step=step, path=entry.path, size=entry.size, sha256=entry.sha256)
+            for step, artifact in made.items()
+            for entry in Manifest.read(artifact.path).files
+        ),
+        signatures=names.signatures if names else (),
+        assets=names.assets if names else (),
+        table_init=names.table_init if names else None,
+        hyperparameters=restored.hyperparameters if restored else {},
+        refusal=None if error is None else str(error) if isinstance(error, PipelineError) else type(error).__name__,
+        against_model=isinstance(error, PipelineError) and error.exit_code is ExitCode.GATE_REFUSED,
+        sample_inputs=_samples(trained.path, names) if trained and names else {},
+    )
+
+
+def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
+    return tuple(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else ()
+
+
+def _samples(run: Path, names: GraphNames) -> dict[str, dict[str, Any]]:
+    probe = tensors.read_tensors(run / "probe.tensors")
+    return {signature.key: sample(signature, parity.select(probe, signature.key)) for signature in names.signatures}

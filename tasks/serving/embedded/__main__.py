@@ -1,0 +1,19 @@
+"""`python -m tasks.serving.embedded`: the embedded server alone, with tensorflow_model_server's flags."""
+
+import os
+import sys
+
+from tasks.serving.embedded.server import serve
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT, then leave at once."""
+    code = serve(sys.argv[1:], ready=None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: TensorFlow's and gRPC's threads would be waited for, and SIGTERM ends the real server at once.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

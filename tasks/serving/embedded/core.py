@@ -1,0 +1,184 @@
+"""What both protocols ask: the configuration in force, its labels, and the version a `ModelSpec` means.
+
+Source: tensorflow_serving/model_servers/server_core.cc, get_model_status_impl.cc and
+tensorflow_serving/servables/tensorflow/get_model_metadata_impl.cc.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tasks.serving.embedded import example_inference, inference, log, model_configs, tensors
+from tasks.serving.embedded.errors import invalid
+from tasks.serving.embedded.inference import PredictCall
+from tasks.serving.embedded.manager import Manager
+from tasks.serving.embedded.model_configs import Labels
+from tasks.serving.embedded.servable import Servable
+from tasks.serving.embedded.tensors import Array, Proto
+
+
+class Core:
+    """Answers the request messages of tensorflow_serving/apis; safe to use from many threads."""
+
+    def __init__(self, manager: Manager, *, lenient_labels: bool) -> None:
+        from tensorflow_serving.config import model_server_config_pb2
+
+        self._manager = manager
+        self._lenient_labels = lenient_labels
+        self._reloading = threading.Lock()
+        self._config = model_server_config_pb2.ModelServerConfig()
+        self._labels: Labels = {}
+
+    def reload(self, config: Proto, given_up: Callable[[], bool]) -> None:
+        """Serve what a `ModelServerConfig` says, and return when the models it adds are available.
+
+        As in the real server, a configuration that passes `validate` replaces the current one even when its labels
+        or platforms are then refused.
+
+        Raises:
+            ServingError: the configuration is illegal, or a model it adds failed to load.
+        """
+        with self._reloading:
+            model_configs.validate(config, self._config)
+            if config.WhichOneof("config") is None:
+                log.info("Taking no action for empty config.")
+                return
+            self._config = config
+            self._labels = model_configs.labels(
+                config, self._labels, self._manager.is_available, lenient=self._lenient_labels
+            )
+            log.info("Adding/updating models.")
+            for model in config.model_config_list.config:
+                log.info(f" (Re-)adding model: {model.name}")
+            added = self._manager.serve(model_configs.served_models(config))
+            self._manager.wait_until_available(added, given_up)
+            log.info("Finished adding/updating models")
+
+    @contextmanager
+    def servable(self, model_spec: Proto) -> Iterator[tuple[Servable, int]]:
+        """Hold the version a `ModelSpec` means.
+
+        Raises:
+            ServingError: no name, an unknown label, or nothing available.
+        """
+        if not model_spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        choice = model_spec.WhichOneof("version_choice")
+        version: int | None = None
+        if choice == "version":
+            version = model_spec.version.value
+        elif choice == "version_label":
+            label = model_spec.version_label
+            if label not in self._labels.get(model_spec.name, {}):
+                raise invalid(f"Unrecognized servable version label: {label}")
+            version = self._labels[model_spec.name][label]
+        with self._manager.acquire(model_spec.name, version) as held:
+            yield held
+
+    def predict(self, request: Proto, timeout_ms: int | None) -> Proto:
+        """`PredictResponse` of a `PredictRequest`."""
+        from tensorflow_serving.apis import predict_pb2
+
+        call = PredictCall(
+            request.model_spec.signature_name, request.inputs, tensors.from_proto, list(request.output_filter)
+        )
+        response = predict_pb2.PredictResponse()
+        outputs, version = self.predict_arrays(request, call, timeout_ms)
+        for alias, output in outputs.items():
+            tensors.fill_proto(response.outputs[alias], output)
+        _answered_by(response.model_spec, request.model_spec.name, call.signature_key, version)
+        return response
+
+    def predict_arrays(
+        self, request: Proto, call: PredictCall[inference.T], timeout_ms: int | None
+    ) -> tuple[dict[str, Array], int]:
+        """Outputs by alias and the version that answered; only `request.model_spec` is read."""
+        _require_model_spec(request)
+        with self.servable(request.model_spec) as (servable, version):
+            return inference.predict(servable, call, timeout_ms), version
+
+    def classify(self, request: Proto, timeout_ms: int | None) -> Proto:
+        """`ClassificationResponse` of a `ClassificationRequest`."""
+        from tensorflow_serving.apis import classification_pb2
+
+        _require_model_spec(request)
+        spec = request.model_spec
+        with self.servable(spec) as (servable, version):
+            result = example_inference.classify(servable, request, timeout_ms)
+        response = classification_pb2.ClassificationResponse(result=result)
+        _answered_by(response.model_spec, spec.name, spec.signature_name, version)
+        return response
+
+    def regress(self, request: Proto, timeout_ms: int | None) -> Proto:
+        """`RegressionResponse` of a `RegressionRequest`."""
+        from tensorflow_serving.apis import regression_pb2
+
+        _require_model_spec(request)
+        spec = request.model_spec
+        with self.servable(spec) as (servable, version):
+            result = example_inference.regress(servable, request, timeout_ms)
+        response = regression_pb2.RegressionResponse(result=result)
+        _answered_by(response.model_spec, spec.name, spec.signature_name, version)
+        return response
+
+    def multi_inference(self, request: Proto, timeout_ms: int | None) -> Proto:
+        """`MultiInferenceResponse` of a `MultiInferenceRequest`; the first task says which version."""
+        from tensorflow_serving.apis import classification_pb2, inference_pb2, model_pb2
+
+        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        with self.servable(spec) as (servable, version):
+            results = example_inference.multi_inference(servable, request, timeout_ms)
+        response = inference_pb2.MultiInferenceResponse()
+        for task, result in zip(request.tasks, results, strict=True):
+            is_classification = isinstance(result, classification_pb2.ClassificationResult)
+            kind = "classification_result" if is_classification else "regression_result"
+            answer = response.results.add(**{kind: result})
+            _answered_by(answer.model_spec, task.model_spec.name, task.model_spec.signature_name, version)
+        return response
+
+    def metadata(self, request: Proto) -> Proto:
+        """`GetModelMetadataResponse` of a `GetModelMetadataRequest`."""
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        _require_model_spec(request)
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        with self.servable(request.model_spec) as (servable, version):
+            signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(signatures)
+        _answered_by(response.model_spec, request.model_spec.name, "", version)
+        return response
+
+    def status(self, request: Proto) -> Proto:
+        """`GetModelStatusResponse` of a `GetModelStatusRequest`; a label is not looked at."""
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        _require_model_spec(request)
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for status in self._manager.statuses(spec.name, version):
+            entry = response.model_version_status.add(version=status.version, state=int(status.state))
+            entry.status.SetInParent()
+            if status.error is not None:
+                entry.status.error_code = int(status.error.code)
+                entry.status.error_message = status.error.message
+        return response
+
+
+def _require_model_spec(request: Proto) -> None:
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+
+
+def _answered_by(model_spec: Proto, name: str, signature_name: str, version: int) -> None:
+    model_spec.name = name
+    model_spec.version.value = version
+    if signature_name:
+        model_spec.signature_name = signature_name

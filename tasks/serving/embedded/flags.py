@@ -1,0 +1,79 @@
+"""tensorflow_model_server's command line (`tensorflow_serving/model_servers/main.cc`), the part that applies here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.serving.embedded import log
+from tasks.serving.embedded.errors import invalid
+
+_TRUE = frozenset({"true", "1"})
+_FALSE = frozenset({"false", "0"})
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags in use, with the real server's defaults except where noted."""
+
+    port: int = 8500
+    """gRPC port. 0 chooses a free one; the real server refuses 0."""
+    rest_api_port: int | None = None
+    """REST port; not given means no REST API, as in the real server. 0 chooses a free one; the real one takes 0 for off."""
+    model_name: str = "default"
+    model_base_path: str = ""
+    model_config_file: str = ""
+    model_config_file_poll_wait_seconds: int = 0
+    max_num_load_retries: int = 5
+    load_retry_interval_micros: int = 60_000_000
+    file_system_poll_wait_seconds: int = 1
+    rest_api_timeout_in_ms: int = 30_000
+    allow_version_labels_for_unavailable_models: bool = False
+    monitoring_config_file: str = ""
+    enable_model_warmup: bool = True
+    saved_model_tags: str = "serve"
+    bind: str = "127.0.0.1"
+    """Address of both ports; an extension. The real server listens on every interface."""
+
+
+def parse(argv: Sequence[str]) -> Flags:
+    """Read `--name=value`, `--name value` and `--switch`; warn about what is not known here and go on.
+
+    Raises:
+        ServingError: a known flag has a value of the wrong type.
+    """
+    known = {field.name: field for field in dataclasses.fields(Flags)}
+    values: dict[str, object] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, given, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in known:
+            log.warning(f"Ignoring unknown flag: {word}")
+            if word.startswith("--") and not given and rest and not rest[0].startswith("--"):
+                log.warning(f"Ignoring its value: {rest.pop(0)}")
+            continue
+        is_switch = isinstance(known[name].default, bool)
+        if not given:
+            if is_switch and not (rest and rest[0].lower() in _TRUE | _FALSE):
+                text = "true"
+            elif rest:
+                text = rest.pop(0)
+            else:
+                raise invalid(f"Flag --{name} needs a value")
+        values[name] = _converted(name, text, known[name].default)
+    return dataclasses.replace(Flags(), **values)  # type: ignore[arg-type]  # each value has its field's type by now
+
+
+def _converted(name: str, text: str, default: object) -> object:
+    if isinstance(default, bool):
+        if text.lower() not in _TRUE | _FALSE:
+            raise invalid(f"Couldn't interpret value {text} for flag {name}.")
+        return text.lower() in _TRUE
+    if isinstance(default, str):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise invalid(f"Couldn't interpret value {text} for flag {name}.") from None

@@ -1,0 +1,143 @@
+"""`ModelServerConfig`: reading it, what makes one illegal, and the labels it assigns.
+
+Source: tensorflow_serving/model_servers/server_core.cc and tensorflow_serving/config/model_server_config.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.serving.embedded.errors import Code, ServingError, invalid
+from tasks.serving.embedded.tensors import Proto
+from tasks.serving.embedded.versions import AllVersions, LatestVersions, ServedModel, SpecificVersions, VersionPolicy
+
+_PLATFORM = "tensorflow"
+_TENSORFLOW_TYPE = 1
+
+Labels = dict[str, dict[str, int]]
+"""Version by label, by model."""
+
+
+def read_text_proto(file: Path, message: Any) -> Any:
+    """Parse a text proto file into an empty message.
+
+    Raises:
+        ServingError: unreadable, or not that message.
+    """
+    from google.protobuf import text_format
+
+    try:
+        return text_format.Parse(file.read_text(), message)
+    except OSError as error:
+        raise ServingError(Code.NOT_FOUND, f"{file}; {error.strerror}") from None
+    except (text_format.ParseError, UnicodeDecodeError):
+        raise invalid(f"Invalid protobuf file: '{file}'") from None
+
+
+def single_model(name: str, base_path: str) -> Proto:
+    """The configuration that `--model_name` and `--model_base_path` stand for."""
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = model_server_config_pb2.ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=_PLATFORM)
+    return config
+
+
+def validate(config: Proto, current: Proto) -> None:
+    """Refuse a configuration before anything of it is taken over.
+
+    Raises:
+        ServingError: a model twice, a path that is not absolute, a platform changed, or no model list at all.
+    """
+    kind = config.WhichOneof("config")
+    if current.WhichOneof("config") not in (None, "model_config_list") or kind not in (None, "model_config_list"):
+        raise ServingError(
+            Code.FAILED_PRECONDITION,
+            "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to another.",
+        )
+    names: set[str] = set()
+    for model in config.model_config_list.config:
+        if model.name in names:
+            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+    for model in config.model_config_list.config:
+        if not model.base_path.startswith("/"):
+            raise invalid(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+            )
+    platforms = {model.name: _platform(model) for model in current.model_config_list.config}
+    for model in config.model_config_list.config:
+        if model.name in platforms and _platform(model) != platforms[model.name]:
+            raise invalid(
+                f"Illegal to change a model's platform. For model {model.name} platform was {platforms[model.name]}"
+                f" and new platform requested is {_platform(model)}"
+            )
+
+
+def _platform(model: Proto) -> str:
+    if model.model_type:
+        if model.model_platform:
+            raise invalid(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
+            )
+        if model.model_type != _TENSORFLOW_TYPE:
+            raise invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+        return _PLATFORM
+    if not model.model_platform:
+        raise invalid(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
+        )
+    return str(model.model_platform)
+
+
+def served_models(config: Proto) -> list[ServedModel]:
+    """The entries of a configuration.
+
+    Raises:
+        ServingError: a platform this server does not have.
+    """
+    for model in config.model_config_list.config:
+        platform = _platform(model)
+        if platform != _PLATFORM:
+            raise invalid(f"Model {model.name} requests unsupported platform {platform}")
+    return [
+        ServedModel(model.name, Path(model.base_path), _policy(model.model_version_policy))
+        for model in config.model_config_list.config
+    ]
+
+
+def _policy(policy: Proto) -> VersionPolicy:
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "all":
+        return AllVersions()
+    if kind == "specific":
+        return SpecificVersions(frozenset(policy.specific.versions))
+    return LatestVersions(max(policy.latest.num_versions, 1))
+
+
+def labels(
+    config: Proto, current: Mapping[str, Mapping[str, int]], is_available: Callable[[str, int], bool], *, lenient: bool
+) -> Labels:
+    """The labels a configuration assigns.
+
+    A label needs its version AVAILABLE. `lenient` (`--allow_version_labels_for_unavailable_models`) lets a label be
+    assigned early, but not moved early.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, naming version and model.
+    """
+    assigned: Labels = {}
+    for model in config.model_config_list.config:
+        for label, version in sorted(model.version_labels.items()):
+            existing = current.get(model.name, {}).get(label)
+            early = lenient and existing in (None, version)
+            if not early and not is_available(model.name, version):
+                raise ServingError(
+                    Code.FAILED_PRECONDITION,
+                    f"Request to assign label to version {version} of model {model.name},"
+                    " which is not currently available for inference",
+                )
+            assigned.setdefault(model.name, {})[label] = version
+    return assigned

@@ -1,0 +1,206 @@
+"""A loaded SavedModel: one session over its graph, run as the real server's loader and session run it.
+
+Steps of loading: tensorflow/cc/saved_model/loader.cc (graph, restore, then the main op that initialises tables) and
+tensorflow_serving/servables/tensorflow/session_bundle_util.cc (what is a SavedModel directory at all).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.serving.embedded import log
+from tasks.serving.embedded.errors import Code, ServingError, invalid
+from tasks.serving.embedded.tensors import Array, Proto
+
+_INIT_SIGNATURE = "__saved_model_init_op"
+_MAIN_OPS = ("saved_model_main_op", "legacy_init_op")
+_VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+
+
+class Servable:
+    """A model that answers. Safe to run from many threads at once."""
+
+    def __init__(self, session: Any, signatures: Mapping[str, Proto]) -> None:
+        self._session = session
+        self.signatures = signatures
+        """Every SignatureDef by key, the loader's own `__saved_model_init_op` included, as the real server reports."""
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int | None = None) -> list[Array]:
+        """Feed tensors by graph name, fetch tensors by graph name.
+
+        Raises:
+            ServingError: what the session says, in its own words; DEADLINE_EXCEEDED after `timeout_ms`.
+        """
+        return _run(self._session, feeds, fetches, [], timeout_ms)
+
+    def close(self) -> None:
+        """Free the session. Nothing may be running."""
+        self._session.close()
+
+
+def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
+    """Load the SavedModel in a version directory.
+
+    Stricter than the real server in one point: a graph with variables and no `variables.index` is refused, where the
+    real one can load it with nothing restored and fail at the first request.
+
+    Raises:
+        ServingError: the code and words of the step that failed.
+    """
+    import tensorflow as tf
+
+    meta_graph = _meta_graph(path, tags)
+    log.info(f"Reading SavedModel from: {path}")
+    graph = tf.Graph()
+    with _serving_errors(), graph.as_default():
+        producer_ops = meta_graph.meta_info_def.stripped_op_list
+        tf.graph_util.import_graph_def(
+            meta_graph.graph_def, name="", producer_op_list=producer_ops if producer_ops.op else None
+        )
+    session = tf.compat.v1.Session(graph=graph)
+    try:
+        with _serving_errors():
+            session._extend_graph()  # private: hands the imported graph to the runtime, as every Session.run does first
+        assets = _asset_feeds(path, meta_graph)
+        if (path / "variables" / "variables.index").exists() or _has_variables(meta_graph.graph_def):
+            _restore(session, path, meta_graph.saver_def, assets)
+        initialiser = _initialiser(path, meta_graph)
+        if initialiser:
+            _run(session, assets, [], [initialiser])
+    except BaseException:
+        session.close()
+        raise
+    return Servable(session, dict(meta_graph.signature_def))
+
+
+def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    file = path / "saved_model.pb"
+    if not file.is_file():
+        raise ServingError(
+            Code.NOT_FOUND,
+            "Specified file path does not appear to contain a SavedModel bundle"
+            f" (should have a file called `saved_model.pb`)\nSpecified file path: {path}",
+        )
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString(file.read_bytes())
+    except DecodeError:
+        raise ServingError(Code.DATA_LOSS, f"Can't parse {file} as binary proto") from None
+    for meta_graph in saved_model.meta_graphs:
+        if frozenset(meta_graph.meta_info_def.tags) == tags:
+            return meta_graph
+    raise ServingError(
+        Code.NOT_FOUND,
+        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect available"
+        " tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+    )
+
+
+def _has_variables(graph_def: Proto) -> bool:
+    functions = (node for function in graph_def.library.function for node in function.node_def)
+    return any(node.op in _VARIABLE_OPS for nodes in (graph_def.node, functions) for node in nodes)
+
+
+def _asset_feeds(path: Path, meta_graph: Proto) -> dict[str, Array]:
+    """The path of each asset file by the tensor that holds it; SavedModels may be moved, so paths are fed."""
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    feeds: dict[str, Array] = {}
+    asset_files = list(meta_graph.asset_file_def)
+    if not asset_files:
+        for packed in (
+            meta_graph.collection_def["saved_model_assets"].any_list.value
+            if ("saved_model_assets" in meta_graph.collection_def)
+            else ()
+        ):
+            asset = meta_graph_pb2.AssetFileDef()
+            packed.Unpack(asset)
+            asset_files.append(asset)
+    for asset in asset_files:
+        feeds[asset.tensor_info.name] = _string(str(path / "assets" / asset.filename))
+    return feeds
+
+
+def _restore(session: Any, path: Path, saver: Proto, assets: Mapping[str, Array]) -> None:
+    prefix = _string(str(path / "variables" / "variables"))
+    _run(session, {**assets, saver.filename_tensor_name: prefix}, [], [saver.restore_op_name])
+
+
+def _initialiser(path: Path, meta_graph: Proto) -> str | None:
+    """The op to run once after restoring; `GetInitOp` looks in the same places in the same order."""
+    if _INIT_SIGNATURE in meta_graph.signature_def:
+        name: str = meta_graph.signature_def[_INIT_SIGNATURE].outputs[_INIT_SIGNATURE].name
+        return name
+    for collection in _MAIN_OPS:
+        if collection in meta_graph.collection_def:
+            names = meta_graph.collection_def[collection].node_list.value
+            if len(names) != 1:
+                raise ServingError(Code.FAILED_PRECONDITION, f"Expected exactly one main op in : {path}")
+            return str(names[0])
+    return None
+
+
+def _string(text: str) -> Array:
+    return np.array(text.encode(), dtype=object)
+
+
+def _run(
+    session: Any,
+    feeds: Mapping[str, Array],
+    fetches: Sequence[str],
+    targets: Sequence[str],
+    timeout_ms: int | None = None,
+) -> list[Array]:
+    """Run one step below `Session.run`.
+
+    `Session.run` checks shapes, which the real server does not, and wraps the runtime's words in Python's view of the
+    graph. Hence the private calls, which are what `Session.run` itself makes (tensorflow/python/client/session.py,
+    2.21).
+    """
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.client import pywrap_tf_session
+
+    graph = session.graph
+    options = None
+    with _serving_errors():
+        fed = {_tensor(graph, name)._as_tf_output(): value for name, value in feeds.items()}
+        fetched = [_tensor(graph, name)._as_tf_output() for name in fetches]
+        ops = [graph.get_operation_by_name(name.removesuffix(":0"))._c_op for name in targets]
+        try:
+            if timeout_ms is not None:
+                run_options = config_pb2.RunOptions(timeout_in_ms=max(1, timeout_ms))
+                options = pywrap_tf_session.TF_NewBufferFromString(run_options.SerializeToString())
+            outputs = session._call_tf_sessionrun(options, fed, fetched, ops, None)
+            # A scalar string comes as `bytes`.
+            return [np.asarray(output, object) if isinstance(output, bytes) else output for output in outputs]
+        finally:
+            if options is not None:
+                pywrap_tf_session.TF_DeleteBuffer(options)
+
+
+def _tensor(graph: Any, name: str) -> Any:
+    try:
+        return graph.get_tensor_by_name(name)
+    except (KeyError, ValueError):
+        raise ServingError(Code.NOT_FOUND, f"FetchOutputs node {name}: not found") from None
+
+
+@contextmanager
+def _serving_errors() -> Iterator[None]:
+    """TensorFlow's errors as `ServingError`s with the same code and words."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ServingError(Code(error.error_code), error.message) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise invalid(str(error)) from error

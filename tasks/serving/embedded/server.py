@@ -1,0 +1,175 @@
+"""Wires the embedded server: flags, models, gRPC, REST, and the signal that ends it.
+
+Order, as in tensorflow_serving/model_servers/server.cc: the first load of every model ends, one way or the other, before
+a port opens.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from tasks.serving.embedded import flags, grpc_services, log, model_configs, monitoring
+from tasks.serving.embedded.core import Core
+from tasks.serving.embedded.errors import ServingError, invalid
+from tasks.serving.embedded.flags import Flags
+from tasks.serving.embedded.manager import Manager
+from tasks.serving.embedded.rest import RestApi
+from tasks.serving.embedded.servable import Servable, load
+from tasks.serving.embedded.tensors import Proto
+from tasks.serving.embedded.warmup import warm_up
+
+START_FAILED = 255
+"""The real server's exit code when it cannot start, a failed first load included."""
+
+_SWITCH_SECONDS = 0.0005
+
+
+def serve(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code, 128 + the signal's number, or 255 when it cannot start.
+
+    `ready(grpc_port, rest_port)` is called once both answer; `rest_port` is 0 without `--rest_api_port`. Must run in the
+    main thread, of a process that may have imported TensorFlow but used nothing of it. The caller ends the process;
+    threads that are still answering do not keep it alive.
+    """
+    # The thread that answered a request and the one that sends the answer take turns; 5 ms a turn would be the p99.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with _termination() as ended:
+        try:
+            return _serve(flags.parse(argv), ready, ended)
+        except ServingError as error:
+            log.error(f"Failed to start server. Error: {error}")
+        except (OSError, RuntimeError) as error:
+            log.error(f"Failed to start server. Error: UNKNOWN: {error}")
+        return START_FAILED
+
+
+class _Ended(threading.Event):
+    """Set by a signal, which it remembers."""
+
+    signal_number = 0
+
+
+@contextmanager
+def _termination() -> Iterator[_Ended]:
+    ended = _Ended()
+
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        ended.signal_number = signal_number
+        ended.set()
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _Ended) -> int:
+    metrics_path = monitoring.metrics_path(options.monitoring_config_file)
+    manager = Manager(
+        lambda name, version, path: _load(name, version, path, options),
+        max_load_retries=options.max_num_load_retries,
+        retry_interval_seconds=options.load_retry_interval_micros / 1e6,
+        poll_seconds=options.file_system_poll_wait_seconds,
+    )
+    core = Core(manager, lenient_labels=options.allow_version_labels_for_unavailable_models)
+    manager.start()
+    try:
+        core.reload(_config(options), given_up=ended.is_set)
+        if not ended.is_set():
+            _answer(options, core, metrics_path, ready, ended)
+        return 128 + ended.signal_number
+    finally:
+        manager.stop()
+
+
+def _answer(
+    options: Flags,
+    core: Core,
+    metrics_path: str | None,
+    ready: Callable[[int, int], None] | None,
+    ended: _Ended,
+) -> None:
+    metrics = monitoring.Metrics()
+    grpc_server, grpc_port = grpc_services.serve(core, metrics, options.bind, options.port)
+    log.info(f"Running gRPC ModelServer at {options.bind}:{grpc_port} ...")
+    rest_port = 0
+    if options.rest_api_port is not None:
+        api = RestApi(core, metrics, timeout_ms=options.rest_api_timeout_in_ms, metrics_path=metrics_path)
+        rest_port = _serve_rest(api, options.bind, options.rest_api_port)
+        log.info(f"Exporting HTTP/REST API at:{options.bind}:{rest_port} ...")
+    if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
+        threading.Thread(target=_reload_forever, args=(options, core, ended), daemon=True).start()
+    if ready is not None:
+        ready(grpc_port, rest_port)
+    ended.wait()
+    grpc_server.stop(grace=None)
+
+
+def _config(options: Flags) -> Proto:
+    from tensorflow_serving.config import model_server_config_pb2
+
+    if options.model_config_file:
+        return model_configs.read_text_proto(
+            Path(options.model_config_file), model_server_config_pb2.ModelServerConfig()
+        )
+    if not options.model_base_path:
+        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    return model_configs.single_model(options.model_name, options.model_base_path)
+
+
+def _load(name: str, version: int, path: Path, options: Flags) -> Servable:
+    servable = load(path, frozenset(options.saved_model_tags.split(",")))
+    try:
+        started = time.monotonic()
+        records = warm_up(servable, path) if options.enable_model_warmup else None
+    except BaseException:
+        servable.close()
+        raise
+    if records is not None:
+        seconds = time.monotonic() - started
+        log.info(f"Warmup: {records} requests run for {name} version {version} in {seconds:.3f} s")
+    return servable
+
+
+def _serve_rest(api: RestApi, bind: str, port: int) -> int:
+    # asyncio turns Nagle's algorithm off only on sockets that say they are TCP; else each answer waits 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((bind, port))
+    listener.listen(1024)
+    config = uvicorn.Config(
+        api,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=3600,  # the real server closes no idle connection
+    )
+    server = uvicorn.Server(config)
+    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True, name="rest").start()
+    chosen: int = listener.getsockname()[1]
+    return chosen
+
+
+def _reload_forever(options: Flags, core: Core, ended: _Ended) -> None:
+    """Read `--model_config_file` again and again; what is wrong with it is logged and changes nothing."""
+    while not ended.wait(options.model_config_file_poll_wait_seconds):
+        try:
+            core.reload(_config(options), given_up=ended.is_set)
+        except ServingError as error:
+            log.error(f"PollFilesystemAndReloadConfig failed to ReloadConfig: {error.message}")

@@ -1,0 +1,291 @@
+"""What a smoke test asks of a server, and how it waits for one. Every check is made against any runtime alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import ChildFailed, SmokeRefused
+from tasks.forms import parity
+from tasks.forms.predictor import Predictor
+from tasks.forms.proof import Reference
+from tasks.forms.tensors import Tensors
+from tasks.records.base import Record
+from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.records.serving import Endpoint, Latency, RefusalCheck
+from tasks.records.settings import Serving
+from tasks.records.signature import Method, Signature
+from tasks.serving.client import GrpcPredictor, NotCarried, RestPredictor, status
+from tasks.serving.runtime import ServingRuntime
+
+_POLL_SECONDS = 0.05
+_LOG_TAIL = 6000
+
+
+class Findings(Record):
+    """What the questions to a running server gave."""
+
+    parity: ParityReport
+    signature_difference: str
+    version: int | None
+    refusals: tuple[RefusalCheck, ...]
+    latency: tuple[Latency, ...]
+
+
+@contextmanager
+def serving(
+    runtime: ServingRuntime, name: str, base_path: Path, version: int, load_timeout: float
+) -> Iterator[tuple[Endpoint, float]]:
+    """A server with `version` AVAILABLE, and the seconds that took; stopped on the way out, whatever happens.
+
+    Raises:
+        SmokeRefused: the server would not load the model.
+        ChildFailed: it ended for another reason, or did not get that far within `load_timeout` seconds.
+        EnvironmentFailure: it could not be started.
+    """
+    started = time.monotonic()
+    try:
+        endpoint = runtime.start(name, base_path, deadline=load_timeout)
+        _wait(runtime, endpoint, name, version, started + load_timeout, load_timeout)
+        yield endpoint, time.monotonic() - started
+    finally:
+        runtime.stop()
+
+
+def _wait(
+    runtime: ServingRuntime, endpoint: Endpoint, name: str, version: int, deadline: float, load_timeout: float
+) -> None:
+    what = f"{runtime.identity.runtime} server, model {name} version {version}"
+    while True:
+        ended = runtime.exited()
+        state, message = status(endpoint, name, 2.0).get(version, ("", ""))
+        if state == "AVAILABLE":
+            return
+        if state == "END":
+            raise refused(runtime, "load error", what, "AVAILABLE", f"END: {message}")
+        if ended is not None:
+            log = runtime.logs()
+            if ended.oom_killed:
+                raise _ended(runtime, what, "killed for want of memory", "raise `serving.memory`")
+            if (line := _load_error(log)) is not None:
+                raise refused(runtime, "load error", what, "AVAILABLE", line)
+            raise _ended(runtime, what, f"it ended with {ended.code}", "see the end of its log above")
+        if time.monotonic() > deadline:
+            seen = state or "no answer"
+            raise _ended(runtime, what, f"{seen} after {load_timeout:g} s", "raise `serving.load_timeout`")
+        time.sleep(_POLL_SECONDS)
+
+
+def _load_error(log: str) -> str | None:
+    """The server's own words for a model that it could not load (tensorflow_serving/core/loader_harness.cc)."""
+    for line in reversed(log.splitlines()):
+        lowered = line.lower()
+        if ("servable" in lowered or "loading" in lowered) and ("fail" in lowered or "error" in lowered):
+            return line.strip()[-400:]
+    return None
+
+
+def refused(runtime: ServingRuntime, cause: str, what: str, expected: str, found: str) -> SmokeRefused:
+    """The verdict against the model, with the end of the server's log."""
+    remedy = "the log of the server below says more; export the model again once its cause is mended."
+    log = runtime.logs()[-_LOG_TAIL:]
+    return SmokeRefused(what, expected, f"{found} ({cause})", remedy, facts={"cause": cause, "log": log})
+
+
+def _ended(runtime: ServingRuntime, what: str, found: str, remedy: str) -> ChildFailed:
+    log = runtime.logs()[-_LOG_TAIL:]
+    tail = "".join(f"\n    | {line}" for line in log.splitlines()[-8:])
+    return ChildFailed(what, "AVAILABLE", f"{found}{tail}", f"{remedy}.", facts={"log": log})
+
+
+def examine(
+    endpoint: Endpoint, name: str, reference: Reference, settings: Serving, tolerance: Tolerance
+) -> Findings:
+    """In a child: ask everything, in an order in which the first surprise is the most telling one."""
+    signatures = {signature.key: signature for signature in reference.names.signatures}
+    over_grpc = GrpcPredictor(endpoint, name, signatures, settings.request_timeout)
+    over_rest = RestPredictor(endpoint, name, signatures, settings.request_timeout)
+    try:
+        difference = signature_difference(list(signatures.values()), over_grpc.metadata())
+        rows: list[ParityRow] = []
+        if not difference:
+            for protocol in (over_grpc, over_rest):
+                rows += ask_everything(protocol, reference, tolerance)
+        report = ParityReport(rows=tuple(rows))
+        refusals: tuple[RefusalCheck, ...] = ()
+        latency: tuple[Latency, ...] = ()
+        if rows and not report.failures:
+            refusals = tuple(must_be_refused(endpoint, over_grpc, over_rest, reference, settings))
+            again = [row for row in ask_everything(over_grpc, reference, tolerance) if row.passed is False]
+            if again:
+                report = ParityReport(rows=(*rows, *again))
+            latency = tuple(measure(over_grpc, over_rest, reference, settings.latency_requests))
+        return Findings(
+            parity=report,
+            signature_difference=difference,
+            version=over_grpc.version,
+            refusals=refusals,
+            latency=latency,
+        )
+    finally:
+        over_grpc.close()
+        over_rest.close()
+
+
+def signature_difference(expected: list[Signature], reported: list[Signature]) -> str:
+    """How the reported signatures differ from the expected ones, in words; tensor names do not count."""
+
+    def shape(signature: Signature) -> dict[str, Any]:
+        def specs(side: Mapping[str, Any]) -> dict[str, str]:
+            return {name: f"{spec.dtype}{_dims(spec.shape)}" for name, spec in sorted(side.items())}
+
+        return {"method": signature.method.value, "in": specs(signature.inputs), "out": specs(signature.outputs)}
+
+    wanted, got = ({signature.key: shape(signature) for signature in side} for side in (expected, reported))
+    if missing := sorted(wanted.keys() - got.keys()):
+        return f"signature {missing[0]} is missing"
+    if added := sorted(got.keys() - wanted.keys()):
+        return f"signature {added[0]} is not expected"
+    for key, signature in wanted.items():
+        for part, value in signature.items():
+            if got[key][part] != value:
+                return f"signature {key}: {part} expected {value}, reported {got[key][part]}"
+    return ""
+
+
+def _dims(shape: tuple[int | None, ...] | None) -> str:
+    return "[...]" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def ask_everything(predictor: Predictor, reference: Reference, tolerance: Tolerance) -> list[ParityRow]:
+    """The whole probe through every signature, then its first row alone where the batch is open."""
+    rows: list[ParityRow] = []
+    for signature in reference.names.signatures:
+        probe, expected = reference.probe, reference.outputs
+        batches = [(predictor.form, probe, expected)]
+        if rows_of(signature, probe) > 1 and _row_wise(signature):
+            first = (_first_row(probe, signature.key), _first_row(expected, signature.key))
+            batches.append((f"{predictor.form}, batch 1", *first))
+        for form, inputs, outputs in batches:
+            try:
+                rows += parity.outputs(
+                    _Named(predictor, form), [signature], inputs, outputs, ParityTest.SERVED, tolerance
+                )
+            except NotCarried as reason:
+                rows.append(
+                    ParityRow(
+                        candidate=form,
+                        signature=signature.key,
+                        output="*",
+                        test=ParityTest.SERVED,
+                        passed=None,
+                        note=f"not made: {reason.where} cannot carry {reason.found}",
+                    )
+                )
+    return rows
+
+
+class _Named:
+    """A predictor under another form's name."""
+
+    def __init__(self, predictor: Predictor, form: str) -> None:
+        self.form, self.predict, self.values = form, predictor.predict, predictor.values
+
+
+def rows_of(signature: Signature, probe: Tensors) -> int:
+    """How many rows the probe of a signature has, 0 where its inputs do not share an open first dimension."""
+    if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in signature.inputs.values()):
+        return 0
+    sizes = {len(probe[f"{signature.key}/{name}"]) for name in signature.inputs}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _row_wise(signature: Signature) -> bool:
+    return all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
+
+
+def _first_row(named: Tensors, key: str) -> Tensors:
+    return {name: array[:1] for name, array in named.items() if name.startswith(f"{key}/")}
+
+
+def must_be_refused(
+    endpoint: Endpoint, over_grpc: GrpcPredictor, over_rest: RestPredictor, reference: Reference, settings: Serving
+) -> Iterator[RefusalCheck]:
+    """Requests that no server may answer: each must get a client's error, over gRPC and over REST."""
+    import grpc
+
+    def over_wire(case: str, call: Callable[[], Any]) -> RefusalCheck:
+        allowed = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+        try:
+            call()
+            answered, passed = "OK", False
+        except grpc.RpcError as error:
+            answered, passed = error.code().name, error.code() in allowed
+        return RefusalCheck(protocol="gRPC", case=case, expected="INVALID_ARGUMENT", answered=answered, passed=passed)
+
+    def over_http(case: str, url: str, body: str) -> RefusalCheck:
+        code = over_rest.client.post(url, content=body).status_code
+        return RefusalCheck(
+            protocol="REST", case=case, expected="4xx", answered=str(code), passed=400 <= code < 500
+        )
+
+    predicts = [s for s in reference.names.signatures if s.method is Method.PREDICT and s.inputs]
+    model = over_rest.model
+    yield over_http("broken JSON", f"{model}:predict", '{"inputs": [')
+    yield over_http("neither inputs nor instances", f"{model}:predict", "{}")
+    yield over_http("unknown signature", f"{model}:predict", '{"signature_name": "no such", "inputs": [1.0]}')
+    yield over_http("unknown model", f"{endpoint.rest}/v1/models/no_such_model:predict", '{"inputs": [1.0]}')
+    for signature in predicts[:1]:
+        inputs = parity.select(reference.probe, signature.key)
+        good = over_grpc.request(signature.key, inputs)
+
+        def ask(change: Callable[[Any], None], base: Any = good) -> Callable[[], Any]:
+            request = type(base)()
+            request.CopyFrom(base)
+            change(request)
+            return lambda: over_grpc.service.Predict(request, timeout=settings.request_timeout)
+
+        name = next(iter(inputs))
+        yield over_wire("unknown signature", ask(lambda r: setattr(r.model_spec, "signature_name", "no such")))
+        yield over_wire("missing input", ask(lambda r: r.inputs.pop(name)))
+        yield over_wire("wrong dtype", ask(lambda r: _retype(r, name)))
+        yield over_wire("unknown model", ask(lambda r: setattr(r.model_spec, "name", "no_such_model")))
+
+
+def _retype(request: Any, name: str) -> None:
+    import tensorflow as tf
+
+    wrong = np.zeros((1,), dtype=bool)
+    if request.inputs[name].dtype == tf.bool.as_datatype_enum:
+        wrong = np.zeros((1,), dtype=np.int64)
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(wrong))
+
+
+def measure(
+    over_grpc: GrpcPredictor, over_rest: RestPredictor, reference: Reference, requests: int
+) -> Iterator[Latency]:
+    """Latency of `serving_default`, or of the first signature where there is none, over both protocols, one row and the whole probe at a time."""
+    by_key = {signature.key: signature for signature in reference.names.signatures}
+    signature = by_key.get("serving_default", reference.names.signatures[0])
+    inputs = parity.select(reference.probe, signature.key)
+    count = rows_of(signature, reference.probe)
+    batches = {1: {name: array[:1] for name, array in inputs.items()}, count: inputs} if count > 1 else {1: inputs}
+    for protocol, predictor in (("gRPC", over_grpc), ("REST", over_rest)):
+        for batch, tensors in batches.items():
+            try:
+                times = [_timed(predictor, signature.key, tensors) for _ in range(requests)]
+            except NotCarried:
+                continue
+            p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
+            yield Latency(protocol=protocol, batch=batch, requests=requests, p50=p50, p90=p90, p99=p99)
+
+
+def _timed(predictor: Predictor, signature: str, inputs: Tensors) -> float:
+    started = time.perf_counter()
+    predictor.predict(signature, inputs)
+    return (time.perf_counter() - started) * 1e3
