@@ -118,8 +118,8 @@ class ParityError(Refusal):
             "verified checkpoint (--refresh), and find who changed it.",
             "exact": "look for dropout or batch normalisation still in training mode, swapped outputs, "
             "or a graph that was rebuilt with other constants.",
-            "served": "look for swapped outputs, preprocessing on one side only, or a server of another version; "
-            "widen `tolerance` only if you know why the values move.",
+            "served": "look for dropout or batch normalisation in training mode, swapped outputs, or a server of another "
+            "version; widen `tolerance` only if you know why the values move.",
         }
         return cls(
             f"{first.candidate} differs from the {report.baseline} at {what}{at}, test {first.test.value}",
@@ -177,7 +177,7 @@ class EnvironmentFailure(PipelineError):
             errno.ENOTDIR: "a file stands where a folder is needed: move it, or choose another folder.",
             errno.EMFILE: "raise the limit on open files (ulimit -n).",
         }
-        reason = error.strerror or str(error)
+        reason = error.strerror or str(error) or type(error).__name__
         return cls(
             where,
             "a readable and writable file system",

@@ -54,13 +54,13 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
     found = RunSummary(
         run_id=run.run_id,
         name=name,
-        steps=tuple(run.outcomes),
+        steps=tuple(outcome.model_dump(mode="json", exclude={"message"}) for outcome in run.outcomes),
         parity=tuple(
             {field: getattr(row, field) for field in _ROW_FIELDS} | {"test": row.test.value}
             for row in parity_rows(run.artifacts)
         ),
         smoke=_smoke_fields(smoke) if smoke else None,
-        promotion=run.promotion,
+        promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,
         report=str(page) if page else None,
     )
     if page:
@@ -93,7 +93,6 @@ def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
     return {
         "runtime": smoke.identity.runtime,
         "image": smoke.identity.image,
-        "image_digest": smoke.identity.image_digest,
         "load_seconds": smoke.load_seconds,
         "latency_ms": {"p50": first.p50, "p99": first.p99} if first else None,
         "passed": smoke.passed,

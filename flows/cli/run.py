@@ -98,9 +98,10 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{summary.name}: every form against the live session", title_justify="left", box=None)
-    for column in ("form", "test", "outputs", "max abs", "max rel", "mismatched", ""):
-        table.add_column(column, justify="right" if column in ("outputs", "max abs", "max rel", "mismatched") else "left")
+    table = Table(title=f"{summary.name}: every form against the live session", title_justify="left", box=None, pad_edge=False)
+    for column in ("form", "test", "checks", "max abs", "max rel", "mismatched", ""):
+        right = column in ("checks", "max abs", "max rel", "mismatched")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for (candidate, test), rows in _grouped(summary.parity).items():
         judged = [row for row in rows if row["passed"] is not None]
         verdict = "not made" if not judged else "equal" if all(row["passed"] for row in judged) else "DIFFERS"
@@ -119,12 +120,11 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         runtime = summary.smoke["image"] or summary.smoke["runtime"]
         print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
     promotion = summary.promotion
-    if promotion and promotion.version is not None:
-        confirmed = f", confirmed by the {promotion.confirmed_by}" if promotion.confirmed_by else ""
-        print(f"{promotion.outcome:<7} {promotion.name} version {promotion.version}{confirmed}")
-        print(f"path    {promotion.path}")
+    if promotion and promotion["version"] is not None:
+        print(f"{promotion['outcome']:<7} {promotion['name']} version {promotion['version']}")
+        print(f"path    {promotion['path']}")
     elif promotion:
-        print(f"not promoted ({promotion.outcome})")
+        print(f"not promoted ({promotion['outcome']})")
     print(f"report  {summary.report}")
     print(f"next    tfship releases {summary.name} --serving-root {settings.serving_root}")
 

@@ -53,8 +53,13 @@ class SessionPredictor:
         return {name: as_array(value) for name, value in self.session.run(fetches, feeds).items()}
 
     def values(self) -> Iterator[TensorFact]:
+        import tensorflow as tf
+
         for name, tensor in self.named.items():
-            yield fact(name, as_array(self.session.run(tensor)))
+            try:
+                yield fact(name, as_array(self.session.run(tensor)))
+            except tf.errors.FailedPreconditionError:
+                yield TensorFact(name=name, dtype="uninitialised", shape=(), sha256="")
 
 
 def session(graph: Any, options: SessionOptions) -> Any:

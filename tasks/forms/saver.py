@@ -18,7 +18,7 @@ from tasks.forms import predictor as predictors
 from tasks.forms import tensors
 from tasks.forms.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
-from tasks.records.coverage import Coverage, VariableStatus
+from tasks.records.coverage import Coverage, Status, VariableStatus
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames
 
@@ -126,7 +126,7 @@ def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
     for name, (dtype, shape) in sorted(graphs.variable_facts(meta.graph_def).items()):
         key = keys.get(name)
         found = None if key is None or key not in shapes else (dtypes[key].base_dtype.name, tuple(shapes[key]))
-        status = "missing" if found is None else "matched" if found == (dtype, shape) else "changed"
+        status: Status = "missing" if found is None else "matched" if found == (dtype, shape) else "changed"
         statuses.append(
             VariableStatus(
                 name=name,

@@ -34,6 +34,7 @@ from tasks.records.settings import Training
 from tasks.records.signature import Asset, GraphNames, Signature, TensorSpec
 
 PREFIX = "model.ckpt"
+DEFAULT = "serving_default"  # comes first wherever signatures are listed
 _LOG_EVERY = 10
 
 
@@ -225,7 +226,7 @@ def _names(built: Graph, graph: Any) -> GraphNames:
             outputs={name: spec(tensor) for name, tensor in signature.outputs.items()},
             allow_nonfinite=signature.allow_nonfinite,
         )
-        for key, signature in sorted(built.signatures.items())
+        for key, signature in sorted(built.signatures.items(), key=lambda item: (item[0] != DEFAULT, item[0]))
     )
     outputs = [output.tensor for signature in signatures for output in signature.outputs.values()]
     return GraphNames(

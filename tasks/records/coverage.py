@@ -7,12 +7,15 @@ from typing import Literal
 from tasks.records.base import Record
 
 
+Status = Literal["matched", "missing", "changed"]
+
+
 class VariableStatus(Record):
     """One variable of the graph: how the checkpoint answers for it, and whether the outputs need it."""
 
     name: str
     key: str | None
-    status: Literal["matched", "missing", "changed"]
+    status: Status
     needed: bool
     expected: str
     found: str | None

@@ -47,8 +47,8 @@ class RunSummary(Record):
 
     run_id: str
     name: str
-    steps: tuple[StepOutcome, ...]
+    steps: tuple[dict[str, Any], ...]
     parity: tuple[dict[str, Any], ...]
     smoke: dict[str, Any] | None
-    promotion: Promotion | None
+    promotion: dict[str, Any] | None
     report: str | None

@@ -65,12 +65,15 @@ class RuntimeChoice(StrEnum):
     EMBEDDED = "embedded"
 
 
+Pull = Literal["missing", "always", "never"]
+
+
 class Serving(Record):
     """How to smoke-test. Times in seconds, memory in bytes."""
 
     runtime: RuntimeChoice = RuntimeChoice.AUTO
     image: str | None = None
-    pull: Literal["missing", "always", "never"] = "missing"
+    pull: Pull = "missing"
     binary: Path | None = None
     load_timeout: float = Field(default=60.0, gt=0)
     request_timeout: float = Field(default=10.0, gt=0)

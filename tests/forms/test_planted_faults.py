@@ -1,0 +1,195 @@
+"""Every fault planted in a form is refused by the step that looks at that form, and named; harmless changes pass.
+
+Each spoiled artifact is committed with a correct manifest, and lists the spoiled tensors' own checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact
+from tasks.checkpoint import PINNED, pinned
+from tasks.errors import CoverageError, ParityError, PipelineError, Refusal, SmokeRefused
+from tasks.forms import proof, saver
+from tasks.records.parity import ParityTest
+from tasks.records.pinned import Pinned
+from tasks.restore_verify import restore_verify
+from tasks.smoke_test import smoke_test
+from tasks.step import Run
+from tests.forms import faults
+from tests.forms.chain import SERVING, TOLERANCE, Chain
+
+SAVED_MODEL_FAULTS: list[tuple[Callable[[Path], None], str, str]] = [
+    (faults.dropout_left_on, "served", "serving_default/"),
+    (faults.batch_norm_in_training_mode, "served", "serving_default/"),
+    (faults.outputs_swapped, "served", "serving_default/"),
+    (faults.wrong_dtype, "signature", "serving_default"),
+    (faults.variable_not_restored, "load error", faults.WEIGHT),
+    (faults.other_vocabulary, "saved_model", "asset sundaynet_labels.txt"),
+]
+WEIGHT_FAULTS = [faults.one_weight_moved, faults.one_weight_zeroed, faults.all_nan]
+
+
+def in_saved_model(out: Path) -> Path:
+    return out / "saved_model"
+
+
+def in_bundle(out: Path) -> Path:
+    return out / "saved_model" / "variables" / "variables"
+
+
+def smoke(chain: Chain, exported: Artifact) -> Artifact:
+    return smoke_test(exported, chain.pinned, chain.trained, SERVING, TOLERANCE)
+
+
+@pytest.mark.parametrize(("fault", "form", "named"), SAVED_MODEL_FAULTS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_spoiled_saved_model_is_refused_before_production(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], form: str, named: str
+) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, fault)
+    with pytest.raises(Refusal) as refusal:
+        smoke(chain, exported)
+    assert form in str(refusal.value), refusal.value
+    assert named in str(refusal.value), refusal.value
+
+
+@pytest.mark.parametrize("fault", WEIGHT_FAULTS, ids=lambda fault: fault.__name__)
+def test_a_wrong_weight_is_found_by_its_value_whatever_the_outputs_show(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None]
+) -> None:
+    exported = chain.spoiled(chain.exported, in_bundle, fault)
+    with pytest.raises(ParityError) as refusal:
+        smoke(chain, exported)
+    report = refusal.value.report
+    assert {row.test for row in report.failures} == {ParityTest.VALUES}
+    assert faults.WEIGHT in {row.output for row in report.failures}
+
+
+@pytest.mark.parametrize(
+    ("fault", "form"),
+    [
+        (faults.dropout_left_on, "saved_model (v1 loader)"),
+        (faults.dropout_left_on, "saved_model (v2 loader)"),
+        (faults.batch_norm_in_training_mode, "saved_model (v1 loader)"),
+        (faults.batch_norm_in_training_mode, "saved_model (v2 loader)"),
+        (faults.outputs_swapped, "saved_model (v1 loader)"),
+        (faults.outputs_swapped, "saved_model (v2 loader)"),
+        (faults.wrong_dtype, "saved_model (v1 loader)"),
+        (faults.wrong_dtype, "saved_model (v2 loader)"),
+        (faults.other_vocabulary, "saved_model (v2 loader)"),
+        (faults.variable_not_restored, "saved_model (v1 loader)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_either_loader_shows_what_is_wrong_with_a_saved_model(
+    chain: Chain, fault: Callable[[Path], None], form: str
+) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, fault)
+    report = isolate.call(
+        proof.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE
+    )
+    assert not report.passed
+    assert {row.candidate for row in report.failures} == {form}
+
+
+@pytest.mark.parametrize(
+    ("fault", "test", "named"),
+    [
+        (faults.frozen_dropout_left_on, ParityTest.EXACT, "logits"),
+        (faults.frozen_batch_norm_in_training_mode, ParityTest.EXACT, "logits"),
+        (faults.frozen_weight_zeroed, ParityTest.VALUES, faults.WEIGHT),
+        (faults.frozen_outputs_swapped, ParityTest.EXACT, "logits"),
+        (faults.other_vocabulary, ParityTest.VALUES, "asset sundaynet_labels.txt"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_spoiled_frozen_graph_is_refused(
+    chain: Chain, fault: Callable[[Path], None], test: ParityTest, named: str
+) -> None:
+    spoiled = chain.spoiled(chain.frozen, lambda out: out, fault)
+    report = isolate.call(proof.prove, "frozen_graph", spoiled.path, chain.trained.path, chain.step, TOLERANCE)
+    assert not report.passed
+    assert (test, named) in {(row.test, row.output) for row in report.failures}
+
+
+def test_a_graph_frozen_from_an_older_checkpoint_is_refused_by_its_values(chain: Chain, tmp_path: Path) -> None:
+    older = saver.prefixes(chain.trained.path / "checkpoints")[0]
+    assert saver.step_of(older) != chain.step
+    isolate.call(faults.freeze_older, chain.trained.path, older, tmp_path)
+    report = isolate.call(proof.prove, "frozen_graph", tmp_path, chain.trained.path, chain.step, TOLERANCE)
+    assert faults.WEIGHT in {row.output for row in report.failures if row.test is ParityTest.VALUES}
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "named"),
+    [
+        (faults.one_weight_moved, ParityError, faults.WEIGHT),
+        (faults.one_weight_zeroed, ParityError, faults.WEIGHT),
+        (faults.all_nan, ParityError, ""),
+        (faults.variable_dropped, CoverageError, faults.WEIGHT),
+        (faults.variable_of_other_shape, CoverageError, faults.WEIGHT),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_spoiled_checkpoint_is_refused_by_the_restore(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], error: type[PipelineError], named: str
+) -> None:
+    prefix = pinned(chain.pinned).prefix
+
+    def spoil(out: Path) -> Path:
+        return out / prefix
+
+    spoiled = chain.spoiled(chain.pinned, spoil, fault)
+    with pytest.raises(error) as refusal:
+        restore_verify(spoiled, chain.trained, TOLERANCE)
+    assert named in str(refusal.value)
+    with pytest.raises(error) as again:  # the verdict is kept
+        restore_verify(spoiled, chain.trained, TOLERANCE)
+    assert str(again.value) == str(refusal.value)
+    assert in_run.outcomes[-1].seconds < 0.5
+
+
+def test_the_table_of_tensors_is_of_the_files_that_lie_beside_it(chain: Chain) -> None:
+    table = Pinned.model_validate_json((chain.pinned.path / PINNED).read_bytes()).tensors
+    assert list(table) == isolate.call(saver.tensor_table, chain.pinned.path / pinned(chain.pinned).prefix)
+
+
+@pytest.mark.parametrize("form", ["saved_model (v1 loader)", "saved_model (v2 loader)"])
+def test_nodes_in_another_order_change_nothing(chain: Chain, form: str) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, faults.nodes_in_other_order)
+    report = isolate.call(
+        proof.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE
+    )
+    assert report.passed, report.failures
+
+
+def test_a_saved_model_with_its_nodes_in_another_order_is_blessed(chain: Chain, in_run: Run) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, faults.nodes_in_other_order)
+    assert smoke(chain, exported).refusal() is None
+
+
+def test_other_node_names_change_nothing(chain: Chain) -> None:
+    spoiled = chain.spoiled(chain.frozen, lambda out: out, faults.frozen_nodes_renamed)
+    report = isolate.call(proof.prove, "frozen_graph", spoiled.path, chain.trained.path, chain.step, TOLERANCE)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_another_batch_size_is_equal_within_the_served_tolerance(chain: Chain, rows: int) -> None:
+    report = isolate.call(faults.in_batches_of, rows, chain.frozen.path, chain.trained.path, chain.step)
+    assert report.passed, report.failures
+    assert {row.test for row in report.rows} == {ParityTest.SERVED}
+
+
+def test_a_refusal_by_the_server_says_which_signature_differs(chain: Chain, in_run: Run) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, faults.wrong_dtype)
+    with pytest.raises(SmokeRefused) as refusal:
+        smoke(chain, exported)
+    facts: dict[str, Any] = refusal.value.facts
+    assert facts["cause"] == "signature differs"
+    assert "int32" in str(refusal.value) and "int64" in str(refusal.value)
