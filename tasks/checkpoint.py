@@ -52,7 +52,7 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
     for asset in proof.names_of(run).assets:
         (out / "assets").mkdir(exist_ok=True)
         shutil.copyfile(run / "assets" / asset.filename, out / "assets" / asset.filename)
-    (out / "checkpoint").write_text(saver.state_file(prefix.name))
+    (out / "checkpoint").write_text(saver.state_file(Path(saver.spelled(out / prefix.name)).name))
     record = Pinned(
         step=step,
         prefix=prefix.name,

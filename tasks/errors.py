@@ -89,11 +89,11 @@ class UsageError(PipelineError):
     exit_code = ExitCode.USAGE
 
 
-class ChildFailed(PipelineError):
+class ChildFailed(PipelineError):  # noqa: N818 - it says what happened
     """A child process crashed, missed its deadline, or outgrew its memory."""
 
 
-class Refusal(PipelineError):
+class Refusal(PipelineError):  # noqa: N818 - a verdict, not a mistake
     """A verdict against the model. The step keeps it: asked again, it answers the same without looking again."""
 
     exit_code = ExitCode.GATE_REFUSED
@@ -157,7 +157,7 @@ class DamagedError(PipelineError):
     exit_code = ExitCode.GATE_REFUSED
 
 
-class EnvironmentFailure(PipelineError):
+class EnvironmentFailure(PipelineError):  # noqa: N818 - EnvironmentError is Python's OSError
     """Something outside the model is missing, full or forbidden; the next run tries again."""
 
     exit_code = ExitCode.ENVIRONMENT

@@ -136,6 +136,7 @@ class Step(Generic[P]):
         self.signature = inspect.Signature(parameters[:-1])  # all but `out`
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Artifact:
+        """Its artifact: built now, or found whole. Raises the verdict that the artifact records."""
         return _shown_in_prefect(self.name, functools.partial(self._run, *args, **kwargs))
 
     def recipe(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Recipe, bool]:

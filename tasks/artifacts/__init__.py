@@ -1,0 +1,1 @@
+"""Committed directories with manifests: bytes on disk. No TensorFlow, no Prefect."""

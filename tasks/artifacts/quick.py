@@ -34,7 +34,7 @@ class Memory:
         scratch = side_file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         with contextlib.suppress(OSError):  # without it the next look hashes again, and no more is lost
             scratch.write_text(json.dumps(seen))
-            os.replace(scratch, side_file)
+            scratch.replace(side_file)
 
     def _side_file(self, place: Path) -> Path:
         return self.folder / f"{place.parent.name}-{place.name}.json"

@@ -1,10 +1,10 @@
 """The store: committed directories by step and key, each whole or absent.
 
-    <store>/<step>/<key>/            one committed artifact: files and manifest.json, all read-only
-    <store>/.staging/<step>/<key>/   being built; kept when the step can resume
-    <store>/.locks/                  one file a key, held with flock while it is built
-    <store>/.verified/               what a file looked like when it was last hashed (local, disposable)
-    <store>/.aside/                  what was damaged or replaced; never deleted by a run
+<store>/<step>/<key>/            one committed artifact: files and manifest.json, all read-only
+<store>/.staging/<step>/<key>/   being built; kept when the step can resume
+<store>/.locks/                  one file a key, held with flock while it is built
+<store>/.verified/               what a file looked like when it was last hashed (local, disposable)
+<store>/.aside/                  what was damaged or replaced; never deleted by a run
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Store:
                         return present
                     self.set_aside(place)
             try:
-                os.rename(staging, place)
+                staging.rename(place)
                 break
             except OSError:
                 if not place.exists():
@@ -262,7 +262,7 @@ class Store:
     def set_aside(self, place: Path) -> Path:
         """Move an artifact out of the way without losing it."""
         aside = self.root / ".aside" / f"{place.parent.name}-{place.name}-{time.time_ns()}"
-        os.rename(place, aside)
+        place.rename(aside)
         return aside
 
     def _set_aside_damaged(self, place: Path, damage: DamagedError) -> None:

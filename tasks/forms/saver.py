@@ -46,6 +46,15 @@ def prefixes(folder: Path) -> list[Path]:
     return sorted(found, key=lambda prefix: (step_of(prefix) or 0, prefix.name))
 
 
+def spelled(prefix: Path) -> str:
+    """The prefix as TensorFlow's readers want it: for a sharded V1 checkpoint, a pattern over its shards."""
+    shards = [path.name for path in files(prefix) if re.search(r"-\d{5}-of-\d{5}$", path.name)]
+    whole = prefix.exists() or prefix.with_name(f"{prefix.name}.index").exists()
+    if whole or not shards or ".data-" in shards[0]:
+        return str(prefix)
+    return f"{prefix}-?????-of-{shards[0][-5:]}"
+
+
 def state_file(prefix_name: str) -> str:
     """The content of a `checkpoint` file that names one prefix relatively, so that the folder can be moved.
 
@@ -69,8 +78,9 @@ def reader(prefix: Path) -> Any:
     import tensorflow as tf
 
     try:
-        return tf.compat.v1.train.NewCheckpointReader(str(prefix))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        return tf.compat.v1.train.NewCheckpointReader(spelled(prefix))
+    # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         remedy = "give a prefix whose files are all there (`.index` and every `.data-…`)."
         raise DamagedError(str(prefix), "a readable checkpoint", _sentence(error), remedy) from None
 
@@ -81,7 +91,7 @@ def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
 
     try:
         value: tensors.Array = checkpoint.get_tensor(key)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         remedy = "restore the file from a backup, or pin another step."
         raise DamagedError(f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy) from None
     return tensors.as_array(value)
@@ -179,7 +189,7 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
             saver = tf.compat.v1.train.Saver({key: by_name[name] for name, key in matched.items() if name in by_name})
     readers = graphs.readers(graph, matched)
     with predictors.session(graph, options) as session:
-        saver.restore(session, str(prefix))
+        saver.restore(session, spelled(prefix))
         fill_tables(session, names.table_init, names.assets, folder / "assets")
         yield SessionPredictor("checkpoint", session, names.signatures, readers)
 

@@ -46,7 +46,7 @@ def run(reply: socket.socket, log_fd: int, server: int) -> None:
     request = _receive(reply, length)
     try:
         _answer(request)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller is told: here the process ends
+    except BaseException as error:  # whatever it is, the caller is told: here the process ends
         traceback.print_exc()
         _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000]}})
 

@@ -41,7 +41,7 @@ class Limits:
     memory: int | None = None
 
 
-_limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - frozen
+_limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - it is frozen
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def start(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Chil
 
 
 def _start(settings: Settings, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
-    request = pickle.dumps((function.__module__, function.__qualname__, args, kwargs, os.getcwd()))
+    request = pickle.dumps((function.__module__, function.__qualname__, args, kwargs, Path.cwd()))
     ours, theirs = socket.socketpair()
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the child is held
     with theirs:

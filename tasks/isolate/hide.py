@@ -21,6 +21,4 @@ def hide(folders: Iterable[Path]) -> bool:
     flags = _CLONE_NEWNS if os.geteuid() == 0 else _CLONE_NEWNS | _CLONE_NEWUSER
     if libc.unshare(flags) != 0 or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         return False
-    return all(
-        libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_RDONLY, b"size=4k") == 0 for folder in folders
-    )
+    return all(libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_RDONLY, b"size=4k") == 0 for folder in folders)

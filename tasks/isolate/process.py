@@ -29,9 +29,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 class BoundProcess:
     """A child in a session of its own, with its output in a file, that dies with this process."""
 
-    def __init__(
-        self, command: list[str], log_dir: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, command: list[str], log_dir: Path, environment: Mapping[str, str] | None = None) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         program = Path(command[0]).name
         descriptor, name = tempfile.mkstemp(prefix=f"{program}-", suffix=".log", dir=log_dir)

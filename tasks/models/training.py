@@ -266,11 +266,8 @@ def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: A
 
 def _resume(session: Any, saving: Any, out: Path) -> int | None:
     """Restore the newest checkpoint that is whole and has its baseline; its global step, or None."""
-    import tensorflow as tf
-
     folder = out / "checkpoints"
-    state = tf.train.get_checkpoint_state(str(folder))
-    prefixes = [folder / Path(path).name for path in state.all_model_checkpoint_paths] if state else []
+    prefixes = saver.prefixes(folder) if folder.exists() else []
     for prefix in reversed(prefixes):
         step = saver.step_of(prefix)
         try:
@@ -279,8 +276,8 @@ def _resume(session: Any, saving: Any, out: Path) -> int | None:
             tensors.read_tensors(out / "baselines" / f"{step}.tensors")
         except (DamagedError, OSError, ValueError):
             continue
-        saving.restore(session, str(prefix))
-        saving.recover_last_checkpoints([str(path) for path in prefixes[: prefixes.index(prefix) + 1]])
+        saving.restore(session, saver.spelled(prefix))
+        saving.recover_last_checkpoints([saver.spelled(path) for path in prefixes[: prefixes.index(prefix) + 1]])
         return step
     return None
 

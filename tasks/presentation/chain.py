@@ -19,6 +19,7 @@ FORMS = (
     "served (REST)",
 )
 VARIABLES = "values: variables"
+_NOTHING = "\N{EN DASH}"
 _EVERY = "*"  # a row that speaks for a whole signature, or with no signature for the whole form
 _ALWAYS = tuple(form for form in FORMS if form != "saved_model")  # what a full run compares
 
@@ -118,7 +119,8 @@ def _labels(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...]) ->
         for output in sorted(signature.outputs):
             labels[f"{signature.key}/{output}"] = None
     for row in parity:
-        if row.output == _EVERY and not any(label.startswith(f"{row.signature}/") for label in labels):
+        own = f"{row.signature}/" if row.signature else ""
+        if row.output == _EVERY and not any(label.startswith(own) for label in labels):
             labels[_label(row)] = None
     return list(labels)
 
@@ -137,7 +139,7 @@ def _is_asset(row: ParityRow) -> bool:
 
 def _cell_of(label: str, rows: list[ParityRow]) -> Cell:
     if not rows:
-        return Cell("absent", "–", "not reached")
+        return Cell("absent", _NOTHING, "not reached")
     mine = [row for row in rows if _label(row) == label]
     if label == VARIABLES and mine:
         return _values(mine)
@@ -146,7 +148,7 @@ def _cell_of(label: str, rows: list[ParityRow]) -> Cell:
     for row in rows:
         if row.output == _EVERY and (not row.signature or label.startswith(f"{row.signature}/")):
             return cell(row)
-    return Cell("absent", "–", "not compared")
+    return Cell("absent", _NOTHING, "not compared")
 
 
 def _baseline(label: str, rows: list[ParityRow]) -> Cell:
@@ -171,7 +173,7 @@ def cell(row: ParityRow) -> Cell:
     """What one row says, in a symbol, a few words, and which test it was."""
     test = row.test.value
     if row.passed is None:
-        return Cell("absent", "–", f"not made: {row.note.removeprefix('not made: ') or 'no reason was given'}")
+        return Cell("absent", _NOTHING, f"not made: {row.note.removeprefix('not made: ') or 'no reason was given'}")
     mismatched = f"{row.mismatched:,} of {row.compared:,} mismatched" if row.mismatched > 0 else ""
     if not row.passed:
         return _differs(row, ", ".join(part for part in (test, mismatched) if part))
@@ -180,7 +182,8 @@ def cell(row: ParityRow) -> Cell:
     if row.max_abs == 0 and not row.mismatched:
         return Cell("equal", "=", "bit for bit" if row.test is ParityTest.EXACT else "no difference", test)
     why = row.note or "within tolerance"
-    return Cell("within", "≈", number(row.max_abs), ", ".join(part for part in (test, mismatched, why) if part))
+    most = number(row.max_abs) if row.max_abs else "ties"
+    return Cell("within", "≈", most, ", ".join(part for part in (test, mismatched, why) if part))
 
 
 def _differs(row: ParityRow, detail: str) -> Cell:

@@ -17,7 +17,12 @@ _MARKERS = ("o", "s", "^", "D")
 _INK, _RULE = "#010101", "#020202"
 _SERIES = ("#030301", "#030302", "#030303", "#030304")
 _VARIABLES = {_INK: "currentColor", _RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(_SERIES, 1)}
-_RC = {"svg.fonttype": "none", "font.family": ["DejaVu Sans"], "font.size": 10, "text.parse_math": False}
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.parse_math": False,
+}
 _drawing = Lock()  # matplotlib's settings belong to the process
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 
+_MINUS = "\N{MINUS SIGN}"
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; integers in full, `NaN`, `inf` and `−inf` by name."""
+    """A number with `digits` significant digits; integers in full, `NaN` and infinities by name."""
     if value is None:
         return "not known"
     if isinstance(value, int):
-        return f"{value:,}".replace("-", "−")
+        return f"{value:,}".replace("-", _MINUS)
     if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("inf" if value > 0 else "−inf")
-    return f"{value:.{digits}g}".replace("-", "−")
+        return "NaN" if math.isnan(value) else ("inf" if value > 0 else f"{_MINUS}inf")
+    return f"{value:.{digits}g}".replace("-", _MINUS)
+
+
+def fixed(value: float, places: int = 2) -> str:
+    """A number for a column whose decimal points stand below each other."""
+    return f"{value:.{places}f}".replace("-", _MINUS) if math.isfinite(value) else number(value)
 
 
 def seconds(value: float) -> str:
@@ -37,7 +43,7 @@ def size(value: int | None) -> str:
         return "not known"
     amount = float(value)
     for unit in _UNITS:
-        if abs(amount) < 1024 or unit == _UNITS[-1]:
+        if abs(amount) < 1000 or unit == _UNITS[-1]:
             break
         amount /= 1024
     return f"{value:,} B" if unit == "B" else f"{amount:.1f} {unit}"

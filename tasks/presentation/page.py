@@ -24,20 +24,24 @@ _TEMPLATE = "report.html.jinja"
 
 def render(facts: ReportFacts) -> str:
     """The page for these facts; the same facts give the same bytes."""
-    return _environment().get_template(_TEMPLATE).render(
-        facts=facts,
-        style=Markup((_HERE / "report.css").read_text()),  # noqa: S704 - our own file
-        verdict=verdict.of(facts),
-        refusal=_refusal(facts.refusal),
-        chain=chain.build(facts.parity, facts.signatures, stopped=verdict.stopped(facts)),
-        divergent_rows=[row for row in facts.parity if row.passed is False],
-        shares=_shares(facts.steps),
-        panels=curves.panels(facts.training),
-        examples=usage.examples(facts),
-        frozen=usage.frozen(facts),
-        commands=usage.commands(facts),
-        hyperparameters=_settings(facts),
-        total_size=sum(entry.size for entry in facts.files),
+    return (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            facts=facts,
+            verdict=verdict.of(facts),
+            refusal=_refusal(facts.refusal),
+            published=facts.promotion is not None and facts.promotion.outcome in ("promoted", "unchanged"),
+            chain=chain.build(facts.parity, facts.signatures, stopped=verdict.stopped(facts)),
+            divergent_rows=[row for row in facts.parity if row.passed is False],
+            shares=_shares(facts.steps),
+            panels=curves.panels(facts.training),
+            examples=usage.examples(facts),
+            frozen=usage.frozen(facts),
+            commands=usage.commands(facts),
+            hyperparameters=_settings(facts),
+            total_size=sum(entry.size for entry in facts.files),
+        )
     )
 
 
@@ -47,6 +51,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "number": numbers.number,
+        "fixed": numbers.fixed,
         "seconds": numbers.seconds,
         "bytes": numbers.size,
         "short": numbers.short,
@@ -58,8 +63,9 @@ def _environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that a narrow column may break after a slash or an underscore, and nowhere else if it can."""
-    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", name))
+    """A name that a narrow column may break after a slash or an underscore, but not within brackets."""
+    whole = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
+    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", whole))
 
 
 def _refusal(text: str | None) -> tuple[str, str]:

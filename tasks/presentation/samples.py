@@ -32,8 +32,10 @@ def sample(signature: Signature, inputs: Mapping[str, npt.NDArray[Any]]) -> dict
 
 def _json(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return _json(value.item()) if value.ndim == 0 and value.dtype.kind in "OSU" else (
-            _json(value[()]) if value.ndim == 0 else [_json(item) for item in value]
+        return (
+            _json(value.item())
+            if value.ndim == 0 and value.dtype.kind in "OSU"
+            else (_json(value[()]) if value.ndim == 0 else [_json(item) for item in value])
         )
     if isinstance(value, bytes):
         try:

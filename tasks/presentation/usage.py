@@ -68,13 +68,14 @@ def _curl(facts: ReportFacts, signature: Signature, sample: dict[str, Any], long
     post = f"curl -sS -X POST {shlex.quote(url)} -H 'Content-Type: application/json'"
     rows = all(is_batched(spec) for spec in signature.inputs.values())
     if long:
-        values = {name: _filled(sample[name], spec) for name, spec in signature.inputs.items()}
         pairs = ", ".join(
-            f"{json.dumps(name)}: {value if rows or not is_batched(signature.inputs[name]) else f'[{value}]'}"
-            for name, value in values.items()
+            f"{json.dumps(name)}: {_filled(sample[name], spec) if rows else _value(sample[name], spec, long)}.tolist()"
+            for name, spec in signature.inputs.items()
         )
         body = f'"instances": [{{{pairs}}}]' if rows else f'"inputs": {{{pairs}}}'
-        program = f'import json, numpy as np; print(json.dumps({{"signature_name": {json.dumps(signature.key)}, {body}}}))'
+        program = (
+            f'import json, numpy as np; print(json.dumps({{"signature_name": {json.dumps(signature.key)}, {body}}}))'
+        )
         return f"python3 -c {shlex.quote(program)} |\n{post} -d @-"
     given = {name: sample[name] for name in signature.inputs}
     columns = {name: [value] if is_batched(signature.inputs[name]) else value for name, value in given.items()}
@@ -109,21 +110,18 @@ def frozen(facts: ReportFacts) -> str:
     """Python that runs the frozen graph without a server, or "" where there is none or no sample."""
     folder = next((step.artifact for step in facts.steps if step.name == "freeze" and step.artifact), None)
     made = any(entry.step == "freeze" and entry.path == "frozen_graph.pb" for entry in facts.files)
-    usable = {example.signature for example in examples(facts)}
-    signature = next((signature for signature in facts.signatures if signature.key in usable), None)
-    for candidate in facts.signatures:
-        if candidate.key in usable and candidate.key == "serving_default":
-            signature = candidate
+    asked = next(iter(examples(facts)), None)
+    signature = next((signature for signature in facts.signatures if asked and signature.key == asked.signature), None)
     if not folder or not made or signature is None:
         return ""
     sample = facts.sample_inputs[signature.key]
     long = len(json.dumps({name: sample[name] for name in signature.inputs})) > _LONG
     fetches = ", ".join(f"{name!r}: {spec.tensor!r}" for name, spec in signature.outputs.items())
-    feeds = ", ".join(
-        f"{spec.tensor!r}: {_value(sample[name], spec, long)}" for name, spec in signature.inputs.items()
-    )
+    feeds = ", ".join(f"{spec.tensor!r}: {_value(sample[name], spec, long)}" for name, spec in signature.inputs.items())
     assets = ", ".join(f"{asset.tensor!r}: folder + {f'/assets/{asset.filename}'!r}" for asset in facts.assets)
-    tables = f"    session.run({facts.table_init!r}, {{{assets}}})  # fills the lookup tables\n" if facts.table_init else ""
+    tables = (
+        f"    session.run({facts.table_init!r}, {{{assets}}})  # fills the lookup tables\n" if facts.table_init else ""
+    )
     return f"""\
 {"import numpy as np" + chr(10) if long else ""}import tensorflow as tf
 
@@ -139,18 +137,20 @@ with tf.compat.v1.Session(graph=graph) as session:
 
 
 def _value(sample: Any, spec: TensorSpec, long: bool) -> str:
-    value = _filled(sample, spec).removesuffix(".tolist()") if long else _literal(sample)
-    return f"[{value}]" if is_batched(spec) else value
+    """Python source for the whole input: the sample as a batch of one where the input has rows."""
+    if long:
+        return _filled([sample] if is_batched(spec) else sample, spec)
+    return _literal([sample] if is_batched(spec) else sample)
 
 
 def _filled(sample: Any, spec: TensorSpec) -> str:
-    """An expression for a tensor of the sample's shape that holds nothing."""
+    """An expression for an array of the sample's shape that holds nothing."""
     shape = []
     while isinstance(sample, list):
         shape.append(len(sample))
         sample = sample[0] if sample else None
     fill = {"string": '""', "bool": "False"}.get(spec.dtype, "0" if "int" in spec.dtype else "0.0")
-    return f"np.full({tuple(shape)}, {fill}).tolist()"
+    return f"np.full({tuple(shape)}, {fill})"
 
 
 def _literal(value: Any) -> str:
@@ -183,7 +183,9 @@ def commands(facts: ReportFacts) -> tuple[Command, ...]:
     if release and release.outcome == "promoted" and release.previous is not None:
         lines.append(Command(f"tfship rollback {name}{root}", f"back to version {release.previous}"))
         lines.append(Command(f"tfship rollback {name} --to {release.previous}{root}", "the same, by its number"))
-    exported = next((s for s in facts.steps if s.name == "export" and s.artifact and s.state is not StepState.FAILED), None)
+    exported = next(
+        (s for s in facts.steps if s.name == "export" and s.artifact and s.state is not StepState.FAILED), None
+    )
     if exported and exported.artifact and not served and facts.refusal is None:
         line = f"tfship promote {shlex.quote(exported.artifact)} --name {name}{root}"
         lines.insert(0, Command(line, "publish what this run exported"))

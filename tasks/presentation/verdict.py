@@ -8,6 +8,7 @@ from tasks.presentation import chain
 from tasks.presentation.facts import ReportFacts
 from tasks.presentation.numbers import counted
 from tasks.records.run import StepState
+from tasks.records.serving import SmokeReport
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def _headline(facts: ReportFacts) -> tuple[str, str]:
         return "bad", f"Refused: {divergence(facts)}"
     failed = next((step.name for step in facts.steps if step.state is StepState.FAILED), None)
     if facts.smoke is not None and not facts.smoke.passed:
-        return "bad", f"Refused: {_smoke_refusal(facts)}"
+        return "bad", f"Refused: {_smoke_refusal(facts.smoke)}"
     if facts.restore and facts.restore.coverage.refused:
         variable = facts.restore.coverage.refused[0]
         return "bad", f"Refused: the checkpoint does not restore {variable.name} ({variable.status})"
@@ -68,9 +69,7 @@ def divergence(facts: ReportFacts) -> str:
     return f"{row.candidate} differs from the {chain.BASELINE} at {chain.what(row)}"
 
 
-def _smoke_refusal(facts: ReportFacts) -> str:
-    smoke = facts.smoke
-    assert smoke is not None
+def _smoke_refusal(smoke: SmokeReport) -> str:
     if not smoke.signatures_match:
         return "the server reports other signatures than were exported"
     for check in smoke.refusals:

@@ -1,0 +1,1 @@
+"""Every record that travels between steps, step parameters included: frozen, typed, JSON."""

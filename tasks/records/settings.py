@@ -96,5 +96,5 @@ class Release(Record):
     @model_validator(mode="after")
     def _forced_for_a_reason(self) -> Release:
         if self.force and not self.reason:
-            raise ValueError("force needs a reason")
+            raise ValueError("a reason where a promotion is forced (--force --reason TEXT)")
         return self

@@ -60,7 +60,7 @@ class BinaryRuntime:
         if self._begun:
             raise RuntimeError("a runtime starts once")
         self._begun = True
-        self.identity  # noqa: B018  # says what is wrong with the program, if anything is
+        self.identity  # says what is wrong with the program, if anything is
         until = time.monotonic() + deadline
         for _ in range(ATTEMPTS):
             grpc, rest = free_ports(2)

@@ -96,7 +96,7 @@ class DockerRuntime:
         if self._begun:
             raise RuntimeError("a runtime starts once")
         self._begun = True
-        self.identity  # noqa: B018  # resolves the image, or says why it cannot
+        self.identity  # resolves the image, or says why it cannot
         engine = self._engine()
         engine.api.timeout = max(1.0, deadline)
         try:
@@ -115,7 +115,7 @@ class DockerRuntime:
     def logs(self) -> str:
         """What the container wrote; before that, what the engine could not do."""
         if self._container is not None:
-            import docker.errors  # type: ignore[import-untyped, unused-ignore]
+            import docker.errors
 
             with contextlib.suppress(docker.errors.NotFound):  # removed by somebody else: what was read last stays
                 raw = self._container.logs(stdout=True, stderr=True)[-LOG_BYTES:]
@@ -125,7 +125,7 @@ class DockerRuntime:
     def exited(self) -> Exit | None:
         """How it ended. Docker reports a death by signal N as 128+N; a container removed by others counts as killed."""
         if self._container is not None and self._exit is None:
-            import docker.errors  # type: ignore[import-untyped, unused-ignore]
+            import docker.errors
 
             try:
                 self._container.reload()
@@ -143,7 +143,7 @@ class DockerRuntime:
         """Anonymous and mapped file pages of the container's cgroup, in bytes."""
         if self._container is None:
             return None
-        import docker.errors  # type: ignore[import-untyped, unused-ignore]
+        import docker.errors
 
         try:
             usage = self._container.stats(stream=False, one_shot=True).get("memory_stats", {})
@@ -163,7 +163,7 @@ class DockerRuntime:
         """
         container = self._container
         if container is not None:
-            import docker.errors  # type: ignore[import-untyped, unused-ignore]
+            import docker.errors
 
             container.client.api.timeout = STOP_SECONDS
             with _engine_failures(f"removing container {container.short_id}"):
@@ -187,7 +187,7 @@ class DockerRuntime:
 
     def _create(self, engine: Any, name: str, base_path: Path) -> Any:
         """Create the container; labels come with it, so that there is no moment in which it is nobody's."""
-        from docker.types import LogConfig, Mount, Ulimit  # type: ignore[import-untyped, unused-ignore]
+        from docker.types import LogConfig, Mount, Ulimit
 
         own = f"{os.getuid()}:{os.getgid()}" if os.getuid() else NOBODY
         return engine.containers.create(
@@ -201,7 +201,7 @@ class DockerRuntime:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             read_only=True,
-            tmpfs={"/tmp": "rw,nosuid,nodev,size=256m,mode=1777"},
+            tmpfs={"/tmp": "rw,nosuid,nodev,size=256m,mode=1777"},  # noqa: S108  # the container's own
             init=True,  # as process 1, TensorFlow Serving ignores SIGTERM
             ulimits=[Ulimit(name="core", soft=0, hard=0)],
             log_config=LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"}),
@@ -252,7 +252,7 @@ def connect(host: str | None = None) -> Any:
         EnvironmentFailure: the engine is on another host, or there is none, or this user may not use it.
     """
     import docker
-    import docker.errors  # type: ignore[import-untyped, unused-ignore]
+    import docker.errors
 
     address = host or _default_address()
     if not address.startswith("unix://"):
@@ -270,7 +270,7 @@ def connect(host: str | None = None) -> Any:
 
 def reap(client: Any) -> tuple[str, ...]:
     """Remove the containers whose owning process is dead, never one of a live process; the ids of those removed."""
-    import docker.errors  # type: ignore[import-untyped, unused-ignore]
+    import docker.errors
 
     reaped = []
     for container in client.containers.list(all=True, filters={"label": PID}, ignore_removed=True):
@@ -285,8 +285,8 @@ def reap(client: Any) -> tuple[str, ...]:
 
 
 def _default_address() -> str:
-    from docker.context import ContextAPI  # type: ignore[import-untyped, unused-ignore]
-    from docker.utils import kwargs_from_env  # type: ignore[import-untyped, unused-ignore]
+    from docker.context import ContextAPI
+    from docker.utils import kwargs_from_env
 
     address = kwargs_from_env().get("base_url")
     if address is None:
@@ -320,7 +320,7 @@ def _knock(address: str) -> None:
 @contextlib.contextmanager
 def _engine_failures(where: str) -> Iterator[None]:
     """What the engine refuses, or its silence, as an EnvironmentFailure. The SDK raises its own errors and OSErrors."""
-    import docker.errors  # type: ignore[import-untyped, unused-ignore]
+    import docker.errors
 
     try:
         yield
@@ -335,7 +335,7 @@ def _engine_failures(where: str) -> Iterator[None]:
 
 def _image(client: Any, reference: str, pull: str) -> Any:
     """The image, fetched where `pull` says so, and made for this engine's platform."""
-    import docker.errors  # type: ignore[import-untyped, unused-ignore]
+    import docker.errors
 
     image = None
     with _engine_failures(f"image {reference}"), contextlib.suppress(docker.errors.ImageNotFound):
@@ -358,7 +358,7 @@ def _image(client: Any, reference: str, pull: str) -> Any:
 
 
 def _pulled(client: Any, reference: str) -> Any:
-    import docker.errors  # type: ignore[import-untyped, unused-ignore]
+    import docker.errors
 
     try:
         return client.images.pull(reference)
@@ -403,7 +403,7 @@ def _host_port(bindings: list[dict[str, str]] | None) -> int:
 
 def _remove(container: Any) -> None:
     """Remove, whatever it does; another's removal, under way or done, is as good."""
-    import docker.errors  # type: ignore[import-untyped, unused-ignore]
+    import docker.errors
 
     try:
         container.remove(force=True, v=True)

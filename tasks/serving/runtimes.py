@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
-from tasks.records.settings import RuntimeChoice, Serving
+from tasks.records.settings import Pull, RuntimeChoice, Serving
 from tasks.serving import binary_runtime, docker_runtime
 from tasks.serving.binary_runtime import BinaryRuntime
 from tasks.serving.docker_runtime import DockerParameters, DockerRuntime
@@ -48,7 +48,7 @@ def default_image() -> str:
     return f"tensorflow/serving:{major}.{minor}.0"
 
 
-def _docker(serving: Serving, image: str, run_id: str, pull: str) -> DockerRuntime:
+def _docker(serving: Serving, image: str, run_id: str, pull: Pull) -> DockerRuntime:
     return DockerRuntime(
         DockerParameters(
             image=image,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -23,6 +23,7 @@ _THREADS = 32
 _PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 _MODEL_SERVICE = "tensorflow.serving.ModelService"
 _UNLIMITED = -1
+_STATUS = {Code(status.value[0]): status for status in grpc.StatusCode}
 _NO_DEADLINE_SECONDS = 10 * 365 * 86_400
 
 
@@ -100,7 +101,7 @@ def _handler(
         try:
             request = message.FromString(serialized)
         except DecodeError:
-            context.abort(grpc.StatusCode.INTERNAL, "")
+            _refuse(context, Code.INTERNAL, "")
         spec = getattr(request, "model_spec", None)
         try:
             with metrics.observe(spec.name if spec is not None else "", api, "GRPC"):
@@ -108,17 +109,18 @@ def _handler(
                 return response
         except ServingError as error:
             refusal = error
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and the log the reason
+        except Exception as error:  # whatever it is, the client gets an answer and the log the reason
             log.error(f"{api} failed: {type(error).__name__}: {error}")
             refusal = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        context.abort(_STATUS[refusal.code], refusal.grpc_details)
-        raise AssertionError("abort raises")
+        _refuse(context, refusal.code, refusal.grpc_details)
 
     # Bytes in and out: a request that is no such message is refused here, in the real server's words.
     return grpc.unary_unary_rpc_method_handler(answer)
 
 
-_STATUS = {Code(status.value[0]): status for status in grpc.StatusCode}
+def _refuse(context: grpc.ServicerContext, code: Code, details: str) -> NoReturn:
+    context.abort(_STATUS[code], details)
+    raise AssertionError("abort raises")
 
 
 def _timeout_ms(context: grpc.ServicerContext) -> int | None:
@@ -140,7 +142,6 @@ class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         def refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-            raise AssertionError("abort raises")
+            _refuse(context, Code.UNIMPLEMENTED, "")
 
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.serving.embedded.errors import invalid
-from tasks.serving.embedded.json_leaves import base64_bytes, is_base64_object, json_type
-from tasks.serving.embedded.json_parser import JsonValue
+from tasks.serving.embedded.json_leaves import base64_bytes, is_base64_object
 from tasks.serving.embedded.json_tensors import is_absent, member, parse_body, signature_name
+from tasks.serving.embedded.json_values import JsonValue, json_type
 from tasks.serving.embedded.json_writer import echo
 from tasks.serving.embedded.tensors import Proto
 

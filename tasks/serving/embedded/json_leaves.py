@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.serving.embedded import tensors
 from tasks.serving.embedded.errors import Code, ServingError, invalid
-from tasks.serving.embedded.json_parser import JsonObject, JsonValue
+from tasks.serving.embedded.json_values import JsonObject, JsonValue, json_type
 from tasks.serving.embedded.json_writer import echo
 from tasks.serving.embedded.tensors import Array
 
@@ -124,28 +124,15 @@ def as_array(alias: str, leaves: list[Any], shape: tuple[int, ...], data_type: i
     if len(shape) > tensors.MAX_DIMENSIONS:
         raise tensors.parsing_error(alias)
     dtype = tensors.numpy_dtype(data_type)
-    if dtype == object:
+    if dtype.kind == "O":
         strings = np.empty(len(leaves), object)
         strings[:] = leaves
         return strings.reshape(shape)
     # Values were checked against their TensorProto field, which is wider than the type: what is too large for the type
     # wraps or becomes infinite, as a C++ cast makes it.
-    wide = np.float64 if dtype.kind == "f" else np.int64 if dtype.itemsize < 4 and dtype != bool else dtype
+    wide = np.float64 if dtype.kind == "f" else np.int64 if dtype.itemsize < 4 and dtype.kind != "b" else dtype
     with np.errstate(over="ignore"):
         return np.array(leaves, wide).astype(dtype).reshape(shape)
-
-
-def json_type(value: JsonValue) -> str:
-    """RapidJSON's name of a value's type."""
-    if value is None:
-        return "Null"
-    if isinstance(value, bool):
-        return "True" if value else "False"
-    if isinstance(value, tuple):
-        return "Object"
-    if isinstance(value, list):
-        return "Array"
-    return "String" if isinstance(value, str) else "Number"
 
 
 def is_base64_object(value: JsonValue) -> bool:

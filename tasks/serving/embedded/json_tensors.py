@@ -12,7 +12,8 @@ from typing import Any
 
 from tasks.serving.embedded.errors import ServingError, invalid
 from tasks.serving.embedded.json_leaves import as_array, flattened, is_base64_object, leading_shape
-from tasks.serving.embedded.json_parser import JsonObject, JsonParseError, JsonValue, parse
+from tasks.serving.embedded.json_parser import parse
+from tasks.serving.embedded.json_values import JsonObject, JsonParseError, JsonValue
 from tasks.serving.embedded.json_writer import echo
 from tasks.serving.embedded.tensors import Array
 

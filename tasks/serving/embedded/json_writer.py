@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tasks.serving.embedded.json_parser import JsonValue
+from tasks.serving.embedded.json_values import JsonValue
 
 Piece: TypeAlias = "str | list[Piece] | dict[str, Piece]"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tasks.serving.embedded import log
 from tasks.serving.embedded.errors import Code, ServingError
+from tasks.serving.embedded.loading import Loading
 from tasks.serving.embedded.servable import Servable
 from tasks.serving.embedded.version_states import State, Version, VersionStatus
 from tasks.serving.embedded.versions import ServedModel, aspired_versions
@@ -25,18 +26,9 @@ _WAIT_SLICE_SECONDS = 0.2
 class Manager:
     """Keeps the wanted versions of the configured models loaded."""
 
-    def __init__(
-        self,
-        load: Callable[[str, int, Path], Servable],
-        *,
-        max_load_retries: int,
-        retry_interval_seconds: float,
-        poll_seconds: float,
-    ) -> None:
+    def __init__(self, loading: Loading, *, poll_seconds: float) -> None:
         """`poll_seconds` 0 lists the base paths once, below 0 never, as `--file_system_poll_wait_seconds` does."""
-        self._load = load
-        self._max_load_retries = max_load_retries
-        self._retry_interval_seconds = retry_interval_seconds
+        self._loading = loading
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
         self._models: dict[str, ServedModel] = {}
@@ -203,7 +195,7 @@ class Manager:
                     version.state = State.UNLOADING
                     threading.Thread(target=self._unload, args=(version,), daemon=True).start()
                     continue
-            self._load_with_retries(version)
+            self._load_version(version)
 
     def _next_change(self) -> Version | None:
         """The version to unload or else to load next."""
@@ -222,40 +214,22 @@ class Manager:
                     return versions[number]
         return None
 
-    def _load_with_retries(self, version: Version) -> None:
-        what = f"Loading servable: {version}"
-        for attempt in range(self._max_load_retries + 1):
-            if attempt:
-                if self._cancelled_while_waiting(version):
-                    log.info(f"Retrying of {what} was cancelled.")
-                    break
-                log.info(f"Retrying of {what} retry: {attempt}")
-            try:
-                servable = self._load(version.name, version.number, version.path)
-            except ServingError as error:
-                version.error = error
-            except Exception as error:  # noqa: BLE001  # the loader must outlive whatever a model makes TensorFlow raise
-                version.error = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-            else:
-                with self._changed:
-                    version.servable, version.error, version.state = servable, None, State.AVAILABLE
-                    self._changed.notify_all()
-                log.info(f"Successfully loaded servable version {version}")
-                return
-            log.error(f"{what} failed: {version.error}")
-        else:
-            log.info(f"Retrying of {what} exhausted max_num_retries: {self._max_load_retries}")
-        with self._changed:
-            version.state = State.END
-            version.failed = version.number in self._aspired.get(version.name, {})
-            self._changed.notify_all()
-
-    def _cancelled_while_waiting(self, version: Version) -> bool:
-        def is_cancelled() -> bool:
+    def _load_version(self, version: Version) -> None:
+        def is_unwanted() -> bool:
             return self._stopping or version.number not in self._aspired.get(version.name, {})
 
+        def waited_in_vain(seconds: float) -> bool:
+            with self._changed:
+                return self._changed.wait_for(is_unwanted, seconds)
+
+        servable = self._loading.load(version, waited_in_vain)
         with self._changed:
-            return self._changed.wait_for(is_cancelled, self._retry_interval_seconds)
+            version.servable = servable
+            version.state = State.END if servable is None else State.AVAILABLE
+            version.failed = servable is None and not is_unwanted()
+            self._changed.notify_all()
+        if servable is not None:  # said when it is true: whoever reads the log may ask at once
+            log.info(f"Successfully loaded servable version {version}")
 
     def _unload(self, version: Version) -> None:
         log.info(f"Quiescing servable version {version}")

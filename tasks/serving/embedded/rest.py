@@ -66,6 +66,7 @@ class RestApi:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rest")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
         request = Request(scope, receive)
         response = await self._respond(request, scope)
         await response(scope, receive, send)
@@ -90,11 +91,11 @@ class RestApi:
     def _answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         try:
             return 200, self._dispatch(method, target, body)
-        except _Unreadable as error:
+        except _UnreadableError as error:
             return error.http_status, b""
         except ServingError as error:
             return error.http_status, error_body(error.message)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and the log the reason
+        except Exception as error:  # whatever it is, the client gets an answer and the log the reason
             log.error(f"{method} {target} failed: {type(error).__name__}: {error}")
             return 500, error_body(f"{type(error).__name__}: {error}")
 
@@ -167,7 +168,7 @@ class RestApi:
         ).encode()
 
 
-class _Unreadable(ServingError):
+class _UnreadableError(ServingError):
     """A version number out of range: the real server refuses it before it writes any body."""
 
 
@@ -178,7 +179,7 @@ def _named(found: re.Match[str]) -> _Target:
     )
     version = None if found["version"] is None else int(found["version"])
     if version is not None and version >= 2**63:
-        raise _Unreadable(Code.INVALID_ARGUMENT, f"Failed to convert version: {found['version']} to numeric.")
+        raise _UnreadableError(Code.INVALID_ARGUMENT, f"Failed to convert version: {found['version']} to numeric.")
     return _Target(name or "", version, label)
 
 

@@ -6,6 +6,8 @@ tensorflow_serving/servables/tensorflow/session_bundle_util.cc (what is a SavedM
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from tasks.serving.embedded.tensors import Array, Proto
 
 _INIT_SIGNATURE = "__saved_model_init_op"
 _MAIN_OPS = ("saved_model_main_op", "legacy_init_op")
+_ASSETS = "saved_model_assets"
 _VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
 
@@ -39,8 +42,10 @@ class Servable:
         return _run(self._session, feeds, fetches, [], timeout_ms)
 
     def close(self) -> None:
-        """Free the session. Nothing may be running."""
+        """Free the session and its graph. Nothing may be running, and nothing may be asked afterwards."""
         self._session.close()
+        self._session = None
+        gc.collect()  # a graph and its operations refer to each other, and hold the model's memory
 
 
 def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
@@ -67,7 +72,7 @@ def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
         with _serving_errors():
             session._extend_graph()  # private: hands the imported graph to the runtime, as every Session.run does first
         assets = _asset_feeds(path, meta_graph)
-        if (path / "variables" / "variables.index").exists() or _has_variables(meta_graph.graph_def):
+        if (path / "variables" / "variables.index").exists() or _needs_variables(meta_graph):
             _restore(session, path, meta_graph.saver_def, assets)
         initialiser = _initialiser(path, meta_graph)
         if initialiser:
@@ -104,9 +109,12 @@ def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:
     )
 
 
-def _has_variables(graph_def: Proto) -> bool:
-    functions = (node for function in graph_def.library.function for node in function.node_def)
-    return any(node.op in _VARIABLE_OPS for nodes in (graph_def.node, functions) for node in nodes)
+def _needs_variables(meta_graph: Proto) -> bool:
+    """Whether the graph has variables and a saver to restore them; without a saver the main op must set them."""
+    library = meta_graph.graph_def.library
+    in_functions = (node for function in library.function for node in function.node_def)
+    nodes = itertools.chain(meta_graph.graph_def.node, in_functions)
+    return bool(meta_graph.saver_def.restore_op_name) and any(node.op in _VARIABLE_OPS for node in nodes)
 
 
 def _asset_feeds(path: Path, meta_graph: Proto) -> dict[str, Array]:
@@ -115,12 +123,8 @@ def _asset_feeds(path: Path, meta_graph: Proto) -> dict[str, Array]:
 
     feeds: dict[str, Array] = {}
     asset_files = list(meta_graph.asset_file_def)
-    if not asset_files:
-        for packed in (
-            meta_graph.collection_def["saved_model_assets"].any_list.value
-            if ("saved_model_assets" in meta_graph.collection_def)
-            else ()
-        ):
+    if not asset_files and _ASSETS in meta_graph.collection_def:  # where writers before 2.0 put them
+        for packed in meta_graph.collection_def[_ASSETS].any_list.value:
             asset = meta_graph_pb2.AssetFileDef()
             packed.Unpack(asset)
             asset_files.append(asset)

@@ -6,6 +6,7 @@ a port opens.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from tasks.serving.embedded import flags, grpc_services, log, model_configs, mon
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import ServingError, invalid
 from tasks.serving.embedded.flags import Flags
+from tasks.serving.embedded.loading import Loading
 from tasks.serving.embedded.manager import Manager
 from tasks.serving.embedded.rest import RestApi
 from tasks.serving.embedded.servable import Servable, load
@@ -43,6 +45,8 @@ def serve(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> i
     """
     # The thread that answered a request and the one that sends the answer take turns; 5 ms a turn would be the p99.
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # What has been imported stays: a collection that walks through all of TensorFlow would hold up every request.
+    gc.freeze()
     with _termination() as ended:
         try:
             return _serve(flags.parse(argv), ready, ended)
@@ -77,12 +81,12 @@ def _termination() -> Iterator[_Ended]:
 
 def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _Ended) -> int:
     metrics_path = monitoring.metrics_path(options.monitoring_config_file)
-    manager = Manager(
+    loading = Loading(
         lambda name, version, path: _load(name, version, path, options),
-        max_load_retries=options.max_num_load_retries,
-        retry_interval_seconds=options.load_retry_interval_micros / 1e6,
-        poll_seconds=options.file_system_poll_wait_seconds,
+        options.max_num_load_retries,
+        options.load_retry_interval_micros / 1e6,
     )
+    manager = Manager(loading, poll_seconds=options.file_system_poll_wait_seconds)
     core = Core(manager, lenient_labels=options.allow_version_labels_for_unavailable_models)
     manager.start()
     try:

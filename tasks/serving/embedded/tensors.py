@@ -107,7 +107,7 @@ def _from_field(values: Any, data_type: int, count: int, dtype: np.dtype[Any]) -
     if data_type in _PAIRS:
         parts = np.array(values, np.float32 if data_type == COMPLEX64 else np.float64)
         given: Array = parts[: len(parts) // 2 * 2].view(dtype)
-    elif dtype == object:
+    elif dtype.kind == "O":
         given = np.empty(len(values), object)
         given[:] = list(values)
     elif _FIELDS[data_type] == "half_val":
@@ -118,14 +118,14 @@ def _from_field(values: Any, data_type: int, count: int, dtype: np.dtype[Any]) -
         given = np.array(values, wide).astype(dtype)
     if len(given) >= count:
         return given[:count]
-    filler = given[-1] if len(given) else (b"" if dtype == object else dtype.type(0))
+    filler = given[-1] if len(given) else (b"" if dtype.kind == "O" else dtype.type(0))
     tail = np.empty(count - len(given), dtype)
     tail[:] = filler
     return np.concatenate([given, tail])
 
 
 def _from_content(alias: str, content: bytes, count: int, dtype: np.dtype[Any]) -> Array:
-    if dtype == object:
+    if dtype.kind == "O":
         return _strings_from_content(alias, content, count)
     if len(content) != count * dtype.itemsize:
         raise parsing_error(alias)

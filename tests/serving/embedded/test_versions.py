@@ -1,0 +1,249 @@
+"""Versions come, go, fail and are labelled as in TF Serving, and no request fails meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from embedded_server import RunningServer, launched, serving, wait_until
+
+_SECONDS = 15.0
+_CONFIG = """model_config_list {
+  config { name: "swapped" base_path: "%(base)s/swapped" model_platform: "tensorflow" }
+  config { name: "fragile" base_path: "%(base)s/fragile" model_platform: "tensorflow" }
+  config { name: "warm" base_path: "%(base)s/warm" model_platform: "tensorflow" }
+  config { name: "words" base_path: "%(base)s/words" model_platform: "tensorflow" }
+}"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serving")
+
+
+@pytest.fixture(scope="module")
+def server(base: Path, models: Path) -> Iterator[RunningServer]:
+    for name, model in (("swapped", "two"), ("fragile", "two"), ("warm", "warm"), ("words", "words")):
+        publish(models / model, base / name / "1")
+    (base / "models.config").write_text(_CONFIG % {"base": base})
+    (base / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
+    arguments = [
+        f"--model_config_file={base}/models.config",
+        f"--monitoring_config_file={base}/monitoring.config",
+        "--max_num_load_retries=0",
+    ]
+    with serving(arguments, base) as running:
+        yield running
+
+
+def publish(model: Path, version: Path) -> None:
+    staging = version.parent / f".staging-{version.name}"
+    shutil.copytree(model, staging)
+    staging.rename(version)
+
+
+def predict(server: RunningServer, model: str) -> list[float]:
+    answer = httpx.post(f"{server.url}/v1/models/{model}:predict", json={"instances": [1.0]})
+    assert answer.status_code == 200, answer.text
+    predictions: list[float] = answer.json()["predictions"]
+    return predictions
+
+
+def test_a_new_version_takes_over_without_a_failed_request(server: RunningServer, base: Path, models: Path) -> None:
+    answers: list[tuple[int, float]] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client() as client:
+            while not done.is_set():
+                answer = client.post(f"{server.url}/v1/models/swapped:predict", json={"instances": [1.0]})
+                answers.append((answer.status_code, answer.json()["predictions"][0]))
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        publish(models / "three", base / "swapped" / "2")
+        wait_until(lambda: server.states("swapped") == {"2": "AVAILABLE", "1": "END"}, _SECONDS, "version 2 alone")
+        time.sleep(0.1)  # some answers of the new version
+    finally:
+        done.set()
+        for client in clients:
+            client.join()
+    values = [value for _, value in answers]
+    assert {status for status, _ in answers} == {200}
+    assert values[-1] == 3.5
+    assert values == sorted(values), "once the new version answers, the old one does not"
+
+    shutil.rmtree(base / "swapped" / "2")
+    wait_until(lambda: server.states("swapped") == {"2": "END", "1": "AVAILABLE"}, _SECONDS, "version 1 back")
+    assert predict(server, "swapped") == [2.5]
+
+
+def _truncate_variables(version: Path) -> None:
+    data = version / "variables" / "variables.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:3])
+
+
+def _cut_graph(version: Path) -> None:
+    file = version / "saved_model.pb"
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        pytest.param(
+            lambda v: (v / "saved_model.pb").unlink(), "NOT_FOUND", "does not appear to contain", id="no-graph"
+        ),
+        pytest.param(_cut_graph, "DATA_LOSS", "as binary proto", id="cut-graph"),
+        pytest.param(lambda v: (v / "saved_model.pb").write_bytes(b""), "NOT_FOUND", "{ serve }", id="empty-graph"),
+        pytest.param(_truncate_variables, "OUT_OF_RANGE", "Read less bytes than requested", id="truncated-variables"),
+        pytest.param(
+            lambda v: (v / "variables" / "variables.index").unlink(), "NOT_FOUND", "variables/variables", id="no-index"
+        ),
+    ],
+)
+def test_a_broken_version_ends_with_the_reason_and_the_old_one_serves(
+    server: RunningServer, base: Path, models: Path, damage: Callable[[Path], object], code: str, words: str
+) -> None:
+    _refused(server, base, models / "two", damage, code, words)
+
+
+def test_a_failed_warmup_request_fails_the_load(server: RunningServer, base: Path, models: Path) -> None:
+    _refused(
+        server, base, models / "chilly", lambda _: None, "FAILED_PRECONDITION", 'signature key "nowhere" not found'
+    )
+
+
+def _refused(
+    server: RunningServer, base: Path, model: Path, damage: Callable[[Path], object], code: str, words: str
+) -> None:
+    number = 2 + max(map(int, server.states("fragile")))
+    version = base / "fragile" / str(number)
+    staging = base / "fragile" / "staging"
+    shutil.copytree(model, staging)
+    damage(staging)
+    staging.rename(version)
+    try:
+        wait_until(lambda: server.states("fragile").get(str(number)) == "END", _SECONDS, f"version {number} to end")
+        (status,) = httpx.get(f"{server.url}/v1/models/fragile/versions/{number}").json()["model_version_status"]
+        assert status["status"]["error_code"] == code
+        assert words in status["status"]["error_message"]
+        assert predict(server, "fragile") == [2.5]
+    finally:
+        shutil.rmtree(version)
+
+
+def test_warmup_requests_run_before_the_version_serves(server: RunningServer) -> None:
+    log = server.log()
+    assert log.index("Warmup: 3 requests run for warm version 1") < log.index(
+        "Successfully loaded servable version {name: warm version: 1}"
+    )
+
+
+def test_tables_are_initialised_from_assets(server: RunningServer) -> None:
+    answer = httpx.post(f"{server.url}/v1/models/words:predict", json={"instances": ["bird", "cat", "fish"]})
+    assert answer.json() == {"predictions": [2, 0, -1]}
+
+
+def test_metrics_count_requests_by_outcome(server: RunningServer) -> None:
+    predict(server, "warm")
+    httpx.post(f"{server.url}/v1/models/warm:predict", content=b"{}")
+    page = httpx.get(f"{server.url}/metrics").text
+    assert ':tensorflow:serving:request_count{model_name="warm",status="OK"}' in page
+    assert ':tensorflow:serving:request_count{model_name="warm",status="INVALID_ARGUMENT"} 1' in page
+
+
+def test_a_label_moves_only_to_an_available_version(server: RunningServer, base: Path, models: Path) -> None:
+    """The three writes that move a label: serve both versions, move it, drop the old one."""
+    publish(models / "two", base / "labelled" / "1")
+    publish(models / "three", base / "labelled" / "2")
+    _reload(server, base, [1], {})
+    _reload(server, base, [1], {"stable": 1})
+    assert _labelled(server) == [2.5]
+    with pytest.raises(grpc.RpcError) as refused:
+        _reload(server, base, [1, 2], {"stable": 2})
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert refused.value.details() == (
+        "Request to assign label to version 2 of model labelled, which is not currently available for inference"
+    )
+    _reload(server, base, [1, 2], {"stable": 1})
+    wait_until(lambda: server.states("labelled").get("2") == "AVAILABLE", _SECONDS, "both versions")
+    _reload(server, base, [1, 2], {"stable": 2})
+    assert _labelled(server) == [3.5]
+    _reload(server, base, [2], {"stable": 2})
+    wait_until(lambda: server.states("labelled") == {"2": "AVAILABLE", "1": "END"}, _SECONDS, "version 1 to end")
+    assert _labelled(server) == [3.5]
+
+
+def _labelled(server: RunningServer) -> Any:
+    answer = httpx.post(f"{server.url}/v1/models/labelled/labels/stable:predict", json={"instances": [1.0]})
+    return answer.json()["predictions"]
+
+
+def _reload(server: RunningServer, base: Path, versions: list[int], labels: dict[str, int]) -> None:
+    from google.protobuf import text_format
+    from tensorflow_serving.apis import model_management_pb2
+
+    request = model_management_pb2.ReloadConfigRequest()
+    text_format.Parse(_CONFIG % {"base": base}, request.config)
+    model = request.config.model_config_list.config.add(name="labelled", base_path=f"{base}/labelled")
+    model.model_platform = "tensorflow"
+    model.model_version_policy.specific.versions.extend(versions)
+    model.version_labels.update(labels)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        reload = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+        reload(request.SerializeToString(), timeout=_SECONDS)
+
+
+def test_a_broken_first_version_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "base" / "1").mkdir(parents=True)
+    with launched([f"--model_base_path={tmp_path}/base", "--max_num_load_retries=0"], tmp_path) as server:
+        assert server.process.wait(60) == 255
+        assert "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: " in server.log()
+
+
+def test_a_config_file_is_followed_from_an_empty_start_to_sigterm(tmp_path: Path, models: Path) -> None:
+    config = tmp_path / "models.config"
+    entry = f'config {{ name: "%(name)s" base_path: "{tmp_path}/%(name)s" model_platform: "tensorflow" }}'
+    config.write_text(f"model_config_list {{ {entry % {'name': 'first'}} }}")
+    arguments = [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds", "1", "--unheard_of=1"]
+    with launched(arguments, tmp_path) as server:
+        server.wait_for_log(f"Could not find base path {tmp_path}/first for servable first")
+        assert "Ignoring unknown flag: --unheard_of=1" in server.log()
+        assert "Running gRPC ModelServer" not in server.log(), "ports stay closed until the first load"
+        publish(models / "two", tmp_path / "first" / "1")
+        server.wait_for_log("Exporting HTTP/REST API at:")
+
+        config.write_text("garbage {")
+        server.wait_for_log("Invalid protobuf file")
+        publish(models / "three", tmp_path / "second" / "5")
+        config.write_text(f"model_config_list {{ {' '.join(entry % {'name': name} for name in ('first', 'second'))} }}")
+        server.wait_for_log("Successfully loaded servable version {name: second version: 5}")
+
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_a_grpc_call_needs_no_deadline(server: RunningServer) -> None:
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "warm"
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add().size = 2
+    request.inputs["x"].float_val.extend([1.0, 2.0])
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        answer = predict_pb2.PredictResponse.FromString(call(request.SerializeToString()))
+    assert list(answer.outputs["y"].float_val) == [2.5, 3.0]
+    assert (answer.model_spec.version.value, answer.model_spec.signature_name) == (1, "serving_default")
