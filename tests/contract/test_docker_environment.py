@@ -1,0 +1,145 @@
+"""The docker runtime where there is no engine to use, and whose container may be reaped. Needs no engine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.errors import EnvironmentFailure
+from tasks.serving import docker_runtime
+from tasks.serving.docker_runtime import PID, PID_SPACE, PID_START, DockerParameters, DockerRuntime, available, connect
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As somebody who may not open what belongs to root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A socket's path has to be short."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="tfship-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_missing_socket_is_named(short_folder: Path) -> None:
+    address = f"unix://{short_folder}/docker.sock"
+    with pytest.raises(EnvironmentFailure, match=r"no socket .*docker\.sock") as failure:
+        connect(address)
+    assert "--runtime embedded" in failure.value.remedy
+    assert "docker.sock" in (available("any", host=address) or "")
+
+
+def test_a_socket_that_nobody_serves_is_told_from_a_missing_one(short_folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deserted:
+        deserted.bind(f"{short_folder}/docker.sock")
+    with pytest.raises(EnvironmentFailure, match="nobody answers"):
+        connect(f"unix://{short_folder}/docker.sock")
+
+
+def test_a_forbidden_socket_names_the_group(short_folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(f"{short_folder}/docker.sock")
+        engine.listen()
+        (short_folder / "docker.sock").chmod(0o600 if os.geteuid() == 0 else 0)
+        with unprivileged(), pytest.raises(EnvironmentFailure, match="no permission") as failure:
+            connect(f"unix://{short_folder}/docker.sock")
+    assert "usermod -aG docker" in failure.value.remedy
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.1:2376", "ssh://build@host", "http://localhost:2375"])
+def test_a_remote_engine_is_refused_because_the_model_could_not_be_mounted(address: str) -> None:
+    with pytest.raises(EnvironmentFailure, match="bind-mounted"):
+        DockerRuntime(DockerParameters(image="any", run_id="r", host=address)).identity
+
+
+def test_docker_host_is_heard_as_the_docker_command_hears_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2376")
+    with pytest.raises(EnvironmentFailure, match=r"tcp://10\.0\.0\.1:2376"):
+        connect()
+
+
+def test_limits_that_the_engine_cannot_hold_are_left_out_and_named_in_the_log() -> None:
+    asked = DockerParameters(image="any", run_id="r", memory_bytes=1 << 30, cpus=2, pids=100)
+    able = {"MemoryLimit": True, "SwapLimit": True, "CpuCfsQuota": True, "PidsLimit": True, "NCPU": 8}
+    runtime = DockerRuntime(asked)
+    assert runtime._limits(able) == {
+        "mem_limit": 1 << 30,
+        "memswap_limit": 1 << 30,
+        "nano_cpus": 2_000_000_000,
+        "pids_limit": 100,
+    }
+    assert runtime.logs() == ""
+    assert runtime._limits({**able, "SwapLimit": False, "PidsLimit": False, "NCPU": 1}) == {
+        "mem_limit": 1 << 30,
+        "nano_cpus": 1_000_000_000,
+    }
+    assert "cannot hold a process limit" in runtime.logs()
+    assert "1 CPUs, fewer than the 2 asked for" in runtime.logs()
+
+
+@pytest.mark.parametrize(
+    ("repository_digests", "reference", "expected"),
+    [
+        (["tensorflow/serving@sha256:aa"], "tensorflow/serving:2.20.0", "sha256:aa"),
+        (["mirror:5000/serving@sha256:bb", "tensorflow/serving@sha256:aa"], "tensorflow/serving", "sha256:aa"),
+        (["other@sha256:aa", "mirror:5000/serving@sha256:bb"], "mirror:5000/serving:2", "sha256:bb"),
+        (["tensorflow/serving@sha256:aa"], "tensorflow/serving@sha256:aa", "sha256:aa"),
+        ([], "tfship/embedded-serving:0.1.0", "sha256:id"),
+    ],
+    ids=["tagged", "of the repository asked for", "a registry with a port", "pinned", "never in a registry"],
+)
+def test_an_image_is_known_by_its_digest(repository_digests: list[str], reference: str, expected: str) -> None:
+    image = SimpleNamespace(attrs={"RepoDigests": repository_digests}, id="sha256:id")
+    assert docker_runtime._digest(image, reference) == expected
+
+
+HERE = docker_runtime._owner()
+
+
+@pytest.mark.parametrize(
+    ("labels", "dead"),
+    [
+        (HERE, False),
+        ({**HERE, PID_START: "1"}, True),
+        ({**HERE, PID: "4194305"}, True),  # above the largest pid_max
+        ({**HERE, PID: "4194305", PID_SPACE: HERE[PID_SPACE].replace("/", "/9")}, False),
+        ({**HERE, PID: "4194305", PID_SPACE: ""}, False),
+        ({PID: "4194305"}, False),
+        ({**HERE, PID: "nonsense"}, False),
+    ],
+    ids=["alive", "number reused", "gone", "another container's", "unknown place", "older labels", "not a number"],
+)
+def test_only_a_certainly_dead_owner_is_dead(labels: dict[str, str], dead: bool) -> None:
+    assert docker_runtime._owner_is_dead(labels) is dead
+
+
+def test_an_owner_on_this_host_before_its_restart_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = docker_runtime._HOST_PID_NAMESPACE
+    monkeypatch.setattr(docker_runtime, "_pid_space", lambda: f"boot-2/{namespace}")
+    assert docker_runtime._owner_is_dead({**HERE, PID_SPACE: f"boot-1/{namespace}"})
+    assert not docker_runtime._owner_is_dead({**HERE, PID_SPACE: "boot-1/4026532000"}), (
+        "a container's may live elsewhere"
+    )
+
+
+def test_parameters_travel_as_json() -> None:
+    parameters = DockerParameters(image="any", run_id="r", flags=("--a=b",), environment={"A": "b"}, cpus=0.5)
+    assert DockerParameters.model_validate_json(parameters.model_dump_json()) == parameters
