@@ -111,7 +111,7 @@ class ParityError(Refusal):
         expected = first.worst.expected if first.worst else f"what the {report.baseline} gave"
         got = first.worst.got if first.worst else "something else"
         more = len(report.failures) - 1
-        tail = f" ({first.mismatched} of {first.compared} differ)" if first.compared else ""
+        tail = f" ({first.mismatched} of {first.compared} differ)" if first.compared > 1 else ""
         tail += f", and {more} more that differ" if more else ""
         remedies = {
             "values": f"the {first.candidate} was written from other weights or files; make it again from the "

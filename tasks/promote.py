@@ -46,11 +46,6 @@ def promote(
         HeldError: this digest was rolled back.
     """
     report = require_blessing(exported, blessed, release)
-    artifact = current().store.find(exported.step, exported.key, full=True)
-    if artifact is None or artifact.digest != exported.digest:
-        raise DamagedError(
-            str(exported.path), "the model that was blessed", "other bytes", "run again: it is exported anew."
-        )
     files = tuple(
         entry.model_copy(update={"path": entry.path.removeprefix(f"{MODEL}/")})
         for entry in Manifest.read(exported.path).files
@@ -72,14 +67,19 @@ def promote(
             )
             return found, StepState.UNCHANGED
         require_not_held(releases, digest, release)
-        version = releases.publish(
-            exported.path / MODEL,
-            files,
-            run_id=current().run_id,
-            blessing=blessed.digest,
-            verdict=report.verdict,
-            reason=release.reason,
-        )
+        try:
+            version = releases.publish(
+                exported.path / MODEL,
+                files,
+                run_id=current().run_id,
+                blessing=blessed.digest,
+                verdict=report.verdict,
+                reason=release.reason,
+            )
+        except DamagedError:
+            # Damage that the quick check cannot see: hash it all, so that it is set aside and the next run exports anew.
+            current().store.find(exported.step, exported.key, full=True)
+            raise
         try:
             confirmed_by = _confirm(releases, version, checkpoint, run, serving, tolerance)
         except BaseException as error:  # an interruption too: what was not confirmed must not stay served

@@ -49,9 +49,9 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
 
 
 def summary(run: Run, name: str, page: Path | None) -> RunSummary:
-    """The document that `tfship run --json` prints, written beside the page too."""
+    """The document that `tfship run --json` prints."""
     smoke = _smoke(run.artifacts)
-    found = RunSummary(
+    return RunSummary(
         run_id=run.run_id,
         name=name,
         steps=tuple(outcome.model_dump(mode="json", exclude={"message"}) for outcome in run.outcomes),
@@ -63,11 +63,22 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
         promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,
         report=str(page) if page else None,
     )
-    if page:
-        scratch = page.with_name("run.json.new")
+
+
+def keep(found: RunSummary) -> None:
+    """Write the document beside its page.
+
+    Raises:
+        EnvironmentFailure: the folder cannot be written.
+    """
+    assert found.report
+    place = Path(found.report).with_name("run.json")
+    scratch = place.with_name("run.json.new")
+    try:
         scratch.write_text(found.model_dump_json(indent=1))
-        os.replace(scratch, page.with_name("run.json"))
-    return found
+        os.replace(scratch, place)
+    except OSError as failure:
+        raise EnvironmentFailure.from_os(failure, f"report {place}") from failure
 
 
 _ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed")

@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from tasks import isolate
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import HeldError, PipelineError, UsageError
+from tasks.isolate import Limits
 from tasks.records.run import Promotion, StepOutcome, StepState
 
 P = ParamSpec("P")
@@ -61,12 +62,14 @@ class Run:
     """What the steps of one run share, and what they have made so far.
 
     `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal too.
+    `training` limits the one child that may work for days; the others are held to `isolate.limits`.
     """
 
     run_id: str
     store: Store
     observer: Observer
     refresh: frozenset[str] = frozenset()
+    training: Limits = Limits(seconds=7 * 86400.0)
     outcomes: list[StepOutcome] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     promotion: Promotion | None = None

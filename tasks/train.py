@@ -12,7 +12,7 @@ from tasks.models import source as sources
 from tasks.models import training as loop
 from tasks.models.source import ModelSource
 from tasks.records.settings import Training
-from tasks.step import Facts, progress, step
+from tasks.step import Facts, current, progress, step
 
 VERSION = 1
 
@@ -25,4 +25,5 @@ def _facts(source: ModelSource, training: Training) -> Facts:
 @step(version=VERSION, resumes=True, facts=_facts)
 def train(source: ModelSource, training: Training, out: Path) -> None:
     """Train `source` to its final global step."""
-    isolate.call_with(loop.train, (source, training, out), on_progress=progress)
+    with isolate.limits(current().training):
+        isolate.call_with(loop.train, (source, training, out), on_progress=progress)

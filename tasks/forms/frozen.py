@@ -55,6 +55,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
         value = tf.make_tensor_proto(saver.read(checkpoint, str(key), prefix))
         constants[name].attr["value"].tensor.CopyFrom(value)
         constants[name].attr.pop("_output_shapes", None)
+    graphs.name_assets(frozen, names.assets)
     graphs.drop_unused_functions(frozen)  # the unconverted originals are still in the library
     for node in graphs.all_nodes(frozen):
         node.device = ""

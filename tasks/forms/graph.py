@@ -174,6 +174,19 @@ def modernise(meta_graph: Any) -> Any:
     return meta_graph
 
 
+def name_assets(graph_def: Any, assets: Iterable[Any]) -> None:
+    """Leave only the file's name, in place, in the Consts that hold an asset's path: the path was of one machine.
+
+    Whoever loads the model feeds the path (tensorflow/cc/saved_model/loader.cc).
+    """
+    import tensorflow as tf
+
+    names = {node_name(asset.tensor): asset.filename for asset in assets}
+    for node in graph_def.node:
+        if node.name in names and node.op == "Const":
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(names[node.name]))
+
+
 def targets(names: Any) -> list[str]:
     """Every tensor and operation that a model's signatures need: outputs, and what fills lookup tables."""
     wanted = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]

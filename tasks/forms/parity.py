@@ -71,7 +71,7 @@ def values(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorF
             agreed += 1
             continue
         worst = Difference(expected=_described(fact), got=_described(found) if found else "no such value")
-        rows.append(_row(candidate, "", fact.name, ParityTest.VALUES, fact.size, fact.size, worst))
+        rows.append(_row(candidate, "", fact.name, ParityTest.VALUES, 1, 1, worst))
     if count == 0:
         note = "the outputs need no variable"
         return [

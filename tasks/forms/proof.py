@@ -24,6 +24,8 @@ from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 
+ON_DISK = "saved_model (files)"
+
 Opener = Callable[[Path, SessionOptions], AbstractContextManager[Predictor]]
 OPENERS: dict[str, Opener] = {
     "frozen_graph": frozen.loaded,
@@ -121,8 +123,8 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
     expected = [
         TensorFact(**(variable.value.model_dump() | {"name": variable.key})) for variable in reference.needed
     ]
-    rows = parity.values("saved_model", expected, saved_model.bundle_values(folder))
-    return ParityReport(rows=(*rows, *asset_rows("saved_model", folder, reference.names)))
+    rows = parity.values(ON_DISK, expected, saved_model.bundle_values(folder))
+    return ParityReport(rows=(*rows, *asset_rows(ON_DISK, folder, reference.names)))
 
 
 def record_asset(path: Path, tensor: str) -> dict[str, str]:

@@ -59,6 +59,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
         exported = tf.compat.v1.train.export_meta_graph(
             graph=graph, saver_def=saver_def, clear_devices=True, strip_default_attrs=True
         )
+    graphs.name_assets(exported.graph_def, names.assets)
     exported.meta_info_def.tags.append(SERVE)
     with graph.as_default():
         for signature in names.signatures:

@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import struct
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -48,7 +49,16 @@ def run(reply: socket.socket, log_fd: int, server: int) -> None:
         _answer(request)
     except BaseException as error:  # whatever it is, the caller is told: here the process ends
         traceback.print_exc()
-        _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000]}})
+        _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000], "at": _raised_at(error)}})
+
+
+def _raised_at(error: BaseException) -> str:
+    """The innermost line outside installed packages, which mostly is one of the user's model."""
+    installed = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*installed, "<"))
+    ]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
 def _answer(request: bytes) -> None:

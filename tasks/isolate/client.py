@@ -224,6 +224,8 @@ def call_with(
         raise PipelineError.decode(answer["error"])
     if "unexpected" in answer:
         what = f"{answer['unexpected']['type']}: {answer['unexpected']['message']}"
+        if at := answer["unexpected"].get("at"):
+            what += f" ({at})"
         raise _failed(child, "no error", what, "run with --verbose for the child's output")
     returns: Any = get_type_hints(function).get("return", Any)
     adapter: TypeAdapter[T] = TypeAdapter(returns)

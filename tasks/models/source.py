@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from tasks.artifacts.manifest import hash_file
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.records.base import Record
@@ -28,12 +30,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class ModelSource(Record):
-    """A model class as `module:Class`; `folder` is where its module is found (None: among our examples)."""
+    """A model class as `module:Class`; `folder` is where its module is found (None: among our examples).
+
+    The folder is not part of the record's JSON, and so of no key: a project that was moved is the same project.
+    """
 
     name: str
     module: str
     attribute: str
-    folder: Path | None = None
+    folder: Path | None = Field(None, exclude=True)
 
 
 def resolve(reference: str, folder: Path) -> ModelSource:
@@ -111,7 +116,7 @@ def importable(source: ModelSource) -> Iterator[Any]:
 def _find(module: str, root: Path) -> Path | None:
     base = root.joinpath(*module.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file() and not _installed(path):
+        if path.is_file() and (path.is_relative_to(_ROOT / "tasks") or not _installed(path)):
             return path
     return None
 

@@ -116,6 +116,9 @@ def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic
         if logarithmic:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
             axes.yaxis.set_minor_formatter(NullFormatter())
+            lowest, highest = axes.get_ylim()
+            if highest < 10 * lowest:  # such a range may hold no power of ten, and would have no label
+                axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set_xlabel("global step", color=_INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(True, axis="y", color=_RULE, linewidth=0.8)

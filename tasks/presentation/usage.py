@@ -10,12 +10,12 @@ import base64
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from tasks.presentation.facts import ReportFacts
 from tasks.presentation.samples import is_batched
-from tasks.records.run import StepState
 from tasks.records.signature import Method, Signature, TensorSpec
 
 # What REST's JSON has no way to carry (tensorflow_serving/util/json_tensor.cc).
@@ -165,28 +165,22 @@ def _literal(value: Any) -> str:
 
 
 def commands(facts: ReportFacts) -> tuple[Command, ...]:
-    """What one does with the release next."""
+    """What one does with the release next; only what exists and would do something now."""
     release = facts.promotion
     name = shlex.quote(facts.name)
-    root = ""
-    if release and release.path:
-        base, _, _ = release.path.rstrip("/").rpartition("/")
-        parent, _, folder = base.rpartition("/")
-        root = f" --serving-root {shlex.quote(parent)}" if folder == facts.name and parent else ""
-    lines = [
-        Command(f"tfship status {name}{root}", "what serves now"),
-        Command(f"tfship releases {name}{root}", "every version, and how it came and went"),
-    ]
-    served = release is not None and release.version is not None
-    if served or (release and release.previous is not None):
-        lines.insert(0, Command(f"tfship serve {name}{root}", "serve it here with the embedded server"))
+    base = PurePosixPath(release.path).parent if release and release.path else None
+    root = f" --serving-root {shlex.quote(str(base.parent))}" if base and base.name == facts.name else ""
+    lines = [Command(f"tfship releases {name}{root}", "every version, and how it came and went")]
     if release and release.outcome == "promoted" and release.previous is not None:
-        lines.append(Command(f"tfship rollback {name}{root}", f"back to version {release.previous}"))
-        lines.append(Command(f"tfship rollback {name} --to {release.previous}{root}", "the same, by its number"))
-    exported = next(
-        (s for s in facts.steps if s.name == "export" and s.artifact and s.state is not StepState.FAILED), None
-    )
-    if exported and exported.artifact and not served and facts.refusal is None:
-        line = f"tfship promote {shlex.quote(exported.artifact)} --name {name}{root}"
-        lines.insert(0, Command(line, "publish what this run exported"))
+        rollback = f"tfship rollback {name} --to {release.previous} --reason 'say why'{root}"
+        lines.append(Command(rollback, f"serve version {release.previous} again and hold version {release.version}"))
+    if base and release and release.version is not None:
+        ports = f"--port={_port(facts.grpc_address)} --rest_api_port={_port(facts.rest_url)}"
+        place = f"--model_name={name} --model_base_path={shlex.quote(str(base))}"
+        server = f"python -m tasks.serving.embedded {ports} {place}"
+        lines.append(Command(server, "serve it here with the embedded server"))
     return tuple(lines)
+
+
+def _port(address: str) -> str:
+    return address.rstrip("/").rpartition(":")[2]

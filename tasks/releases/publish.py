@@ -50,6 +50,10 @@ class Releases:
         except OSError as error:
             raise EnvironmentFailure.from_os(error, f"serving root {self.root}") from error
 
+    def known(self) -> bool:
+        """Whether anything was ever promoted here, by us or by hand."""
+        return self.own.is_dir() or self.served() is not None
+
     def journal(self) -> list[JournalLine]:
         """Every line, oldest first; a last line that a kill cut short is left out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.errors import ChildFailed, SmokeRefused
+from tasks.errors import ChildFailed, EnvironmentFailure, SmokeRefused
 from tasks.forms import parity
 from tasks.forms.predictor import Predictor
 from tasks.forms.proof import Reference
@@ -72,6 +73,9 @@ def _wait(
             log = runtime.logs()
             if ended.oom_killed:
                 raise _ended(runtime, what, "killed for want of memory", "raise `serving.memory`")
+            if re.search("address already in use|failed to bind", log, re.IGNORECASE):
+                remedy = "end what listens there (`ss -ltnp` names it), or leave the ports out of `serving.flags`."
+                raise EnvironmentFailure(what, "its ports free", "a port that is taken", remedy)
             if (line := _load_error(log)) is not None:
                 raise refused(runtime, "load error", what, "AVAILABLE", line)
             raise _ended(runtime, what, f"it ended with {ended.code}", "see the end of its log above")

@@ -1,0 +1,38 @@
+"""What every test may ask for: a store of its own, and a run that its steps belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks import isolate
+from tasks.artifacts.store import Store
+from tasks.step import Run, running
+from tests.silent import Silent
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    """What the `store` fixture warned of."""
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, warnings: list[str]) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store", warn=warnings.append)
+
+
+@pytest.fixture
+def run(store: Store) -> Iterator[Run]:
+    """A run on `store` that the test's steps belong to."""
+    with running(Run("test", store, Silent())) as entered:
+        yield entered
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_outlives_the_session() -> Iterator[None]:
+    yield
+    isolate.shutdown()
