@@ -42,7 +42,7 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
     page = folder.absolute() / run.run_id / "report.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(render(_facts(run, name, error)))
+        page.write_text(render(_facts(run, name, error)), encoding="utf-8")
     except OSError as failure:
         raise EnvironmentFailure.from_os(failure, f"report {page}") from failure
     return page, StepState.BUILT

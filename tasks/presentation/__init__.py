@@ -1,0 +1,1 @@
+"""The report of a run: what is known (facts), what it comes to (verdict, chain), and the page that says so."""

@@ -14,14 +14,14 @@ FORMS = (
     "frozen_graph",
     "saved_model (v1 loader)",
     "saved_model (v2 loader)",
-    "saved_model",
+    "saved_model (files)",
     "served (gRPC)",
     "served (REST)",
 )
 VARIABLES = "values: variables"
 _NOTHING = "\N{EN DASH}"
 _EVERY = "*"  # a row that speaks for a whole signature, or with no signature for the whole form
-_ALWAYS = tuple(form for form in FORMS if form != "saved_model")  # what a full run compares
+_ALWAYS = tuple(form for form in FORMS if form != "saved_model (files)")  # what a full run compares
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
-    "text.parse_math": False,
 }
 _drawing = Lock()  # matplotlib's settings belong to the process
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel, for its key: `style` and `colour` tell it from the others, `last` and `best` sum it up."""
+    """One line of a panel, for its key: `style` and `colour` tell it from the others, the numbers sum it up."""
 
     name: str
     style: str

@@ -30,7 +30,7 @@ SAVED_MODEL_FAULTS: list[tuple[Callable[[Path], None], str, str]] = [
     (faults.outputs_swapped, "served", "serving_default/"),
     (faults.wrong_dtype, "signature", "serving_default"),
     (faults.variable_not_restored, "load error", faults.WEIGHT),
-    (faults.other_vocabulary, "saved_model", "asset sundaynet_labels.txt"),
+    (faults.other_vocabulary, "saved_model (files)", "asset sundaynet_labels.txt"),
 ]
 WEIGHT_FAULTS = [faults.one_weight_moved, faults.one_weight_zeroed, faults.all_nan]
 
