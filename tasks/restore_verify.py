@@ -6,14 +6,12 @@ Follows checkpoint; freeze and export need it. Layout: `restore.json` (RestoreRe
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tasks import isolate
-from tasks.artifacts.manifest import Manifest
+from tasks.artifacts.manifest import Manifest, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
 from tasks.errors import CoverageError, ParityError
@@ -34,7 +32,7 @@ def restore_verify(checkpoint: Artifact, run: Artifact, tolerance: Tolerance, ou
     """Restore, compare with the live session, take one more training step and throw it away."""
     with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
         for entry in Manifest.read(checkpoint.path).files:
-            _link(checkpoint.path / entry.path, Path(moved) / entry.path)
+            link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
         report = isolate.call(
             verify, Path(moved), pinned(checkpoint), run.path, [run.path, checkpoint.path], tolerance
         )
@@ -107,12 +105,3 @@ def _one_more_step(
         remedy = "the checkpoint cannot be trained on; look at what the train op reads."
         raise CoverageError("one more training step", "a finite loss and the next global step", problem, remedy)
     return "passed"
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file that the store has made read-only; a copy where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -5,14 +5,12 @@ Follows export; promote needs its blessing. Layout: `smoke.json` (SmokeReport), 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 
 from tasks import isolate
-from tasks.artifacts.manifest import Manifest, hash_file
+from tasks.artifacts.manifest import Manifest, hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
 from tasks.errors import ParityError, SmokeRefused
@@ -141,9 +139,4 @@ def link_model(exported: Artifact, target: Path) -> None:
     """The exported SavedModel under another name, linked: the copy that is served, away from the store's own."""
     for entry in Manifest.read(exported.path).files:
         if entry.path.startswith(f"{MODEL}/"):
-            destination = target / entry.path.removeprefix(f"{MODEL}/")
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(exported.path / entry.path, destination)
-            except OSError:
-                shutil.copyfile(exported.path / entry.path, destination)
+            link_file(exported.path / entry.path, target / entry.path.removeprefix(f"{MODEL}/"))

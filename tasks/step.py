@@ -57,6 +57,9 @@ class Observer(Protocol):
         ...
 
 
+_A_WEEK = Limits(seconds=7 * 86400.0)
+
+
 @dataclass
 class Run:
     """What the steps of one run share, and what they have made so far.
@@ -69,7 +72,7 @@ class Run:
     store: Store
     observer: Observer
     refresh: frozenset[str] = frozenset()
-    training: Limits = Limits(seconds=7 * 86400.0)
+    training: Limits = _A_WEEK
     outcomes: list[StepOutcome] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     promotion: Promotion | None = None
@@ -279,7 +282,12 @@ def together(*calls: Callable[[], T]) -> list[T]:
 
 
 def _failure(name: str, started: float, error: BaseException) -> StepOutcome:
-    message = str(error).splitlines()[0] if isinstance(error, PipelineError) else type(error).__name__
+    if isinstance(error, PipelineError):
+        message = str(error).splitlines()[0]
+    elif isinstance(error, Exception):
+        message = type(error).__name__
+    else:
+        message = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
     state = StepState.HELD if isinstance(error, HeldError) else StepState.FAILED
     return StepOutcome(name=name, state=state, seconds=round(time.monotonic() - started, 3), message=message)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -164,6 +165,15 @@ def copy_verified(source: Path, target: Path, files: Iterable[FileEntry]) -> Non
             os.fsync(writer.fileno())
         if sha.hexdigest() != entry.sha256:
             raise damaged(source, [f"{entry.path} has changed"])
+
+
+def link_file(source: Path, target: Path) -> None:
+    """A second name for a file that the store has made read-only; a copy where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sync_tree(directory: Path) -> None:

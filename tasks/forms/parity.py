@@ -125,7 +125,7 @@ def outputs(
     for signature in signatures:
         inputs = select(probe, signature.key)
         expected = select(baseline, signature.key)
-        if not inputs and signature.inputs or not expected:
+        if (signature.inputs and not inputs) or not expected:
             raise PipelineError(
                 f"the probe of {signature.key}", "inputs and recorded outputs", "none", "train or adopt again."
             )

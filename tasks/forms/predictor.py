@@ -47,12 +47,14 @@ class SessionPredictor:
         self.named = dict(named)
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`."""
         spec = self.signatures[signature]
         feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
         fetches = {name: output.tensor for name, output in spec.outputs.items()}
         return {name: as_array(value) for name, value in self.session.run(fetches, feeds).items()}
 
     def values(self) -> Iterator[TensorFact]:
+        """See `Predictor`; a variable that nobody initialised has the dtype `uninitialised`."""
         import tensorflow as tf
 
         for name, tensor in self.named.items():

@@ -238,6 +238,7 @@ class FunctionPredictor:
         self.model = model
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`."""
         import tensorflow as tf
 
         function = self.model.signatures[signature]
@@ -245,6 +246,7 @@ class FunctionPredictor:
         return {name: tensors.as_array(answer.numpy()) for name, answer in answers.items()}
 
     def values(self) -> Iterator[TensorFact]:
+        """See `Predictor`."""
         for variable in self.model.variables:
             yield tensors.fact(variable.name.removesuffix(":0"), tensors.as_array(variable.numpy()))
         # TF1's reference variables get no Python object: they are read through the graph they stayed in.

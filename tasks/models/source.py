@@ -97,18 +97,24 @@ def importable(source: ModelSource) -> Iterator[Any]:
     if source.folder is None:
         yield getattr(importlib.import_module(source.module), source.attribute)
         return
-    shadowed = {name for name in ("tasks", "flows") if (source.folder / name).is_dir()}
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in shadowed}
+    packages = {name for name in ("tasks", "flows") if (source.folder / name).is_dir()}
+    # A user's module wins over ours of the same name. All else stays reachable: `tasks.models.model`, for one.
+    shadowed = {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if name.partition(".")[0] in packages and _find(name, source.folder)
+    }
     path_before = list(sys.path)
-    # First, so that a user's module wins over ours; ours stay reachable behind it for a model that imports them.
     sys.path.insert(0, str(source.folder))
+    for name in packages - shadowed.keys():  # without an `__init__.py`, which ours has: one package of both
+        importlib.import_module(name).__path__.insert(0, str(source.folder / name))
     try:
         module = importlib.import_module(source.module)
     finally:
-        theirs = {name for name in sys.modules if name.split(".")[0] in shadowed}
-        for name in theirs:
-            del sys.modules[name]
-        sys.modules.update(ours)
+        for name in list(sys.modules):
+            if name.partition(".")[0] in packages and _find(name, source.folder):
+                del sys.modules[name]
+        sys.modules.update(shadowed)
         sys.path[:] = [*path_before, str(source.folder)]
     yield getattr(module, source.attribute)
 

@@ -115,20 +115,27 @@ class _Loop:
             )
             if due or step % _LOG_EVERY == 0:
                 facts = {"step": step, "of": steps} | ({"loss": float(loss)} if loss is not None else {})
-                metrics = self.save(step) if due else {}
+                metrics = self.metrics() if due else {}
+                # Before the checkpoint: a kill between them is followed by training from an earlier one, which cuts
+                # this line off again, and never by training from this one, which would miss it.
                 with (self.out / "metrics.jsonl").open("a") as stream:
                     stream.write(json.dumps(facts | metrics) + "\n")
+                if due:
+                    self.save(step, metrics)
                 progress(facts | metrics)
         if steps <= start and not (self.out / "baselines" / f"{start}.json").exists():
-            self.save(start)
+            self.save(start, self.metrics())
 
-    def save(self, step: int) -> dict[str, float]:
-        """One checkpoint and what the live session gives at it; returns the validation metrics."""
+    def metrics(self) -> dict[str, float]:
+        """The validation metrics now."""
+        if not self.built.metrics:
+            return {}
+        found = self.session.run(dict(self.built.metrics), self.model.validation())
+        return {name: float(value) for name, value in found.items()}
+
+    def save(self, step: int, metrics: dict[str, float]) -> None:
+        """One checkpoint, and what the live session gives at it."""
         (self.out / "checkpoints").mkdir(exist_ok=True)
-        feeds = self.model.validation()
-        metrics = {
-            name: float(value) for name, value in self.session.run(dict(self.built.metrics), feeds).items()
-        } if self.built.metrics else {}
         self.baseline(step, metrics)
         # The graph is in graph.meta: with `write_meta_graph` here, rotation would delete it with an old checkpoint.
         self.saving.save(self.session, str(self.out / "checkpoints" / PREFIX), global_step=step, write_meta_graph=False)
@@ -137,7 +144,6 @@ class _Loop:
             if int(old.stem) not in kept:
                 old.unlink()
         self.last_saved = time.monotonic()
-        return metrics
 
     def baseline(self, step: int, metrics: dict[str, float]) -> None:
         """Record every output of every signature on the probe, twice, and every variable's digest."""

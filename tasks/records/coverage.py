@@ -6,7 +6,6 @@ from typing import Literal
 
 from tasks.records.base import Record
 
-
 Status = Literal["matched", "missing", "changed"]
 
 

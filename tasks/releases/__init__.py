@@ -1,0 +1,1 @@
+"""Versions under a serving root: the rules, the journal, and the renames."""

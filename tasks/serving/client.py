@@ -25,11 +25,11 @@ NOT_IN_JSON = frozenset({"bfloat16", "float16", "uint16", "complex64", "complex1
 _MESSAGE_BYTES = 512 * 2**20
 
 
-class NotCarried(PipelineError):
+class NotCarriedError(PipelineError):
     """This protocol cannot carry a dtype that the signature uses: not a failure, but not a comparison either."""
 
 
-class Answered(Exception):
+class AnsweredError(Exception):
     """The server answered a request with an error: a finding about the model, for the comparison to record."""
 
 
@@ -46,7 +46,7 @@ def _reaching(protocol: str, seconds: float) -> Iterator[None]:
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             found = f"{error.code().name}: {error.details()}"
             raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
-        raise Answered(f"{error.code().name}: {error.details()}") from None
+        raise AnsweredError(f"{error.code().name}: {error.details()}") from None
     except httpx.TransportError as error:
         found = f"{type(error).__name__}: {error}"
         raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
@@ -68,6 +68,13 @@ class GrpcPredictor:
         self.version: int | None = None
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`.
+
+        Raises:
+            AnsweredError: the server answered with an error.
+            NotCarriedError: the protocol cannot carry a dtype of the signature.
+            ChildFailed: the server did not answer.
+        """
         spec = self.signatures[signature]
         if spec.method is Method.PREDICT:
             return self._predict(signature, inputs)
@@ -151,10 +158,17 @@ class RestPredictor:
         self.signatures = signatures
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`.
+
+        Raises:
+            AnsweredError: the server answered with an error.
+            NotCarriedError: the protocol cannot carry a dtype of the signature.
+            ChildFailed: the server did not answer.
+        """
         spec = self.signatures[signature]
         carried = {spec.dtype for spec in (*spec.inputs.values(), *spec.outputs.values())} & NOT_IN_JSON
         if carried:
-            raise NotCarried("REST", "a dtype that JSON can carry", ", ".join(sorted(carried)), "use gRPC.")
+            raise NotCarriedError("REST", "a dtype that JSON can carry", ", ".join(sorted(carried)), "use gRPC.")
         if spec.method is Method.PREDICT:
             columns = {name: jsonable(array) for name, array in inputs.items()}
             answer = self.ask(":predict", {"signature_name": signature, "inputs": columns})["outputs"]
@@ -173,13 +187,13 @@ class RestPredictor:
         """POST one request; the answer's JSON.
 
         Raises:
-            Answered: the server answered with an error.
+            AnsweredError: the server answered with an error.
             ChildFailed: it did not answer.
         """
         with _reaching("REST", self.client.timeout.read or 0):
             answer = self.client.post(self.model + verb, content=json.dumps(body))
         if answer.status_code != 200:
-            raise Answered(f"{answer.status_code} {answer.text[:300]}")
+            raise AnsweredError(f"{answer.status_code} {answer.text[:300]}")
         return json.loads(answer.text)
 
     def values(self) -> Iterator[TensorFact]:

@@ -11,18 +11,15 @@ tensorflow_serving/tools/docker/Dockerfile. The SDK is imported inside functions
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks.errors import EnvironmentFailure
 from tasks.records.base import Record
 from tasks.records.serving import Endpoint, Exit, RuntimeIdentity
+from tasks.serving.docker_engine import connect, digest_of, failures, image_of, tag_of
 
 GRPC_PORT, REST_PORT = "8500/tcp", "8501/tcp"
 RUN, STEP, PID, PID_START, PID_SPACE = (
@@ -31,10 +28,8 @@ RUN, STEP, PID, PID_START, PID_SPACE = (
 STAND_IN_LABEL = "tfship.stand-in"
 VERSION_LABELS = ("tensorflow_serving_github_branchtag", "org.opencontainers.image.version")
 LOG_BYTES = 256 * 1024
-ENGINE_SECONDS = 60  # an engine that does not answer a call within this is called hung
 STOP_SECONDS = 10
 NOBODY = "65534:65534"
-ELSEWHERE = "or choose --runtime binary or --runtime embedded."
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h, the same at every boot
 
 
@@ -76,15 +71,15 @@ class DockerRuntime:
     def identity(self) -> RuntimeIdentity:
         """The image by its registry digest, or by its id where it never was in a registry. May pull."""
         if self._identity is None:
-            image = _image(self._engine(), self.parameters.image, self.parameters.pull)
+            image = image_of(self._engine(), self.parameters.image, self.parameters.pull)
             self._image_id = str(image.id)
             version = next((image.labels[label] for label in VERSION_LABELS if label in image.labels), None)
             self._identity = RuntimeIdentity(
                 runtime="docker",
-                version=version or _tag(self.parameters.image) or "unknown",
+                version=version or tag_of(self.parameters.image) or "unknown",
                 stand_in=image.labels.get(STAND_IN_LABEL) == "true",
                 image=self.parameters.image,
-                image_digest=_digest(image, self.parameters.image),
+                image_digest=digest_of(image, self.parameters.image),
             )
         return self._identity
 
@@ -100,7 +95,7 @@ class DockerRuntime:
         engine = self._engine()
         engine.api.timeout = max(1.0, deadline)
         try:
-            with _engine_failures(f"starting {self.parameters.image}"):
+            with failures(f"starting {self.parameters.image}"):
                 reap(engine)
                 self._container = self._create(engine, name, base_path.resolve())
                 self._container.start()
@@ -166,7 +161,7 @@ class DockerRuntime:
             import docker.errors
 
             container.client.api.timeout = STOP_SECONDS
-            with _engine_failures(f"removing container {container.short_id}"):
+            with failures(f"removing container {container.short_id}"):
                 try:
                     with contextlib.suppress(docker.errors.APIError):  # not running any more, or never was
                         container.kill()
@@ -232,42 +227,6 @@ class DockerRuntime:
         return limits
 
 
-def available(image: str, host: str | None = None) -> str | None:
-    """None if an engine answers on this host and has `image`, else the reason. Never pulls: this is for `auto`."""
-    try:
-        client = connect(host)
-        try:
-            _image(client, image, "never")
-        finally:
-            client.close()
-    except EnvironmentFailure as failure:
-        return f"{failure.where}: {failure.found}"
-    return None
-
-
-def connect(host: str | None = None) -> Any:
-    """A client of the engine on this host.
-
-    Raises:
-        EnvironmentFailure: the engine is on another host, or there is none, or this user may not use it.
-    """
-    import docker
-    import docker.errors
-
-    address = host or _default_address()
-    if not address.startswith("unix://"):
-        raise EnvironmentFailure(
-            "docker engine",
-            "an engine on this host, at a unix socket",
-            f"a remote one, DOCKER_HOST={address}",
-            "the model's folder is bind-mounted, which a remote engine cannot do: unset DOCKER_HOST to use the local "
-            f"engine, {ELSEWHERE}",
-        )
-    _knock(address)
-    with _engine_failures(f"docker engine at {address}"):
-        return docker.DockerClient(base_url=address, version="auto", timeout=ENGINE_SECONDS)
-
-
 def reap(client: Any) -> tuple[str, ...]:
     """Remove the containers whose owning process is dead, never one of a live process; the ids of those removed."""
     import docker.errors
@@ -279,122 +238,6 @@ def reap(client: Any) -> tuple[str, ...]:
                 _remove(container)
                 reaped.append(str(container.id))
     return tuple(reaped)
-
-
-# The engine --------------------------------------------------------------------------------------------------------
-
-
-def _default_address() -> str:
-    from docker.context import ContextAPI
-    from docker.utils import kwargs_from_env
-
-    address = kwargs_from_env().get("base_url")
-    if address is None:
-        context = ContextAPI.get_current_context()
-        address = context.Host if context is not None else None
-    return str(address or "unix:///var/run/docker.sock").replace("http+unix://", "unix://")
-
-
-def _knock(address: str) -> None:
-    """Tell a missing socket from a forbidden and a deserted one, which the SDK does not."""
-    path = address.removeprefix("unix://")
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ENGINE_SECONDS)
-            connection.connect(path)
-    except OSError as error:
-        found, remedy = {
-            errno.ENOENT: (f"no socket {path}", f"install and start Docker, {ELSEWHERE}"),
-            errno.ECONNREFUSED: (
-                f"a socket {path} at which nobody answers",
-                f"start Docker (systemctl start docker), {ELSEWHERE}",
-            ),
-            errno.EACCES: (
-                f"no permission to use {path}",
-                f"add this user to the socket's group (usermod -aG docker USER; then log in again), {ELSEWHERE}",
-            ),
-        }.get(error.errno or 0, (f"{path}: {error}", f"start Docker, {ELSEWHERE}"))
-        raise EnvironmentFailure("docker engine", "an engine that answers", found, remedy) from error
-
-
-@contextlib.contextmanager
-def _engine_failures(where: str) -> Iterator[None]:
-    """What the engine refuses, or its silence, as an EnvironmentFailure. The SDK raises its own errors and OSErrors."""
-    import docker.errors
-
-    try:
-        yield
-    except (docker.errors.DockerException, OSError) as error:
-        raise EnvironmentFailure(
-            where,
-            "the engine to do it",
-            str(getattr(error, "explanation", None) or error),
-            f"mend what the engine names (`docker info` shows its state), {ELSEWHERE}",
-        ) from error
-
-
-def _image(client: Any, reference: str, pull: str) -> Any:
-    """The image, fetched where `pull` says so, and made for this engine's platform."""
-    import docker.errors
-
-    image = None
-    with _engine_failures(f"image {reference}"), contextlib.suppress(docker.errors.ImageNotFound):
-        image = None if pull == "always" else client.images.get(reference)
-    if image is None:
-        if pull == "never":
-            raise EnvironmentFailure(
-                f"image {reference}",
-                "the image on this host",
-                "it is not there, and nothing is pulled here",
-                f"docker pull {reference}, {ELSEWHERE}",
-            )
-        image = _pulled(client, reference)
-    with _engine_failures("docker engine"):
-        engine = client.version()
-    made_for, needed = f"{image.attrs['Os']}/{image.attrs['Architecture']}", f"{engine['Os']}/{engine['Arch']}"
-    if made_for != needed:
-        raise _other_platform(reference, needed, made_for)
-    return image
-
-
-def _pulled(client: Any, reference: str) -> Any:
-    import docker.errors
-
-    try:
-        return client.images.pull(reference)
-    except (docker.errors.DockerException, OSError) as error:
-        found = str(getattr(error, "explanation", None) or error)
-        if "no matching manifest for" in found:
-            raise _other_platform(reference, "this engine's platform", found) from error
-        raise EnvironmentFailure(
-            f"image {reference}",
-            "the image on this host or in its registry",
-            f"it is not here, and pulling it failed: {found}",
-            "check the name and the network; without one, load it from a file (docker load), or choose --runtime "
-            "binary or --runtime embedded.",
-        ) from error
-
-
-def _other_platform(reference: str, needed: str, found: str) -> EnvironmentFailure:
-    return EnvironmentFailure(
-        f"image {reference}",
-        f"an image for {needed}",
-        found,
-        f"TensorFlow Serving crashes under emulation: name an image made for this platform, {ELSEWHERE}",
-    )
-
-
-def _digest(image: Any, reference: str) -> str:
-    """`sha256:…` of the repository that was asked for, of any other, or the image's id."""
-    repository = reference.partition("@")[0].removesuffix(f":{_tag(reference)}")
-    digests = [str(found) for found in image.attrs.get("RepoDigests") or ()]
-    own = [found for found in digests if found.partition("@")[0] == repository]
-    return (own or digests or [f"@{image.id}"])[0].partition("@")[2]
-
-
-def _tag(reference: str) -> str:
-    """The tag in `registry:5000/name:tag@digest`, or nothing."""
-    return reference.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
 def _host_port(bindings: list[dict[str, str]] | None) -> int:
@@ -412,9 +255,6 @@ def _remove(container: Any) -> None:
     except docker.errors.APIError as error:
         if error.status_code != 409 or "already in progress" not in str(error.explanation):
             raise
-
-
-# Owners ------------------------------------------------------------------------------------------------------------
 
 
 def _owner() -> dict[str, str]:

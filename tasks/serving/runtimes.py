@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
 from tasks.records.settings import Pull, RuntimeChoice, Serving
-from tasks.serving import binary_runtime, docker_runtime
+from tasks.serving import binary_runtime, docker_engine
 from tasks.serving.binary_runtime import BinaryRuntime
 from tasks.serving.docker_runtime import DockerParameters, DockerRuntime
 from tasks.serving.embedded_runtime import EmbeddedRuntime
@@ -27,7 +27,7 @@ def choose(serving: Serving, run_id: str) -> ServingRuntime:
     image = serving.image or default_image()
     if serving.runtime is RuntimeChoice.DOCKER:
         return _docker(serving, image, run_id, serving.pull)
-    if serving.runtime is RuntimeChoice.AUTO and docker_runtime.available(image) is None:
+    if serving.runtime is RuntimeChoice.AUTO and docker_engine.available(image) is None:
         return _docker(serving, image, run_id, "never")
     binary = serving.binary or binary_runtime.find()
     if serving.runtime in (RuntimeChoice.AUTO, RuntimeChoice.BINARY) and binary:

@@ -21,7 +21,7 @@ from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.serving import Endpoint, Latency, RefusalCheck
 from tasks.records.settings import Serving
 from tasks.records.signature import Method, Signature
-from tasks.serving.client import GrpcPredictor, NotCarried, RestPredictor, status
+from tasks.serving.client import GrpcPredictor, NotCarriedError, RestPredictor, status
 from tasks.serving.runtime import ServingRuntime
 
 _POLL_SECONDS = 0.05
@@ -180,7 +180,7 @@ def ask_everything(predictor: Predictor, reference: Reference, tolerance: Tolera
                 rows += parity.outputs(
                     _Named(predictor, form), [signature], inputs, outputs, ParityTest.SERVED, tolerance
                 )
-            except NotCarried as reason:
+            except NotCarriedError as reason:
                 rows.append(
                     ParityRow(
                         candidate=form,
@@ -255,9 +255,16 @@ def must_be_refused(
             return lambda: over_grpc.service.Predict(request, timeout=settings.request_timeout)
 
         name = next(iter(inputs))
+
+        def drop(request: Any, name: str = name) -> None:
+            del request.inputs[name]
+
+        def retype(request: Any, name: str = name) -> None:
+            _retype(request, name)
+
         yield over_wire("unknown signature", ask(lambda r: setattr(r.model_spec, "signature_name", "no such")))
-        yield over_wire("missing input", ask(lambda r: r.inputs.pop(name)))
-        yield over_wire("wrong dtype", ask(lambda r: _retype(r, name)))
+        yield over_wire("missing input", ask(drop))
+        yield over_wire("wrong dtype", ask(retype))
         yield over_wire("unknown model", ask(lambda r: setattr(r.model_spec, "name", "no_such_model")))
 
 
@@ -283,7 +290,7 @@ def measure(
         for batch, tensors in batches.items():
             try:
                 times = [_timed(predictor, signature.key, tensors) for _ in range(requests)]
-            except NotCarried:
+            except NotCarriedError:
                 continue
             p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
             yield Latency(protocol=protocol, batch=batch, requests=requests, p50=p50, p90=p90, p99=p99)

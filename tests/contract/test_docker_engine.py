@@ -12,15 +12,8 @@ import pytest
 
 from tasks.errors import EnvironmentFailure
 from tasks.records.serving import Exit
-from tasks.serving.docker_runtime import (
-    PID_START,
-    RUN,
-    DockerParameters,
-    DockerRuntime,
-    available,
-    connect,
-    reap,
-)
+from tasks.serving.docker_engine import available, connect
+from tasks.serving.docker_runtime import PID_START, RUN, DockerParameters, DockerRuntime, reap
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TFSHIP_DOCKER") != "1",

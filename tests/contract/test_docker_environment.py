@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.errors import EnvironmentFailure
-from tasks.serving import docker_runtime
-from tasks.serving.docker_runtime import PID, PID_SPACE, PID_START, DockerParameters, DockerRuntime, available, connect
+from tasks.serving import docker_engine, docker_runtime
+from tasks.serving.docker_engine import available, connect
+from tasks.serving.docker_runtime import PID, PID_SPACE, PID_START, DockerParameters, DockerRuntime
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def test_limits_that_the_engine_cannot_hold_are_left_out_and_named_in_the_log() 
 )
 def test_an_image_is_known_by_its_digest(repository_digests: list[str], reference: str, expected: str) -> None:
     image = SimpleNamespace(attrs={"RepoDigests": repository_digests}, id="sha256:id")
-    assert docker_runtime._digest(image, reference) == expected
+    assert docker_engine.digest_of(image, reference) == expected
 
 
 HERE = docker_runtime._owner()

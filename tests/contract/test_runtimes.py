@@ -20,7 +20,8 @@ import httpx
 import pytest
 
 from tasks.records.serving import Endpoint, Exit
-from tasks.serving.docker_runtime import RUN, connect, reap
+from tasks.serving.docker_engine import connect
+from tasks.serving.docker_runtime import RUN, reap
 from tasks.serving.runtime import ServingRuntime
 
 T = TypeVar("T")

@@ -114,15 +114,15 @@ def test_training_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(ru
     """SIGKILL in the middle; the second half starts at the last checkpoint, and the weights are the same bytes."""
     training = Training(hyperparameters={"pause": 0.02}, saver=SaverPolicy(every_steps=10))
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(name: str, facts: Any) -> None:
         if facts.get("step", 0) >= 20:
-            raise Killed
+            raise KilledError
 
     run.observer.progress = kill  # type: ignore[method-assign]
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(LINE, training)
     staging = run.store.staging("train", train.recipe(LINE, training)[0].key)
     assert [saver.step_of(prefix) for prefix in saver.prefixes(staging / "checkpoints")][-1] == 20
