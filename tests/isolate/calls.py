@@ -186,7 +186,7 @@ def count(to: int) -> int:
 def count_in_threads(threads: int, to: int) -> None:
     def work(thread: int) -> None:
         for number in range(to):
-            progress({"thread": thread, "number": number, "padding": "x" * 5000})
+            progress({"thread": thread, "number": number, "padding": "x" * 300_000})  # more than one piece
 
     workers = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
     for worker in workers:

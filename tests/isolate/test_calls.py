@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -204,9 +205,9 @@ def test_progress_arrives_in_order() -> None:
 
 def test_progress_of_several_threads_does_not_mix() -> None:
     frames: list[Any] = []
-    call_with(calls.count_in_threads, (4, 100), on_progress=frames.append)
+    call_with(calls.count_in_threads, (4, 10), on_progress=frames.append)
     for thread in range(4):
-        assert [frame["number"] for frame in frames if frame["thread"] == thread] == list(range(100))
+        assert [frame["number"] for frame in frames if frame["thread"] == thread] == list(range(10))
 
 
 def test_an_error_while_showing_progress_ends_the_child() -> None:
@@ -304,13 +305,13 @@ def test_a_caller_that_does_not_listen_delays_nobody(function: str) -> None:
     while child.pid is None:
         child.poll(1.0)
     time.sleep(0.3)  # by now it waits for us to read
-    os.kill(child.pid, 9)
+    os.kill(child.pid, signal.SIGTERM)
     with isolate.limits(Limits(seconds=5.0)):
         assert isolate.call(calls.double, 1) == 2
     deadline = time.monotonic() + 10.0
     while child.exit is None and time.monotonic() < deadline:
         child.poll(0.1)
-    assert child.exit == -9
+    assert child.exit == -signal.SIGTERM
     child.stop()
 
 

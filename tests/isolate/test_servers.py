@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,9 @@ def test_all_end_when_the_client_is_killed_during_the_import_of_tensorflow(tmp_p
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.2, 0.3])
-def test_the_server_ends_when_the_client_is_killed_while_it_starts(own: Settings, tmp_path: Path, delay: float) -> None:
-    client = fork(lambda: call_with(calls.hang, (tmp_path / "pids",), settings=own))
+def test_the_server_ends_when_the_client_is_killed_while_it_starts(finding: MakeSettings, delay: float) -> None:
+    slow = finding("import time; time.sleep(60)")
+    client = fork(lambda: call_with(calls.nothing, settings=slow))
     (server,) = until(lambda: children(client))
     time.sleep(delay)
     os.kill(client, signal.SIGKILL)
@@ -209,14 +211,23 @@ def test_a_call_while_the_server_dies_fails_clearly_at_most_once(own: Settings) 
 def test_a_call_whose_server_is_killed_fails_at_once_and_takes_everything_with_it(
     tmp_path: Path, own: Settings
 ) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(call_with, calls.hang_with_children, (tmp_path / "pids",), settings=own)
+    with isolate.limits(Limits(seconds=10.0)), ThreadPoolExecutor(1) as pool:
+        bounded = copy_context().run
+        answer = pool.submit(bounded, call_with, calls.hang_with_children, (tmp_path / "pids",), settings=own)
         pids = told(tmp_path / "pids")
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(ChildFailed, match="signal SIGKILL"):
             answer.result(PATIENCE)
     assert all_gone(pids, 1.0)
     assert call_with(calls.double, (1,), settings=own) == 2
+
+
+def test_the_children_of_a_killed_server_end_though_nobody_looks(tmp_path: Path, own: Settings) -> None:
+    child = waiting(calls.hang, tmp_path / "pids", own)
+    pids = told(tmp_path / "pids")
+    os.kill(pids[0], signal.SIGKILL)
+    assert all_gone(pids)
+    child.stop()
 
 
 def test_a_server_that_cannot_import_tensorflow_says_why(finding: MakeSettings) -> None:
@@ -283,10 +294,14 @@ def test_an_interruption_ends_the_children_of_steps_that_run_together(tmp_path: 
         assert not children(os.getpid())
 
     client = fork(work)
-    pids = told(tmp_path / "one") + told(tmp_path / "other")
-    os.kill(client, signal.SIGINT)
-    assert until(lambda: os.waitpid(client, os.WNOHANG) == (client, 0), 15.0)
-    assert all_gone(pids)
+    try:
+        pids = told(tmp_path / "one") + told(tmp_path / "other")
+        os.kill(client, signal.SIGINT)
+        assert all_gone([client, *pids], 15.0)
+    finally:
+        os.kill(client, signal.SIGKILL)
+        code = exit_of(client)
+    assert code == 0
 
 
 def test_a_users_tasks_package_does_not_shadow_ours(
@@ -339,6 +354,7 @@ def test_a_child_whose_server_died_before_it_could_ask_to_die_with_it_ends() -> 
     ours, theirs = socket.socketpair()
 
     def orphan() -> None:
+        signal.alarm(5)  # instead of waiting for what never comes
         log = os.open(os.devnull, os.O_WRONLY)
         child.run(theirs, log, server=os.getppid() + 1)
 
