@@ -18,6 +18,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+benchmark: $(READY)
+	$(BIN)/python -m tests.benchmarks.runs
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  "tfship needs Python 3.11 to 3.13, and %s is %d.%d: name another with `make PYTHON=python3.12 …`" % (sys.executable, *v))'

@@ -10,6 +10,7 @@ Follows train or adopt. Layout:
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -75,16 +76,23 @@ def choose(selection: Selection, baselines: list[Baseline]) -> tuple[int, str]:
         if selection.which not in steps:
             found = f"checkpoints of steps {', '.join(map(str, steps))}"
             raise UsageError(
-                "selection", f"a checkpoint of step {selection.which}", found, "choose one of them, or raise max_to_keep."
+                "selection",
+                f"a checkpoint of step {selection.which}",
+                found,
+                "choose one of them, or raise max_to_keep.",
             )
         return selection.which, f"step {selection.which}, as asked"
     if selection.which == "latest":
         return steps[-1], "the latest"
-    measured = {b.step: b.metrics[selection.metric] for b in baselines if selection.metric in b.metrics}
+    metrics = {b.step: b.metrics[selection.metric] for b in baselines if selection.metric in b.metrics}
+    measured = {step: value for step, value in metrics.items() if math.isfinite(value)}
     if not measured:
         known = sorted({name for baseline in baselines for name in baseline.metrics})
         raise UsageError(
-            "selection", f"a metric {selection.metric!r}", ", ".join(known) or "no metrics", "choose `latest` or a step."
+            "selection",
+            f"a metric {selection.metric!r}",
+            ", ".join(known) or "no metrics",
+            "choose `latest` or a step.",
         )
     sign = 1 if selection.mode == "max" else -1
     # Of equals the later one, which has seen more.

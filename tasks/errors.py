@@ -105,6 +105,15 @@ class ParityError(Refusal):
     @classmethod
     def of(cls, report: ParityReport) -> Self:
         """The refusal for a report with at least one failure; it names the first one."""
+        if not report.failures:
+            row = report.rows[0] if report.rows else None
+            found = (
+                f"{row.candidate} {row.signature} {row.output}: {row.note or 'not made'}" if row else "no comparison"
+            )
+            remedy = "give the probe at least one row for every signature."
+            return cls(
+                "parity", "something that was compared", found, remedy, {"report": report.model_dump(mode="json")}
+            )
         first = report.failures[0]
         what = f"{first.signature}/{first.output}" if first.signature else first.output
         at = f"{list(first.worst.index)}" if first.worst and first.worst.index else ""

@@ -14,7 +14,7 @@ from tasks.checkpoint import pinned
 from tasks.errors import ParityError
 from tasks.forms import proof, saved_model
 from tasks.records.parity import ParityReport, Tolerance
-from tasks.restore_verify import PARITY
+from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
 VERSION = 1
@@ -25,6 +25,7 @@ FORMS = ("saved_model (v1 loader)", "saved_model (v2 loader)")
 @step(version=VERSION, verifies=True)
 def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
     """Write the SavedModel from graph and prefix; `verified` is the proof that both are good."""
+    require_verified(verified, checkpoint, run)
     pin = pinned(checkpoint)
     names = proof.names_of(run.path)
     folder = out / MODEL

@@ -14,7 +14,7 @@ from tasks.checkpoint import pinned
 from tasks.errors import ParityError
 from tasks.forms import frozen, proof
 from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
-from tasks.restore_verify import PARITY
+from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
 VERSION = 1
@@ -24,6 +24,7 @@ FORM = "frozen_graph"
 @step(version=VERSION, verifies=True)
 def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
     """Write `frozen_graph.pb` from graph and prefix; `verified` is the proof that both are good."""
+    require_verified(verified, checkpoint, run)
     pin = pinned(checkpoint)
     names = proof.names_of(run.path)
     not_made = isolate.call(frozen.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import isolate
-from tasks.artifacts.manifest import Manifest, digest_of
+from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
 from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
@@ -45,10 +45,10 @@ def promote(
         SmokeRefused: the blessing is of another model, not a pass, or only a stand-in's where that is not enough.
         HeldError: this digest was rolled back.
     """
-    report = require_blessing(exported, blessed, release)
+    report = require_blessing(exported, blessed, checkpoint, run, release)
     files = tuple(
         entry.model_copy(update={"path": entry.path.removeprefix(f"{MODEL}/")})
-        for entry in Manifest.read(exported.path).files
+        for entry in exported.manifest.files
         if entry.path.startswith(f"{MODEL}/")
     )
     digest = digest_of(files)
@@ -107,13 +107,16 @@ def promote(
         return promotion, StepState.BUILT
 
 
-def require_blessing(exported: Artifact, blessed: Artifact, release: Release) -> SmokeReport:
+def require_blessing(
+    exported: Artifact, blessed: Artifact, checkpoint: Artifact, run: Artifact, release: Release
+) -> SmokeReport:
     """The smoke report that `blessed` holds, if it is a pass of exactly this export and good enough for `release`."""
     report = SmokeReport.model_validate_json((blessed.path / REPORT).read_bytes())
-    about = blessed.manifest.inputs.get("exported")
+    about = blessed.manifest.inputs
+    these = {"exported": exported.digest, "checkpoint": checkpoint.digest, "run": run.digest}
     where = f"promote {release.name}"
-    if about != exported.digest:
-        raise SmokeRefused(where, f"a blessing of {exported.digest[:12]}", f"one of {about}", "smoke-test this model.")
+    if blessed.step != "smoke_test" or about != these:
+        raise SmokeRefused(where, f"a blessing of {these}", f"{blessed.step} of {about}", "smoke-test this model.")
     if not report.passed or blessed.refusal() is not None:
         raise SmokeRefused(where, "a passed smoke test", report.verdict, "mend the model, then run again.")
     if report.identity.stand_in and not release.allow_stand_in:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts.manifest import Manifest
 from tasks.artifacts.store import Artifact
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 from tasks.forms import parity, proof, tensors
@@ -132,7 +131,7 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         files=tuple(
             FileFact(step=step, path=entry.path, size=entry.size, sha256=entry.sha256)
             for step, artifact in made.items()
-            for entry in Manifest.read(artifact.path).files
+            for entry in artifact.manifest.files
         ),
         signatures=names.signatures if names else (),
         assets=names.assets if names else (),

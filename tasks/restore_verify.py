@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks import isolate
-from tasks.artifacts.manifest import Manifest, link_file
+from tasks.artifacts.manifest import link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import CoverageError, ParityError
+from tasks.errors import CoverageError, ParityError, UsageError
 from tasks.forms import graph as graphs
 from tasks.forms import proof, saver, tensors
 from tasks.isolate.hide import hide
@@ -31,11 +31,9 @@ REPORT, PARITY = "restore.json", "parity.json"
 def restore_verify(checkpoint: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
     """Restore, compare with the live session, take one more training step and throw it away."""
     with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
-        for entry in Manifest.read(checkpoint.path).files:
+        for entry in checkpoint.manifest.files:
             link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
-        report = isolate.call(
-            verify, Path(moved), pinned(checkpoint), run.path, [run.path, checkpoint.path], tolerance
-        )
+        report = isolate.call(verify, Path(moved), pinned(checkpoint), run.path, [run.path, checkpoint.path], tolerance)
     (out / REPORT).write_text(report.model_dump_json(indent=1))
     (out / PARITY).write_text(report.parity.model_dump_json(indent=1))
     if not report.parity.passed:
@@ -54,11 +52,14 @@ def verify(moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance
     restored = {status.name for status in coverage.variables if status.status == "matched"}
     variables = [variable for variable in reference.baseline.variables if variable.name in restored]
     with saver.restored(moved, prefix, names, reference.session) as opened:
-        parity = proof.judge(opened, moved, reference, variables, tolerance)
+        constants = list(graphs.constants(meta.graph_def, _outputs(names), names.assets))
+        parity = proof.judge(opened, moved, reference, variables, constants, tolerance)
         global_step = _global_step(opened.session, names, pin, restored)
         unsaved = [status.name for status in coverage.variables if status.status == "missing"]
         one_more = _one_more_step(opened.session, names, batch, unsaved, global_step) if parity.passed else "not tried"
-    encoded = meta.collection_def["hyperparameters"].bytes_list.value if "hyperparameters" in meta.collection_def else []
+    encoded = (
+        meta.collection_def["hyperparameters"].bytes_list.value if "hyperparameters" in meta.collection_def else []
+    )
     return RestoreReport(
         step=pin.step,
         coverage=coverage,
@@ -69,6 +70,18 @@ def verify(moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance
         train_op=names.train_op,
         one_more_step=one_more,
     )
+
+
+def require_verified(verified: Artifact, checkpoint: Artifact, run: Artifact) -> None:
+    """Raise UsageError unless `verified` is the proof of exactly this checkpoint and this run."""
+    about = verified.manifest.inputs
+    these = {"checkpoint": checkpoint.digest, "run": run.digest}
+    if verified.step != "restore_verify" or about != these:
+        raise UsageError("verified", f"a restore-verify of {these}", f"{verified.step} of {about}", "verify this one.")
+
+
+def _outputs(names: GraphNames) -> list[str]:
+    return [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
 
 
 def _global_step(session: Any, names: GraphNames, pin: Pinned, restored: set[str]) -> int | None:
@@ -94,6 +107,8 @@ def _one_more_step(
     missing = sorted(set(unsaved) & graphs.variables_needed(session.graph.as_graph_def(), [names.train_op]))
     if missing:
         return f"not tried: {', '.join(missing[:3])} not in the checkpoint"
+    if names.loss is None and global_step is None:
+        return "not tried: neither loss nor global step to look at"
     fetches = {"loss": names.loss} if names.loss else {}
     loss = session.run({"step": session.graph.get_operation_by_name(names.train_op)} | fetches, batch).get("loss", 0.0)
     problem = "" if abs(float(loss)) < float("inf") else f"a loss of {loss}"

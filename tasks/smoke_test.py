@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from tasks import isolate
-from tasks.artifacts.manifest import Manifest, hash_file, link_file
+from tasks.artifacts.manifest import hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import ParityError, SmokeRefused
+from tasks.errors import ChildFailed, ParityError
 from tasks.export import MODEL
 from tasks.forms import proof
 from tasks.forms.proof import Reference
@@ -22,6 +22,7 @@ from tasks.records.serving import Endpoint, SmokeReport
 from tasks.records.settings import Serving
 from tasks.restore_verify import PARITY
 from tasks.serving import runtimes, smoke
+from tasks.serving.client import GrpcPredictor
 from tasks.serving.runtime import ServingRuntime
 from tasks.step import Facts, current, step
 
@@ -77,10 +78,10 @@ def _ask(
         memory = runtime.memory()
         try:
             found = isolate.call(examine, endpoint, run, training_step, serving, tolerance)
-        finally:
-            if (ended := runtime.exited()) is not None:
-                what, found_dead = f"{runtime.identity.runtime} server", f"it ended: {ended.code}"
-                raise smoke.refused(runtime, "died during the test", what, "it to go on serving", found_dead)
+        except Exception:
+            smoke.require_alive(runtime)
+            raise
+        smoke.require_alive(runtime)
         memory = max(filter(None, (memory, runtime.memory())), default=None)
         log = runtime.logs()
     if found.signature_difference:
@@ -90,8 +91,10 @@ def _ask(
         )
     if found.version != _SERVED_VERSION:
         what = f"{runtime.identity.runtime} server, model_spec"
-        raise smoke.refused(runtime, "another version answered", what, str(_SERVED_VERSION), str(found.version))
+        raise ChildFailed(what, str(_SERVED_VERSION), str(found.version), "another server listens there; run again.")
     parity = ParityReport(rows=(*on_disk.rows, *found.parity.rows))
+    looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
+    everything = looked_at == {signature.key for signature in proof.names_of(run).signatures}
     return SmokeReport(
         identity=runtime.identity,
         version=_SERVED_VERSION,
@@ -102,7 +105,7 @@ def _ask(
         refusals=found.refusals,
         latency=found.latency,
         warmup=warmup_word(log),
-        passed=parity.passed and bool(found.refusals) and all(check.passed for check in found.refusals),
+        passed=parity.passed and everything and bool(found.refusals) and all(check.passed for check in found.refusals),
     )
 
 
@@ -121,7 +124,9 @@ def _judge(report: SmokeReport, runtime: ServingRuntime) -> None:
             what = f"{report.identity.runtime} server, {check.case} over {check.protocol}"
             raise smoke.refused(runtime, "answered what it must refuse", what, check.expected, check.answered)
     if not report.passed:
-        raise SmokeRefused("the smoke test", "requests that were refused", "none asked", "report this as a defect.")
+        raise ChildFailed(
+            "the smoke test", "every question asked", "some were not", "run again; report it if it stays."
+        )
 
 
 def warmup_word(log: str) -> str:
@@ -137,6 +142,6 @@ def warmup_word(log: str) -> str:
 
 def link_model(exported: Artifact, target: Path) -> None:
     """The exported SavedModel under another name, linked: the copy that is served, away from the store's own."""
-    for entry in Manifest.read(exported.path).files:
+    for entry in exported.manifest.files:
         if entry.path.startswith(f"{MODEL}/"):
             link_file(exported.path / entry.path, target / entry.path.removeprefix(f"{MODEL}/"))

@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from pathlib import PurePath
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from tasks import isolate
+from tasks.artifacts.staging import remove_tree
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import HeldError, PipelineError, UsageError
 from tasks.isolate import Limits
@@ -208,11 +210,20 @@ class Step(Generic[P]):
                 return hit, StepState.CACHED
             built = run.store.build(
                 recipe,
-                lambda out: self.builder(*args, **kwargs, out=out),
+                lambda out: self._build(recipe.key, out, *args, **kwargs),
                 resumes=self.resumes,
-                refresh=bool({self.name, "all"} & run.refresh),
+                refresh=refresh,  # what cannot be digested cannot be gone on with either
             )
         return built, StepState.BUILT
+
+    def _build(self, key: str, out: Path, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Build, and see that what the key was made of is still so: an edit meanwhile would be kept under a wrong key."""
+        self.builder(*args, **kwargs, out=out)
+        if self.recipe(*args, **kwargs)[0].key != key:
+            remove_tree(out)
+            raise PipelineError(
+                self.name, "sources and data that stay as they are", "a change while it ran", "run again."
+            )
 
 
 def step(

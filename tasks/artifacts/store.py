@@ -41,8 +41,15 @@ class Artifact(Record):
 
     @property
     def manifest(self) -> Manifest:
-        """Its manifest. Raises DamagedError."""
-        return Manifest.read(self.path)
+        """Its manifest.
+
+        Raises:
+            DamagedError: it cannot be read, or what lies there by now is another artifact than this one.
+        """
+        found = Manifest.read(self.path)
+        if found.digest != self.digest:
+            raise manifests.damaged(self.path, [f"another process has built {found.digest[:12]} there meanwhile"])
+        return found
 
     def refusal(self) -> Refusal | None:
         """The verdict against the model that this artifact records, if it does."""

@@ -1,8 +1,8 @@
 """Frozen graphs: one GraphDef whose variables became constants, written from a graph and a checkpoint prefix.
 
-    frozen_graph.pb     no variable op, in the graph or its function library; devices cleared
-    signature.json      GraphNames: which tensors are the inputs and outputs
-    assets/             what lookup tables are filled from, for graphs that have them
+frozen_graph.pb     no variable op, in the graph or its function library; devices cleared
+signature.json      GraphNames: which tensors are the inputs and outputs
+assets/             what lookup tables are filled from, for graphs that have them
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import DamagedError, PipelineError
+from tasks.errors import DamagedError
 from tasks.forms import graph as graphs
 from tasks.forms import predictor as predictors
 from tasks.forms import saver
 from tasks.forms.predictor import SessionPredictor
+from tasks.records.baseline import TensorFact
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 
@@ -33,7 +34,6 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
 
     Raises:
         CoverageError: the outputs need a variable that the checkpoint does not hold.
-        PipelineError: something that depends on a variable would be left in the graph.
     """
     import tensorflow as tf
 
@@ -59,7 +59,8 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     graphs.drop_unused_functions(frozen)  # the unconverted originals are still in the library
     for node in graphs.all_nodes(frozen):
         node.device = ""
-    require_frozen(frozen, GRAPH)
+    if left := variables_left(frozen):
+        return f"not made: the graph keeps state that cannot be folded, {', '.join(left[:3])}"
     (out / GRAPH).write_bytes(frozen.SerializeToString(deterministic=True))
     (out / NAMES).write_text(names.model_copy(update={"train_op": None, "loss": None}).model_dump_json(indent=1))
     for asset in names.assets:
@@ -68,16 +69,11 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     return ""
 
 
-def require_frozen(graph_def: Any, name: str) -> None:
-    """Raise PipelineError where an op that needs a variable is left, in the graph or in a function's body."""
-    left = sorted({f"{node.name} ({node.op})" for node in graphs.all_nodes(graph_def) if node.op in graphs.STATEFUL_OPS})
-    if left:
-        raise PipelineError(
-            name,
-            "no variable op in the graph or its function library",
-            f"{len(left)}: {', '.join(left[:5])}",
-            "the graph keeps its state in a way that cannot be frozen; ship the SavedModel.",
-        )
+def variables_left(graph_def: Any) -> list[str]:
+    """What still needs a variable, in the graph or in a function's body."""
+    return sorted(
+        {f"{node.name} ({node.op})" for node in graphs.all_nodes(graph_def) if node.op in graphs.STATEFUL_OPS}
+    )
 
 
 @contextmanager
@@ -88,16 +84,11 @@ def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
         DamagedError: the file is no GraphDef, or its names are not in it.
     """
     import tensorflow as tf
-    from google.protobuf.message import DecodeError
 
-    names = GraphNames.model_validate_json((folder / NAMES).read_bytes())
-    graph_def = tf.compat.v1.GraphDef()
+    names, graph_def = _read(folder)
     remedy = "freeze again."
-    try:
-        graph_def.ParseFromString((folder / GRAPH).read_bytes())
-    except DecodeError:
-        raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that are none", remedy) from None
-    require_frozen(graph_def, str(folder / GRAPH))
+    if left := variables_left(graph_def):
+        raise DamagedError(str(folder / GRAPH), "no variable op", ", ".join(left[:5]), remedy)
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -106,10 +97,29 @@ def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
             graph.as_graph_element(target)
     except (ValueError, KeyError) as error:
         raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
-    constants = {node.name: f"{node.name}:0" for node in graph_def.node if node.op == "Const"}
     with predictors.session(graph, options) as session:
         saver.fill_tables(session, names.table_init, names.assets, folder / "assets")
-        yield SessionPredictor("frozen_graph", session, names.signatures, constants)
+        yield SessionPredictor("frozen_graph", session, names.signatures, {})
+
+
+def constants(folder: Path) -> list[TensorFact]:
+    """The constants that its signatures read, what were variables included, from its file."""
+    names, graph_def = _read(folder)
+    outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
+    return list(graphs.constants(graph_def, outputs, names.assets))
+
+
+def _read(folder: Path) -> tuple[GraphNames, Any]:
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    names = GraphNames.model_validate_json((folder / NAMES).read_bytes())
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString((folder / GRAPH).read_bytes())
+    except DecodeError:
+        raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that are none", "freeze again.") from None
+    return names, graph_def
 
 
 class _Placeholders:

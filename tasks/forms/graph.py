@@ -5,10 +5,13 @@ Works on protos. Names are as in GraphDef: `node`, `node:1`, `^node` for a contr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks.errors import PipelineError
+from tasks.forms import tensors
+from tasks.records.baseline import TensorFact
 
 # Every op that holds a variable's state; the first two are TF1's reference variables.
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "TemporaryVariable", "AutoReloadVariable"})
@@ -27,6 +30,14 @@ STATEFUL_OPS = VARIABLE_OPS | {
     "VarIsInitializedOp",
     "VariableShape",
 }
+
+
+# Every op whose state lies outside variables and comes back with no restore of theirs: mutable tables, queues,
+# iterators, tree ensembles. (Immutable hash tables are filled by their initialiser, each time the model is loaded.)
+OTHER_STATE = re.compile(
+    r"(Anonymous)?Mutable(Dense)?HashTable\w*|(FIFO|PaddingFIFO|RandomShuffle|Priority)Queue(V2)?|Barrier"
+    r"|(Anonymous|OneShot)?Iterator(V[23])?|\w*ConditionalAccumulator|(BoostedTrees|DecisionTree|FertileStats)\w*"
+)
 
 
 def node_name(tensor: str) -> str:
@@ -62,6 +73,51 @@ def variables_needed(graph_def: Any, targets: Iterable[str]) -> set[str]:
     return {node.name for node in graph_def.node if node.name in names and node.op in VARIABLE_OPS}
 
 
+def reached_nodes(graph_def: Any, targets: Iterable[str]) -> dict[str, Any]:
+    """Every node that `targets` depend on, with the bodies of the functions that they call.
+
+    A node of a function is called `function/node`, for its own name is unique in its function only.
+    """
+    names = reached(graph_def, targets)
+    found = {node.name: node for node in graph_def.node if node.name in names}
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    for name in called(functions, found.values()):
+        found |= {f"{name}/{node.name}": node for node in functions[name].node_def}
+    return found
+
+
+def called(functions: Mapping[str, Any], nodes: Iterable[Any]) -> set[str]:
+    """The functions that these nodes lead to, directly or through another function."""
+    found: set[str] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        names = [node.op]
+        for attribute in node.attr.values():
+            names += [attribute.func.name, *(function.name for function in attribute.list.func)]
+        for name in names:
+            if name in functions and name not in found:
+                found.add(name)
+                waiting.extend(functions[name].node_def)
+    return found
+
+
+def other_state(graph_def: Any, targets: Iterable[str]) -> list[str]:
+    """What `targets` read that no restored variable holds: `name (op)`."""
+    nodes = reached_nodes(graph_def, targets)
+    return sorted(f"{name} ({node.op})" for name, node in nodes.items() if OTHER_STATE.fullmatch(node.op))
+
+
+def constants(graph_def: Any, targets: Iterable[str], assets: Iterable[Any]) -> Iterator[TensorFact]:
+    """Every constant that `targets` read, paths of assets excepted: weights can be baked in, too."""
+    import tensorflow as tf
+
+    paths = {node_name(asset.tensor) for asset in assets}
+    for name, node in reached_nodes(graph_def, targets).items():
+        if node.op == "Const" and name not in paths:
+            yield tensors.fact(name, tensors.as_array(tf.make_ndarray(node.attr["value"].tensor)))
+
+
 def all_nodes(graph_def: Any) -> Iterator[Any]:
     """Every node of the graph and of every function in its library."""
     yield from graph_def.node
@@ -73,20 +129,9 @@ def drop_unused_functions(graph_def: Any) -> None:
     """Remove from the library, in place, every function that no node of the graph leads to."""
     functions = {function.signature.name: function for function in graph_def.library.function}
     gradients = {gradient.function_name: gradient for gradient in graph_def.library.gradient}
-    kept: set[str] = set()
-    waiting = list(graph_def.node)
-    while waiting:
-        node = waiting.pop()
-        called = [node.op]
-        for attribute in node.attr.values():
-            called += [attribute.func.name, *(function.name for function in attribute.list.func)]
-        for name in called:
-            if name in functions and name not in kept:
-                kept.add(name)
-                waiting.extend(functions[name].node_def)
-                if name in gradients and gradients[name].gradient_func in functions:
-                    kept.add(gradients[name].gradient_func)
-                    waiting.extend(functions[gradients[name].gradient_func].node_def)
+    kept = called(functions, graph_def.node)
+    while more := {gradients[name].gradient_func for name in kept if name in gradients} - kept:
+        kept |= more | called(functions, (node for name in more for node in functions[name].node_def))
     library = type(graph_def.library)()
     library.function.extend(function for name, function in functions.items() if name in kept)
     library.gradient.extend(gradient for name, gradient in gradients.items() if name in kept)

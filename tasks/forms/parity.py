@@ -5,6 +5,7 @@ This is the chain of proof. Nothing here is called passed unless it was looked a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ from tasks.forms.tensors import Array, Tensors, as_bytes, dtype_name
 from tasks.records.baseline import Baseline, Environment, TensorFact
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Signature
+
+# TensorFlow's errors (tensorflow/python/framework/errors_impl.py) that are about the machine, not the model.
+_TRANSIENT = frozenset(
+    {"ResourceExhaustedError", "AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
+)
 
 
 def require_usable(baseline: Baseline) -> None:
@@ -55,27 +61,40 @@ def require_usable(baseline: Baseline) -> None:
 
 
 def values(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorFact]) -> list[ParityRow]:
-    """Compare variables with the constants or variables of a form, byte for byte.
+    """Compare the live model's variables and constants with those of a form, byte for byte.
 
-    A value is looked for under its own name; under other names only where its name is gone, since renaming nodes
-    changes nothing. One row for all that agree, one row for each that does not.
+    A value is looked for under its own name; under a name that nobody asked for only where its own is gone, since
+    renaming nodes changes nothing, and each such value once. One row for all that agree, one for each that does not.
     """
-    by_name = {fact.name: fact for fact in got}
-    by_content = {(fact.dtype, fact.shape, fact.sha256) for fact in by_name.values()}
-    agreed, rows, count = 0, [], 0
-    for fact in expected:
-        count += 1
+    wanted = list(expected)
+    names = {fact.name for fact in wanted}
+    by_name: dict[str, TensorFact] = {}
+    spare: Counter[tuple[object, ...]] = Counter()  # contents under names that nobody asked for, each to be used once
+    rows = []
+    for fact in got:
+        twin = by_name.setdefault(fact.name, fact)
+        if twin is not fact and _content(twin) != _content(fact):
+            worst = Difference(expected=f"one value of this name, {_described(twin)}", got=_described(fact))
+            rows.append(_row(candidate, "", fact.name, ParityTest.VALUES, 1, 1, worst))
+        elif twin is fact and fact.name not in names:
+            spare[_content(fact)] += 1
+    agreed, count = 0, len(wanted)
+    for fact in wanted:
         found = by_name.get(fact.name)
-        content = (fact.dtype, fact.shape, fact.sha256)
-        if (found and (found.dtype, found.shape, found.sha256) == content) or (not found and content in by_content):
+        if found is None and spare[_content(fact)]:
+            spare[_content(fact)] -= 1
             agreed += 1
-            continue
-        worst = Difference(expected=_described(fact), got=_described(found) if found else "no such value")
-        rows.append(_row(candidate, "", fact.name, ParityTest.VALUES, 1, 1, worst))
+        elif found is not None and _content(found) == _content(fact):
+            agreed += 1
+        else:
+            worst = Difference(expected=_described(fact), got=_described(found) if found else "no such value")
+            rows.append(_row(candidate, "", fact.name, ParityTest.VALUES, 1, 1, worst))
     if count == 0:
-        note = "the outputs need no variable"
+        note = "the outputs need no variable and no constant"
         return [
-            ParityRow(candidate=candidate, signature="", output="variables", test=ParityTest.VALUES, passed=None, note=note)
+            ParityRow(
+                candidate=candidate, signature="", output="variables", test=ParityTest.VALUES, passed=None, note=note
+            )
         ]
     passed = ParityRow(
         candidate=candidate,
@@ -131,9 +150,11 @@ def outputs(
             )
         try:
             got = predictor.predict(signature.key, inputs)
-        except PipelineError:
-            raise
+        except (PipelineError, MemoryError, OSError):
+            raise  # they say nothing about the model
         except Exception as error:
+            if type(error).__name__ in _TRANSIENT:
+                raise
             worst = Difference(expected="an answer", got=f"{type(error).__name__}: {str(error)[:300]}")
             rows.append(_row(predictor.form, signature.key, "*", test, 0, 0, worst))
             continue
@@ -146,12 +167,57 @@ def outputs(
                 rows.append(_row(predictor.form, signature.key, name, test, 0, 0, worst))
             else:
                 bounds = tolerance.of(signature.key, name)
-                rows.append(
-                    compare(predictor.form, signature.key, name, test, expected[name], got[name], bounds)
-                )
+                rows.append(compare(predictor.form, signature.key, name, test, expected[name], got[name], bounds))
         if test is ParityTest.SERVED:
             rows = [_tie_excused(row, signature.key, expected, got, tolerance) for row in rows]
     return rows
+
+
+def signature_difference(expected: Iterable[Signature], reported: Iterable[Signature]) -> str:
+    """How the reported signatures differ from the expected ones, in words; tensor names do not count."""
+
+    def shape(signature: Signature) -> dict[str, Any]:
+        def specs(side: Mapping[str, Any]) -> dict[str, str]:
+            return {name: f"{spec.dtype}{_dims(spec.shape)}" for name, spec in sorted(side.items())}
+
+        return {"method": signature.method.value, "in": specs(signature.inputs), "out": specs(signature.outputs)}
+
+    wanted, got = ({signature.key: shape(signature) for signature in side} for side in (expected, reported))
+    if missing := sorted(wanted.keys() - got.keys()):
+        return f"signature {missing[0]} is missing"
+    if added := sorted(got.keys() - wanted.keys()):
+        return f"signature {added[0]} is not expected"
+    for key, signature in wanted.items():
+        for part, value in signature.items():
+            if got[key][part] != value:
+                return f"signature {key}: {part} expected {value}, reported {got[key][part]}"
+    return ""
+
+
+def _dims(shape: tuple[int | None, ...] | None) -> str:
+    return "[...]" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def signatures(candidate: str, expected: Iterable[Signature], found: Iterable[Signature]) -> list[ParityRow]:
+    """A row where the signatures of a form are not those of the live model; TensorFlow casts what it is fed silently."""
+    difference = signature_difference(expected, found)
+    if not difference:
+        return []
+    worst = Difference(expected="the signatures of the live model", got=difference)
+    return [_row(candidate, "", "signatures", ParityTest.VALUES, 0, 0, worst)]
+
+
+def rows_of(signature: Signature, probe: Tensors) -> int:
+    """How many rows the probe of a signature has, 0 where its inputs do not share an open first dimension."""
+    if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in signature.inputs.values()):
+        return 0
+    sizes = {len(probe[f"{signature.key}/{name}"]) for name in signature.inputs}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def first_row(probe: Tensors) -> Tensors:
+    """The first row of every input that has rows."""
+    return {name: array[:1] if array.ndim else array for name, array in probe.items()}
 
 
 def select(tensors: Tensors, signature: str) -> Tensors:
@@ -273,9 +339,7 @@ def _distances(expected: Array, got: Array) -> tuple[float, float]:
     return float(distance.max()), float(relative.max())
 
 
-def _tie_excused(
-    row: ParityRow, signature: str, expected: Tensors, got: Tensors, tolerance: Tolerance
-) -> ParityRow:
+def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors, tolerance: Tolerance) -> ParityRow:
     """A class may differ in a served answer where the two best scores lie within the tolerance of each other.
 
     It is excused only if the output is the argmax of a float output of the same signature in every other row.
@@ -285,19 +349,26 @@ def _tie_excused(
     classes, answered = expected[row.output], got[row.output]
     if classes.dtype.kind not in "iu" or classes.ndim != 1 or answered.shape != classes.shape:
         return row
+    if dtype_name(answered) != dtype_name(classes):
+        return row
     for name, scores in expected.items():
         if scores.dtype.kind != "f" or scores.ndim != 2 or len(scores) != len(classes) or scores.shape[1] < 2:
             continue
-        if not (np.argmax(scores, axis=1) == classes).all():
+        within = (answered >= 0) & (answered < scores.shape[1])
+        if not (np.argmax(scores, axis=1) == classes).all() or not within.all():
             continue
-        top = np.sort(scores, axis=1)[:, -2:]
+        best = scores.max(axis=1)
+        taken = np.take_along_axis(scores, answered[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
         absolute, relative = tolerance.of(signature, name)
-        tied = (top[:, 1] - top[:, 0]) <= 2 * (absolute + relative * np.abs(top[:, 1]))
-        second = np.argsort(scores, axis=1)[:, -2]
-        if (tied & (answered == second))[classes != answered].all():
+        tied = np.isfinite(best) & (best - taken <= 2 * (absolute + relative * np.abs(best)))
+        if tied[classes != answered].all():
             note = f"{row.mismatched} ties within the tolerance of {name}"
             return row.model_copy(update={"passed": True, "note": note})
     return row
+
+
+def _content(fact: TensorFact) -> tuple[object, ...]:
+    return fact.dtype, fact.shape, fact.sha256
 
 
 def _described(fact: TensorFact) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tasks.forms.tensors import Array, Tensors, as_array, fact
 from tasks.records.baseline import Environment, TensorFact
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import Signature
+from tasks.records.signature import Signature, TensorSpec
 
 
 class Predictor(Protocol):
@@ -23,6 +23,11 @@ class Predictor(Protocol):
     @property
     def form(self) -> str:
         """The form's name."""
+        ...
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The signatures that the form declares, by key."""
         ...
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
@@ -43,7 +48,9 @@ class SessionPredictor:
     def __init__(self, form: str, session: Any, signatures: Iterable[Signature], named: Mapping[str, str]) -> None:
         self.form = form
         self.session = session
-        self.signatures = {signature.key: signature for signature in signatures}
+        self.signatures: Mapping[str, Signature] = {
+            signature.key: _as_in_graph(signature, session.graph) for signature in signatures
+        }
         self.named = dict(named)
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
@@ -62,6 +69,16 @@ class SessionPredictor:
                 yield fact(name, as_array(self.session.run(tensor)))
             except tf.errors.FailedPreconditionError:
                 yield TensorFact(name=name, dtype="uninitialised", shape=(), sha256="")
+
+
+def _as_in_graph(signature: Signature, graph: Any) -> Signature:
+    """The signature with the dtypes that its tensors have, whatever was declared of them."""
+
+    def found(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+        dtypes = {name: graph.get_tensor_by_name(spec.tensor).dtype.base_dtype.name for name, spec in specs.items()}
+        return {name: spec.model_copy(update={"dtype": dtypes[name]}) for name, spec in specs.items()}
+
+    return signature.model_copy(update={"inputs": found(signature.inputs), "outputs": found(signature.outputs)})
 
 
 def session(graph: Any, options: SessionOptions) -> Any:

@@ -5,7 +5,7 @@ A run's folder holds what the live session gave:
     graph.json                    GraphNames
     probe.tensors                 `signature/input` -> array
     baselines/<step>.json         Baseline
-    baselines/<step>.tensors      `signature/output` -> array
+    baselines/<step>.tensors      `signature/output` -> array; with a slash before it, for the first row asked alone
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tasks.artifacts.manifest import hash_file
+from tasks.errors import PipelineError
 from tasks.forms import frozen, parity, predictor, saved_model, saver, tensors
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
@@ -36,12 +38,16 @@ OPENERS: dict[str, Opener] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What a run recorded of its live session at one step: what every form is compared with."""
+    """What a run recorded of its live session at one step: what every form is compared with.
+
+    `first` are the outputs for the probe's first row asked alone, of the signatures whose batch is open.
+    """
 
     names: GraphNames
     baseline: Baseline
     probe: Tensors
     outputs: Tensors
+    first: Tensors
 
     @classmethod
     def read(cls, run: Path, step: int) -> Reference:
@@ -49,23 +55,34 @@ class Reference:
 
         Raises:
             NondeterministicError, ParityError: the baseline is not fit for a comparison.
+            PipelineError: there is nothing to compare.
         """
         baseline = Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes())
         parity.require_usable(baseline)
-        return cls(
+        answered = tensors.read_tensors(run / "baselines" / f"{step}.tensors")
+        reference = cls(
             names=names_of(run),
             baseline=baseline,
             probe=tensors.read_tensors(run / "probe.tensors"),
-            outputs=tensors.read_tensors(run / "baselines" / f"{step}.tensors"),
+            outputs={name: array for name, array in answered.items() if not name.startswith("/")},
+            first={name[1:]: array for name, array in answered.items() if name.startswith("/")},
         )
+        for signature in reference.names.signatures:
+            answers = parity.select(reference.outputs, signature.key)
+            if not any(array.size for array in answers.values()):
+                raise PipelineError(
+                    f"the probe of {signature.key}",
+                    "at least one row",
+                    "none",
+                    "give `probe()` rows, then train again.",
+                )
+        return reference
 
     @property
     def session(self) -> SessionOptions:
         """The threads that the baseline was computed with."""
         recorded = self.baseline.environment
-        return SessionOptions(
-            intra_op_threads=recorded.intra_op_threads, inter_op_threads=recorded.inter_op_threads
-        )
+        return SessionOptions(intra_op_threads=recorded.intra_op_threads, inter_op_threads=recorded.inter_op_threads)
 
     @property
     def needed(self) -> list[Variable]:
@@ -86,16 +103,27 @@ def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -
         DamagedError: the form cannot be loaded.
     """
     reference = Reference.read(run, step)
+    constants = frozen.constants(folder) if OPENERS[form] is frozen.loaded else saved_model.constants(folder)
     with OPENERS[form](folder, reference.session) as opened:
-        return judge(opened, folder, reference, reference.needed, tolerance)
+        return judge(opened, folder, reference, reference.needed, constants, tolerance)
 
 
 def judge(
-    opened: Predictor, folder: Path, reference: Reference, variables: Iterable[Variable], tolerance: Tolerance
+    opened: Predictor,
+    folder: Path,
+    reference: Reference,
+    variables: Iterable[Variable],
+    constants: Iterable[TensorFact],
+    tolerance: Tolerance,
 ) -> ParityReport:
-    """Compare an opened form: `variables` byte for byte, its assets by hash, its outputs."""
+    """Compare an opened form: `variables` and constants byte for byte, assets by hash, signatures, outputs.
+
+    `constants` are those of the form's graph, read from its file.
+    """
     here = predictor.environment(reference.session)
-    rows = parity.values(opened.form, [variable.value for variable in variables], opened.values())
+    expected = [*(variable.value for variable in variables), *reference.baseline.constants]
+    rows = parity.values(opened.form, expected, chain(opened.values(), constants))
+    rows += parity.signatures(opened.form, reference.names.signatures, opened.signatures.values())
     rows += asset_rows(opened.form, folder, reference.names)
     rows += parity.outputs(
         opened,
@@ -121,9 +149,10 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
     """
     reference = Reference.read(run, step)
     expected = [
-        TensorFact(**(variable.value.model_dump() | {"name": variable.key})) for variable in reference.needed
+        *(TensorFact(**(variable.value.model_dump() | {"name": variable.key})) for variable in reference.needed),
+        *reference.baseline.constants,
     ]
-    rows = parity.values(ON_DISK, expected, saved_model.bundle_values(folder))
+    rows = parity.values(ON_DISK, expected, [*saved_model.bundle_values(folder), *saved_model.constants(folder)])
     return ParityReport(rows=(*rows, *asset_rows(ON_DISK, folder, reference.names)))
 
 

@@ -1,9 +1,9 @@
 """SavedModels, written from a graph and a checkpoint prefix, and loaded by both of TensorFlow's loaders.
 
-    saved_model.pb                                graph, signatures, assets' names (tensorflow/core/protobuf/saved_model.proto)
-    variables/variables.index, .data-*            the variables that the signatures need
-    assets/                                       files that fill lookup tables
-    assets.extra/tf_serving_warmup_requests       PredictionLogs, for TensorFlow Serving to run at load
+saved_model.pb                                graph, signatures, assets' names (tensorflow/core/protobuf/saved_model.proto)
+variables/variables.index, .data-*            the variables that the signatures need
+assets/                                       files that fill lookup tables
+assets.extra/tf_serving_warmup_requests       PredictionLogs, for TensorFlow Serving to run at load
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from tasks.errors import DamagedError
 from tasks.forms import graph as graphs
+from tasks.forms import parity, saver, tensors
 from tasks.forms import predictor as predictors
-from tasks.forms import saver, tensors
 from tasks.forms.predictor import SessionPredictor
 from tasks.forms.tensors import Array, Tensors
 from tasks.records.baseline import TensorFact
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import GraphNames, Method, Signature, TensorSpec
+from tasks.records.signature import Asset, GraphNames, Method, Signature, TensorSpec
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 WARMUP_LIMIT = 1000
@@ -78,7 +78,8 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
         checkpoint = saver.reader(prefix)
         (out / "variables").mkdir()
         write_bundle(
-            out / "variables" / "variables", ((key, saver.read(checkpoint, key, prefix)) for key in sorted(needed.values()))
+            out / "variables" / "variables",
+            ((key, saver.read(checkpoint, key, prefix)) for key in sorted(needed.values())),
         )
     write_warmup(out / WARMUP, names.signatures, tensors.read_tensors(probe_file))
 
@@ -144,7 +145,10 @@ def write_bundle(prefix: Path, named: Iterable[tuple[str, Array]]) -> None:
         if held:
             part = prefix.with_name(f"part-{len(parts)}")
             tf.raw_ops.SaveV2(
-                prefix=str(part), tensor_names=list(held), shape_and_slices=[""] * len(held), tensors=list(held.values())
+                prefix=str(part),
+                tensor_names=list(held),
+                shape_and_slices=[""] * len(held),
+                tensors=list(held.values()),
             )
             parts.append(str(part))
             held.clear()
@@ -170,18 +174,9 @@ def write_warmup(path: Path, signatures: Iterable[Signature], probe: Tensors) ->
         for signature in signatures:
             inputs = {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
             writer.write(prediction_log(signature, inputs).SerializeToString(deterministic=True))
-            if batched(signature, inputs) > 1:
-                first = {name: array[:1] for name, array in inputs.items()}
+            if parity.rows_of(signature, probe) > 1:
+                first = parity.first_row(inputs)
                 writer.write(prediction_log(signature, first).SerializeToString(deterministic=True))
-
-
-def batched(signature: Signature, inputs: Mapping[str, Array]) -> int:
-    """How many rows the inputs share along a first dimension that the signature leaves open; 0 where there is none."""
-    shapes = [spec.shape for spec in signature.inputs.values()]
-    if not shapes or any(not shape or shape[0] is not None for shape in shapes):
-        return 0
-    rows = {len(array) for array in inputs.values()}
-    return rows.pop() if len(rows) == 1 else 0
 
 
 def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
@@ -234,8 +229,9 @@ class FunctionPredictor:
 
     form = "saved_model (v2 loader)"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, signatures: Iterable[Signature]) -> None:
         self.model = model
+        self.signatures = {signature.key: signature for signature in signatures}
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`."""
@@ -267,11 +263,23 @@ def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredict
         model = tf.saved_model.load(str(folder), tags=[SERVE])
     except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise _unloadable(folder, error) from None
-    yield FunctionPredictor(model)
+    yield FunctionPredictor(model, signatures(folder))
 
 
 def signatures(folder: Path) -> list[Signature]:
     """The signatures that the SavedModel itself declares, read from its proto without loading it."""
+    return signatures_in(_meta_graph(folder).signature_def)
+
+
+def constants(folder: Path) -> list[TensorFact]:
+    """The constants that its signatures read, from its proto."""
+    meta = _meta_graph(folder)
+    targets = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
+    assets = [Asset(filename=entry.filename, tensor=entry.tensor_info.name, sha256="") for entry in meta.asset_file_def]
+    return list(graphs.constants(meta.graph_def, [target for target in targets if target], assets))
+
+
+def _meta_graph(folder: Path) -> Any:
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -279,9 +287,9 @@ def signatures(folder: Path) -> list[Signature]:
     try:
         model.ParseFromString((folder / "saved_model.pb").read_bytes())
         (meta,) = [meta for meta in model.meta_graphs if SERVE in meta.meta_info_def.tags]
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, OSError) as error:
         raise _unloadable(folder, error) from None
-    return signatures_in(meta.signature_def)
+    return meta
 
 
 def bundle_values(folder: Path) -> list[TensorFact]:

@@ -93,7 +93,9 @@ def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
         value: tensors.Array = checkpoint.get_tensor(key)
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         remedy = "restore the file from a backup, or pin another step."
-        raise DamagedError(f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy) from None
+        raise DamagedError(
+            f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy
+        ) from None
     return tensors.as_array(value)
 
 
@@ -128,6 +130,7 @@ def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
     Every variable of the graph is matched, missing, or changed in dtype or shape; every tensor of the checkpoint that
     no variable asks for is extra. Initialisers do not count: a variable that only they would fill is missing.
     """
+    targets = list(targets)
     checkpoint = reader(prefix)
     shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
     needed = graphs.variables_needed(meta.graph_def, targets)
@@ -148,11 +151,22 @@ def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
             )
         )
     used = {status.key for status in statuses}
-    return Coverage(variables=tuple(statuses), extra=tuple(sorted(set(shapes) - used)))
+    return Coverage(
+        variables=tuple(statuses),
+        extra=tuple(sorted(set(shapes) - used)),
+        other_state=tuple(graphs.other_state(meta.graph_def, targets)),
+    )
 
 
 def require_coverage(found: Coverage, prefix: Path) -> None:
-    """Raise CoverageError where a needed variable would not be restored as it must be."""
+    """Raise CoverageError where a needed variable would not be restored as it must be, or the outputs need more."""
+    if found.other_state:
+        raise CoverageError(
+            f"{prefix.name}: what the outputs read",
+            "variables, constants and tables that are filled from files",
+            ", ".join(found.other_state[:5]),
+            "keep what was learned in variables, or in an asset: this state does not survive the training session.",
+        )
     if not found.refused:
         return
     first = found.refused[0]

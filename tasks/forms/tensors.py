@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def fact(name: str, array: Array) -> TensorFact:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write named tensors to one file; equal tensors give equal bytes."""
+    """Write named tensors to one file, whole or not at all; equal tensors give equal bytes."""
     blobs = [as_bytes(array) for array in tensors.values()]
     header = json.dumps(
         [
@@ -57,10 +58,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
             for (name, array), blob in zip(tensors.items(), blobs, strict=True)
         ]
     ).encode()
-    with path.open("wb") as stream:
+    scratch = path.with_name(f"{path.name}.new")
+    with scratch.open("wb") as stream:
         stream.write(struct.pack("<Q", len(header)) + header)
         for blob in blobs:
             stream.write(blob)
+    os.replace(scratch, path)
 
 
 def read_tensors(path: Path) -> Tensors:

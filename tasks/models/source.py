@@ -72,23 +72,26 @@ def digests(source: ModelSource, extra: Iterable[Path] = ()) -> tuple[dict[str, 
     """
     root = source.folder or _ROOT
     found: dict[str, str] = {}
+    complete = True
     waiting = [source.module]
     while waiting:
         module = waiting.pop()
-        path = _find(module, root)
+        path = _find(module, root) or _elsewhere(module)
         ours = path is not None and path.is_relative_to(_ROOT / "tasks") and module != source.module
         if path is None or ours or f"module {module}" in found:
             continue
         found[f"module {module}"] = hash_file(path)
+        complete = complete and not _imports_at_will(path)
         waiting.extend(_imports(module, path))
     main = _find(source.module, root)
     assert main is not None
     declared = _declared(main)
     for name in declared or ():
         found[f"data {name}"] = _hash(_data_file(name, main))
-    for path in extra:
-        found[f"data {path.name}"] = _hash(path)
-    return found, declared is not None or any(True for _ in extra)
+    given = list(extra)
+    for number, path in enumerate(given):
+        found[f"given data {number} {path.name}"] = _hash(path)
+    return found, complete and (declared is not None or bool(given))
 
 
 @contextmanager
@@ -121,10 +124,26 @@ def importable(source: ModelSource) -> Iterator[Any]:
 
 def _find(module: str, root: Path) -> Path | None:
     base = root.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
+    for path in (base / "__init__.py", base.with_suffix(".py")):  # as Python prefers them
         if path.is_file() and (path.is_relative_to(_ROOT / "tasks") or not _installed(path)):
             return path
     return None
+
+
+def _elsewhere(module: str) -> Path | None:
+    """A module of the user's own that the path leads to, in another folder than the model's."""
+    folders = [Path(entry) for entry in sys.path if entry]
+    theirs = [folder for folder in folders if not _installed(folder / "x") and not folder.is_relative_to(_ROOT)]
+    return next((path for folder in theirs if (path := _find(module, folder))), None)
+
+
+def _imports_at_will(path: Path) -> bool:
+    """Whether a module imports or runs what its text does not name: then nobody knows what it is made of."""
+    calls = {"__import__", "import_module", "exec", "eval", "run_path", "run_module"}
+    return any(
+        isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", None)) in calls
+        for node in ast.walk(_parse(path))
+    )
 
 
 def _installed(path: Path) -> bool:
@@ -153,19 +172,27 @@ def _imports(module: str, path: Path) -> list[str]:
 
 
 def _declared(path: Path) -> list[str] | None:
-    for node in _parse(path).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
-        if isinstance(target, ast.Name) and target.id == "DATA" and isinstance(node, (ast.Assign, ast.AnnAssign)):
-            try:
-                value = ast.literal_eval(node.value) if node.value else None
-            except ValueError:
-                value = None
-            if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
-                raise UsageError(
-                    f"{path}, line {node.lineno}", "DATA as a tuple of file names", "something else", "write them out."
-                )
-            return list(value)
-    return None
+    bindings = [
+        node
+        for node in ast.walk(_parse(path))
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name) and target.id == "DATA"
+    ]
+    if not bindings:
+        return None
+    try:
+        (only,) = bindings
+        if isinstance(only, ast.AugAssign) or only.value is None:
+            raise ValueError
+        value = ast.literal_eval(only.value)
+        if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
+            raise ValueError
+    except ValueError:
+        where = f"{path}, line {bindings[-1].lineno}"
+        remedy = "write it out in one place."
+        raise UsageError(where, "DATA once, as a tuple of file names", "something else", remedy) from None
+    return list(value)
 
 
 def _data_file(name: str, module: Path) -> Path:

@@ -65,9 +65,7 @@ class SundayNet:
         probabilities = tf.nn.softmax(logits, name="probabilities")
         predicted = tf.argmax(logits, axis=1, name="class")
 
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits), name="loss"
-        )
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits), name="loss")
         accuracy = tf.reduce_mean(tf.cast(tf.equal(predicted, labels), tf.float32), name="accuracy")
         global_step = v1.train.get_or_create_global_step()
         with tf.control_dependencies(updates):

@@ -1,12 +1,12 @@
 """Training in TF1 graph mode, in a child: rolling checkpoints, and the baseline of each from the live session.
 
-    graph.meta                    the MetaGraphDef, written once, under a name that no rotation deletes
-    graph.json                    GraphNames
-    checkpoints/                  what Saver keeps
-    baselines/<step>.json .tensors
-    probe.tensors  batch.tensors  the probe, and one training batch for restore-verify
-    metrics.jsonl                 one line a logged step
-    assets/
+graph.meta                    the MetaGraphDef, written once, under a name that no rotation deletes
+graph.json                    GraphNames
+checkpoints/                  what Saver keeps
+baselines/<step>.json .tensors
+probe.tensors  batch.tensors  the probe, and one training batch for restore-verify
+metrics.jsonl                 one line a logged step
+assets/
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 from tasks.errors import DamagedError, PipelineError
 from tasks.forms import graph as graphs
+from tasks.forms import parity, proof, saver, tensors
 from tasks.forms import predictor as predictors
-from tasks.forms import proof, saver, tensors
 from tasks.forms.predictor import SessionPredictor
 from tasks.forms.tensors import Array, Tensors
 from tasks.isolate import progress
@@ -64,18 +64,18 @@ def train(source: ModelSource, training: Training, out: Path) -> None:
     names = _names(built, graph)
     keys = graphs.restored(graph.as_graph_def(), saving.as_saver_def())
     readers = graphs.readers(graph, (variable.op.name for variable in _variables(graph)))
+    _require_declared(names, source, training)
     _write_once(out, names, built, model, graph, saving)
     probe = tensors.read_tensors(out / "probe.tensors")
     with predictors.session(graph, training.session) as session:
         live = SessionPredictor("live session", session, names.signatures, readers)
         if names.table_init:
             session.run(built.table_init)
-        start = _resume(session, saving, out)
-        if start is None:
+        resumed = _resume(session, saving, out)
+        if resumed is None:
             session.run(initializer)
-            start = 0
         loop = _Loop(session, built, model, training, out, saving, live, names, keys, probe)
-        loop.run(start, steps, hyperparameters)
+        loop.run(resumed, steps, hyperparameters)
 
 
 class _Loop:
@@ -97,8 +97,11 @@ class _Loop:
         self.session, self.built, self.model, self.training, self.out = session, built, model, training, out
         self.saving, self.live, self.names, self.keys, self.probe = saving, live, names, keys, probe
         self.last_saved = time.monotonic()
+        outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
+        self.constants = tuple(graphs.constants(session.graph.as_graph_def(), outputs, names.assets))
 
-    def run(self, start: int, steps: int, hyperparameters: Mapping[str, Any]) -> None:
+    def run(self, resumed: int | None, steps: int, hyperparameters: Mapping[str, Any]) -> None:
+        start = resumed or 0
         policy = self.training.saver
         batches = self.model.batches(start, hyperparameters)
         _cut_metrics(self.out / "metrics.jsonl", start)
@@ -106,7 +109,9 @@ class _Loop:
             batch = next(batches)
             if not (self.out / "batch.tensors").exists():
                 tensors.write_tensors(self.out / "batch.tensors", batch)
-            fetches = {"train": self.built.train_op} | ({"loss": self.built.loss} if self.built.loss is not None else {})
+            fetches = {"train": self.built.train_op} | (
+                {"loss": self.built.loss} if self.built.loss is not None else {}
+            )
             loss = self.session.run(fetches, batch).get("loss")
             due = step == steps or (
                 time.monotonic() - self.last_saved >= policy.every_seconds
@@ -123,7 +128,7 @@ class _Loop:
                 if due:
                     self.save(step, metrics)
                 progress(facts | metrics)
-        if steps <= start and not (self.out / "baselines" / f"{start}.json").exists():
+        if steps == 0 and resumed is None:
             self.save(start, self.metrics())
 
     def metrics(self) -> dict[str, float]:
@@ -152,20 +157,32 @@ class _Loop:
         first, second = self.ask(), self.ask()
         allowed = {signature.key for signature in self.names.signatures if signature.allow_nonfinite}
         facts = {fact.name: fact for fact in self.live.values()}
-        tensors.write_tensors(folder / f"{step}.tensors", first)
+        tensors.write_tensors(
+            folder / f"{step}.tensors", first | {f"/{name}": array for name, array in self.ask_first_rows().items()}
+        )
         record = Baseline(
             step=step,
             environment=predictors.environment(self.training.session),
             variables=tuple(
                 Variable(name=name, key=self.keys.get(name, name), value=fact) for name, fact in sorted(facts.items())
             ),
+            constants=self.constants,
             unstable=tuple(name for name in first if tensors.as_bytes(first[name]) != tensors.as_bytes(second[name])),
-            nonfinite=tuple(
-                name for name in first if name.split("/")[0] not in allowed and not _finite(first[name])
-            ),
+            nonfinite=tuple(name for name in first if name.split("/")[0] not in allowed and not _finite(first[name])),
             metrics=metrics,
         )
         (folder / f"{step}.json").write_text(record.model_dump_json(indent=1))
+
+    def ask_first_rows(self) -> Tensors:
+        """What `ask` gives for the first row alone, for signatures whose inputs and outputs all have an open batch."""
+        answers: Tensors = {}
+        for signature in self.names.signatures:
+            open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
+            if open_ended and parity.rows_of(signature, self.probe) > 1:
+                inputs = parity.first_row(parity.select(self.probe, signature.key))
+                found = self.live.predict(signature.key, inputs)
+                answers |= {f"{signature.key}/{name}": value for name, value in found.items()}
+        return answers
 
     def ask(self) -> Tensors:
         """Every output of every signature, keyed `signature/output`."""
@@ -180,9 +197,29 @@ class _Loop:
 
 def _require(built: Graph, steps: int) -> None:
     if not getattr(built, "signatures", None):
-        raise PipelineError("build()", "a Graph with at least one signature", type(built).__name__, "say what goes in and out: `signatures=…`.")
+        raise PipelineError(
+            "build()",
+            "a Graph with at least one signature",
+            type(built).__name__,
+            "say what goes in and out: `signatures=…`.",
+        )
+    if slashed := [key for key in built.signatures if "/" in key or not key]:
+        raise PipelineError("build()", "signature keys without a slash", repr(slashed[0]), "name it otherwise.")
     if steps and built.train_op is None:
         raise PipelineError("build()", f"a train_op for {steps} steps", "none", "return one, or set steps to 0.")
+
+
+def _require_declared(names: GraphNames, source: ModelSource, training: Training) -> None:
+    """Refuse an asset that is in no key: it could change without training being run again."""
+    found, complete = sources.digests(source, training.data)
+    unknown = [asset.filename for asset in names.assets if asset.sha256 not in found.values()]
+    if complete and unknown:
+        raise PipelineError(
+            "build()",
+            "assets among the files that DATA or training.data name",
+            unknown[0],
+            f"add it: DATA = (…, {unknown[0]!r}).",
+        )
 
 
 def _saver(training: Training) -> Any:
@@ -251,7 +288,9 @@ def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: A
     import tensorflow as tf
 
     probe = {
-        f"{key}/{name}": tensors.as_array(array) for key, inputs in model.probe().items() for name, array in inputs.items()
+        f"{key}/{name}": tensors.as_array(array)
+        for key, inputs in model.probe().items()
+        for name, array in inputs.items()
     }
     wanted = {f"{signature.key}/{name}" for signature in names.signatures for name in signature.inputs}
     if set(probe) != wanted:
@@ -261,6 +300,8 @@ def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: A
             ", ".join(sorted(probe)) or "none",
             "give one batch for every input of every signature.",
         )
+    if empty := [name for name, array in probe.items() if not array.size]:
+        raise PipelineError("probe()", "at least one row for every input", f"none for {empty[0]}", "give some.")
     tensors.write_tensors(out / "probe.tensors", probe)
     (out / "graph.json").write_text(names.model_dump_json(indent=1))
     for path, _ in built.assets:
@@ -271,21 +312,37 @@ def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: A
 
 
 def _resume(session: Any, saving: Any, out: Path) -> int | None:
-    """Restore the newest checkpoint that is whole and has its baseline; its global step, or None."""
+    """Restore the newest checkpoint that is whole and has its baseline; its global step, or None.
+
+    What an interrupted save or rotation left half done is removed: it must be neither chosen nor committed later.
+    """
     folder = out / "checkpoints"
-    prefixes = saver.prefixes(folder) if folder.exists() else []
-    for prefix in reversed(prefixes):
-        step = saver.step_of(prefix)
-        try:
-            saver.tensor_table(prefix)
-            Baseline.model_validate_json((out / "baselines" / f"{step}.json").read_bytes())
-            tensors.read_tensors(out / "baselines" / f"{step}.tensors")
-        except (DamagedError, OSError, ValueError):
-            continue
-        saving.restore(session, saver.spelled(prefix))
-        saving.recover_last_checkpoints([saver.spelled(path) for path in prefixes[: prefixes.index(prefix) + 1]])
-        return step
-    return None
+    whole = [prefix for prefix in (saver.prefixes(folder) if folder.exists() else ()) if _whole(out, prefix)]
+    kept = {folder / "checkpoint"} if whole else set()
+    for prefix in whole:
+        kept |= {*saver.files(prefix), *(out / "baselines").glob(f"{saver.step_of(prefix)}.*")}
+    for path in {*folder.glob("*"), *(out / "baselines").glob("*")} - kept:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not whole:
+        return None
+    saving.restore(session, saver.spelled(whole[-1]))
+    saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in whole])
+    return saver.step_of(whole[-1])
+
+
+def _whole(out: Path, prefix: Path) -> bool:
+    """Whether a checkpoint and its baseline can be read."""
+    step = saver.step_of(prefix)
+    try:
+        saver.tensor_table(prefix)
+        Baseline.model_validate_json((out / "baselines" / f"{step}.json").read_bytes())
+        tensors.read_tensors(out / "baselines" / f"{step}.tensors")
+    except (DamagedError, OSError, ValueError):
+        return False
+    return True
 
 
 def _cut_metrics(path: Path, start: int) -> None:

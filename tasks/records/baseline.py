@@ -45,6 +45,7 @@ class Environment(Record):
 class Baseline(Record):
     """Facts about the live session at one global step; its outputs lie beside it in a tensor file.
 
+    `constants` are those that the outputs read: weights can be baked into a graph.
     `unstable` are outputs that differed between two calls on the same probe, `nonfinite` those that hold NaN or
     infinities without a declaration: either makes every comparison with them worthless, and is refused.
     """
@@ -52,6 +53,7 @@ class Baseline(Record):
     step: int
     environment: Environment
     variables: tuple[Variable, ...]
+    constants: tuple[TensorFact, ...] = ()
     unstable: tuple[str, ...] = ()
     nonfinite: tuple[str, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -21,10 +21,14 @@ class VariableStatus(Record):
 
 
 class Coverage(Record):
-    """Every variable of a graph, and the tensors of the checkpoint (`extra`) that none of them asks for."""
+    """Every variable of a graph, and the tensors of the checkpoint (`extra`) that none of them asks for.
+
+    `other_state` is what the outputs read that is no variable, such as a mutable table: no restore brings it back.
+    """
 
     variables: tuple[VariableStatus, ...]
     extra: tuple[str, ...]
+    other_state: tuple[str, ...] = ()
 
     @property
     def refused(self) -> tuple[VariableStatus, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -17,15 +18,18 @@ class ParityTest(StrEnum):
     SERVED = "served"
 
 
+Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Tolerance(Record):
     """|a-b| <= absolute + relative*|b|, for floats that were served or computed on another machine.
 
     `outputs` overrides both for single outputs, by `signature/output` or `output`.
     """
 
-    absolute: float = Field(default=1e-5, ge=0)
-    relative: float = Field(default=1e-5, ge=0)
-    outputs: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    absolute: Bound = 1e-5
+    relative: Bound = 1e-5
+    outputs: dict[str, tuple[Bound, Bound]] = Field(default_factory=dict)
 
     def of(self, signature: str, output: str) -> tuple[float, float]:
         """(absolute, relative) for one output."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.records.base import Record
 
@@ -68,6 +68,9 @@ class RuntimeChoice(StrEnum):
 Pull = Literal["missing", "always", "never"]
 
 
+_OUR_FLAGS = {"port", "rest_api_port", "model_name", "model_base_path", "model_config_file"}
+
+
 class Serving(Record):
     """How to smoke-test. Times in seconds, memory in bytes."""
 
@@ -81,6 +84,14 @@ class Serving(Record):
     memory: int = Field(default=4 * 2**30, gt=0)
     cpus: float = Field(default=2.0, gt=0)
     flags: tuple[str, ...] = ()
+
+    @field_validator("flags")
+    @classmethod
+    def _ours(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+        taken = sorted({flag.lstrip("-").partition("=")[0] for flag in flags} & _OUR_FLAGS)
+        if taken:
+            raise ValueError(f"flags that say neither what is served nor where, not {', '.join(taken)}")
+        return flags
 
 
 class Release(Record):

@@ -1,8 +1,8 @@
 """Versions under a serving root: published whole, withdrawn or rolled back by one rename each, every act journalled.
 
-    <serving-root>/<name>/<version>/          what the server serves; nothing but whole versions under such a name
-    <serving-root>/<name>/<version>.rolled-back, .withdrawn
-    <serving-root>/<name>/.tfship/journal.jsonl, lock, staging/
+<serving-root>/<name>/<version>/          what the server serves; nothing but whole versions under such a name
+<serving-root>/<name>/<version>.rolled-back, .withdrawn
+<serving-root>/<name>/.tfship/journal.jsonl, lock, staging/
 """
 
 from __future__ import annotations
@@ -166,7 +166,11 @@ class Releases:
                 stream.truncate(content.rfind(b"\n") + 1)
         for leftover in (self.own / "staging").iterdir():
             remove_tree(leftover)
-        intent = rules.unfinished(self.journal())
+        journal = self.journal()
+        if not journal and (lost := [name for name in self.names() if name.endswith((rules.RETIRED, rules.WITHDRAWN))]):
+            remedy = "restore it from a backup: without it nobody knows which models are held."
+            raise DamagedError(str(path), f"the history of {', '.join(lost)}", "no line", remedy)
+        intent = rules.unfinished(journal)
         if intent is None:
             return
         if intent.event is Event.ROLLING_BACK:

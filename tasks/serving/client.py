@@ -22,6 +22,9 @@ from tasks.records.signature import Method, Signature, TensorSpec
 
 # What REST's JSON has no way to carry (tensorflow_serving/util/json_tensor.cc).
 NOT_IN_JSON = frozenset({"bfloat16", "float16", "uint16", "complex64", "complex128"})
+# Answers that say nothing about the model (grpc/statuscodes.md; RFC 9110).
+_TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED"})
+_BUSY = frozenset({429, 502, 503, 504})
 _MESSAGE_BYTES = 512 * 2**20
 
 
@@ -34,7 +37,7 @@ class AnsweredError(Exception):
 
 
 @contextmanager
-def _reaching(protocol: str, seconds: float) -> Iterator[None]:
+def reaching(protocol: str, seconds: float) -> Iterator[None]:
     """Tell a server that cannot be reached, or is too slow, from one that answers with an error."""
     import grpc
     import httpx
@@ -43,7 +46,7 @@ def _reaching(protocol: str, seconds: float) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if error.code().name in _TRANSIENT:
             found = f"{error.code().name}: {error.details()}"
             raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
         raise AnsweredError(f"{error.code().name}: {error.details()}") from None
@@ -61,7 +64,10 @@ class GrpcPredictor:
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-        options = [("grpc.max_send_message_length", _MESSAGE_BYTES), ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
+        options = [
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+        ]
         self.channel = grpc.insecure_channel(endpoint.grpc, options=options)
         self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.name, self.signatures, self.seconds = name, signatures, seconds
@@ -79,7 +85,7 @@ class GrpcPredictor:
         if spec.method is Method.PREDICT:
             return self._predict(signature, inputs)
         request, call = self._classification(spec, inputs)
-        with _reaching("gRPC", self.seconds):
+        with reaching("gRPC", self.seconds):
             answer = call(request, timeout=self.seconds)
         self.version = int(answer.model_spec.version.value)
         if spec.method is Method.REGRESS:
@@ -92,7 +98,7 @@ class GrpcPredictor:
     def _predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         import tensorflow as tf
 
-        with _reaching("gRPC", self.seconds):
+        with reaching("gRPC", self.seconds):
             answer = self.service.Predict(self.request(signature, inputs), timeout=self.seconds)
         self.version = int(answer.model_spec.version.value)
         return {name: as_array(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
@@ -130,7 +136,7 @@ class GrpcPredictor:
 
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = self.name
-        with _reaching("gRPC", self.seconds):
+        with reaching("gRPC", self.seconds):
             answer = self.service.GetModelMetadata(request, timeout=self.seconds)
         reported = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(reported)
@@ -190,8 +196,11 @@ class RestPredictor:
             AnsweredError: the server answered with an error.
             ChildFailed: it did not answer.
         """
-        with _reaching("REST", self.client.timeout.read or 0):
+        with reaching("REST", self.client.timeout.read or 0):
             answer = self.client.post(self.model + verb, content=json.dumps(body))
+        if answer.status_code in _BUSY:
+            found, remedy = f"{answer.status_code} {answer.text[:300]}", "see the server's log; run again."
+            raise ChildFailed("the server over REST", "an answer", found, remedy)
         if answer.status_code != 200:
             raise AnsweredError(f"{answer.status_code} {answer.text[:300]}")
         return json.loads(answer.text)
@@ -217,27 +226,34 @@ def jsonable(array: Array) -> Any:
 
 def _parsed(value: Any, spec: TensorSpec | None) -> Array:
     """JSON as an array of the expected dtype; left as it is where it does not fit, so that the comparison sees it."""
-    if spec is not None and spec.dtype == "string":
-        flat, shape = _flattened(value)
+    flat, shape = _flattened(value)
+    if spec is None or shape is None:
+        return np.array(json.dumps(value), dtype=object)
+    if spec.dtype == "string":
+        texts = [base64.b64decode(item["b64"]) if isinstance(item, dict) else item for item in flat]
         array = np.empty(len(flat), dtype=object)
-        for position, item in enumerate(flat):
-            array[position] = base64.b64decode(item["b64"]) if isinstance(item, dict) else str(item).encode()
-        return array.reshape(shape)
-    array = np.array(value)
-    if spec is None or array.dtype.kind not in "iufb":
-        return array
+        if all(isinstance(text, (str, bytes)) for text in texts):
+            array[:] = [text.encode() if isinstance(text, str) else text for text in texts]
+            return array.reshape(shape)
+        return np.array(flat).reshape(shape)
     wanted = numpy_dtype(spec.dtype)
-    if array.size == 0:
-        return array.astype(wanted)
-    kinds = {"f": "f", "i": "i", "u": "i", "b": "b"}
-    with np.errstate(over="ignore"):
-        return array.astype(wanted) if kinds[array.dtype.kind] == kinds.get(wanted.kind) else array
+    kinds: dict[str, type] = {"f": float, "i": int, "u": int, "b": bool}
+    if not all(type(item) is kinds.get(wanted.kind) for item in flat):
+        return np.array(flat, dtype=None if flat else wanted).reshape(shape)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(flat, dtype=wanted).reshape(shape)
+    except OverflowError:  # a number that the dtype cannot hold
+        return np.array(flat, dtype=object).reshape(shape)
 
 
-def _flattened(value: Any) -> tuple[list[Any], tuple[int, ...]]:
+def _flattened(value: Any) -> tuple[list[Any], tuple[int, ...] | None]:
+    """Nested lists as (items, shape); no shape where the lists are ragged."""
     shape: list[int] = []
     level = [value]
     while level and isinstance(level[0], list):
+        if any(not isinstance(row, list) or len(row) != len(level[0]) for row in level):
+            return level, None
         shape.append(len(level[0]))
         level = [item for row in level for item in row]
     return level, tuple(shape)
@@ -287,5 +303,3 @@ def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str
     except (httpx.HTTPError, ValueError):
         return {}
     return {int(entry["version"]): (entry["state"], entry["status"].get("error_message", "")) for entry in entries}
-
-

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,14 @@ from tasks.records.base import Record
 from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.serving import Endpoint, Latency, RefusalCheck
 from tasks.records.settings import Serving
-from tasks.records.signature import Method, Signature
-from tasks.serving.client import GrpcPredictor, NotCarriedError, RestPredictor, status
+from tasks.records.signature import Method
+from tasks.serving.client import AnsweredError, GrpcPredictor, NotCarriedError, RestPredictor, reaching, status
 from tasks.serving.runtime import ServingRuntime
 
+# A load that fails for one of these says nothing about the model.
+_MACHINE = re.compile(
+    "RESOURCE_EXHAUSTED|No space left|Too many open files|Cannot allocate|address already in use", re.IGNORECASE
+)
 _POLL_SECONDS = 0.05
 _LOG_TAIL = 6000
 
@@ -68,6 +73,8 @@ def _wait(
         if state == "AVAILABLE":
             return
         if state == "END":
+            if _MACHINE.search(message):
+                raise _ended(runtime, what, f"END: {message}", "free what it names, and run again")
             raise refused(runtime, "load error", what, "AVAILABLE", f"END: {message}")
         if ended is not None:
             log = runtime.logs()
@@ -86,12 +93,32 @@ def _wait(
 
 
 def _load_error(log: str) -> str | None:
-    """The server's own words for a model that it could not load (tensorflow_serving/core/loader_harness.cc)."""
+    """The server's own words for a model that it could not load, not for a machine that had no room for it.
+
+    ("Loading servable: {name: … version: …} failed: …", tensorflow_serving/core/loader_harness.cc.)
+    """
     for line in reversed(log.splitlines()):
-        lowered = line.lower()
-        if ("servable" in lowered or "loading" in lowered) and ("fail" in lowered or "error" in lowered):
+        if re.search(r"servable.*fail|fail.*servable", line, re.IGNORECASE) and not _MACHINE.search(line):
             return line.strip()[-400:]
     return None
+
+
+def require_alive(runtime: ServingRuntime) -> None:
+    """Raise where the server has ended during the test.
+
+    Raises:
+        SmokeRefused: it crashed, or left by itself: whatever it was asked, it must not.
+        ChildFailed: somebody or something else ended it.
+    """
+    ended = runtime.exited()
+    if ended is None:
+        return
+    what = f"{runtime.identity.runtime} server"
+    number = -ended.code if ended.code < 0 else ended.code - 128
+    if ended.oom_killed or number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        how = "for want of memory" if ended.oom_killed else f"by signal {number}"
+        raise _ended(runtime, what, f"it was killed {how}", "see who ended it, or raise `serving.memory`; run again")
+    raise refused(runtime, "died during the test", what, "it to go on serving", f"it ended: {ended.code}")
 
 
 def refused(runtime: ServingRuntime, cause: str, what: str, expected: str, found: str) -> SmokeRefused:
@@ -107,15 +134,13 @@ def _ended(runtime: ServingRuntime, what: str, found: str, remedy: str) -> Child
     return ChildFailed(what, "AVAILABLE", f"{found}{tail}", f"{remedy}.", facts={"log": log})
 
 
-def examine(
-    endpoint: Endpoint, name: str, reference: Reference, settings: Serving, tolerance: Tolerance
-) -> Findings:
+def examine(endpoint: Endpoint, name: str, reference: Reference, settings: Serving, tolerance: Tolerance) -> Findings:
     """In a child: ask everything, in an order in which the first surprise is the most telling one."""
     signatures = {signature.key: signature for signature in reference.names.signatures}
     over_grpc = GrpcPredictor(endpoint, name, signatures, settings.request_timeout)
     over_rest = RestPredictor(endpoint, name, signatures, settings.request_timeout)
     try:
-        difference = signature_difference(list(signatures.values()), over_grpc.metadata())
+        difference = parity.signature_difference(list(signatures.values()), over_grpc.metadata())
         rows: list[ParityRow] = []
         if not difference:
             for protocol in (over_grpc, over_rest):
@@ -141,40 +166,14 @@ def examine(
         over_rest.close()
 
 
-def signature_difference(expected: list[Signature], reported: list[Signature]) -> str:
-    """How the reported signatures differ from the expected ones, in words; tensor names do not count."""
-
-    def shape(signature: Signature) -> dict[str, Any]:
-        def specs(side: Mapping[str, Any]) -> dict[str, str]:
-            return {name: f"{spec.dtype}{_dims(spec.shape)}" for name, spec in sorted(side.items())}
-
-        return {"method": signature.method.value, "in": specs(signature.inputs), "out": specs(signature.outputs)}
-
-    wanted, got = ({signature.key: shape(signature) for signature in side} for side in (expected, reported))
-    if missing := sorted(wanted.keys() - got.keys()):
-        return f"signature {missing[0]} is missing"
-    if added := sorted(got.keys() - wanted.keys()):
-        return f"signature {added[0]} is not expected"
-    for key, signature in wanted.items():
-        for part, value in signature.items():
-            if got[key][part] != value:
-                return f"signature {key}: {part} expected {value}, reported {got[key][part]}"
-    return ""
-
-
-def _dims(shape: tuple[int | None, ...] | None) -> str:
-    return "[...]" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
-
-
 def ask_everything(predictor: Predictor, reference: Reference, tolerance: Tolerance) -> list[ParityRow]:
-    """The whole probe through every signature, then its first row alone where the batch is open."""
+    """The whole probe through every signature, then its first row alone, where the live model was asked that too."""
     rows: list[ParityRow] = []
     for signature in reference.names.signatures:
         probe, expected = reference.probe, reference.outputs
         batches = [(predictor.form, probe, expected)]
-        if rows_of(signature, probe) > 1 and _row_wise(signature):
-            first = (_first_row(probe, signature.key), _first_row(expected, signature.key))
-            batches.append((f"{predictor.form}, batch 1", *first))
+        if parity.select(reference.first, signature.key):
+            batches.append((f"{predictor.form}, batch 1", parity.first_row(probe), reference.first))
         for form, inputs, outputs in batches:
             try:
                 rows += parity.outputs(
@@ -198,45 +197,30 @@ class _Named:
     """A predictor under another form's name."""
 
     def __init__(self, predictor: Predictor, form: str) -> None:
-        self.form, self.predict, self.values = form, predictor.predict, predictor.values
-
-
-def rows_of(signature: Signature, probe: Tensors) -> int:
-    """How many rows the probe of a signature has, 0 where its inputs do not share an open first dimension."""
-    if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in signature.inputs.values()):
-        return 0
-    sizes = {len(probe[f"{signature.key}/{name}"]) for name in signature.inputs}
-    return sizes.pop() if len(sizes) == 1 else 0
-
-
-def _row_wise(signature: Signature) -> bool:
-    return all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
-
-
-def _first_row(named: Tensors, key: str) -> Tensors:
-    return {name: array[:1] for name, array in named.items() if name.startswith(f"{key}/")}
+        self.form, self.signatures = form, predictor.signatures
+        self.predict, self.values = predictor.predict, predictor.values
 
 
 def must_be_refused(
     endpoint: Endpoint, over_grpc: GrpcPredictor, over_rest: RestPredictor, reference: Reference, settings: Serving
 ) -> Iterator[RefusalCheck]:
     """Requests that no server may answer: each must get a client's error, over gRPC and over REST."""
-    import grpc
 
     def over_wire(case: str, call: Callable[[], Any]) -> RefusalCheck:
-        allowed = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+        allowed = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND")
         try:
-            call()
+            with reaching("gRPC", settings.request_timeout):
+                call()
             answered, passed = "OK", False
-        except grpc.RpcError as error:
-            answered, passed = error.code().name, error.code() in allowed
+        except AnsweredError as error:
+            answered = str(error).partition(":")[0]
+            passed = answered in allowed
         return RefusalCheck(protocol="gRPC", case=case, expected="INVALID_ARGUMENT", answered=answered, passed=passed)
 
     def over_http(case: str, url: str, body: str) -> RefusalCheck:
-        code = over_rest.client.post(url, content=body).status_code
-        return RefusalCheck(
-            protocol="REST", case=case, expected="4xx", answered=str(code), passed=400 <= code < 500
-        )
+        with reaching("REST", settings.request_timeout):
+            code = over_rest.client.post(url, content=body).status_code
+        return RefusalCheck(protocol="REST", case=case, expected="4xx", answered=str(code), passed=400 <= code < 500)
 
     predicts = [s for s in reference.names.signatures if s.method is Method.PREDICT and s.inputs]
     model = over_rest.model
@@ -284,7 +268,7 @@ def measure(
     by_key = {signature.key: signature for signature in reference.names.signatures}
     signature = by_key.get("serving_default", reference.names.signatures[0])
     inputs = parity.select(reference.probe, signature.key)
-    count = rows_of(signature, reference.probe)
+    count = parity.rows_of(signature, reference.probe)
     batches = {1: {name: array[:1] for name, array in inputs.items()}, count: inputs} if count > 1 else {1: inputs}
     for protocol, predictor in (("gRPC", over_grpc), ("REST", over_rest)):
         for batch, tensors in batches.items():

@@ -111,8 +111,11 @@ def variable_not_restored(folder: Path) -> None:
 
     def forget(meta: Any) -> None:
         nodes = {node.name: node for node in meta.graph_def.node}
-        (assign,) = [n.name for n in meta.graph_def.node if n.op == "AssignVariableOp" and n.input[0] == WEIGHT
-                     and n.name.startswith("save")]
+        (assign,) = [
+            n.name
+            for n in meta.graph_def.node
+            if n.op == "AssignVariableOp" and n.input[0] == WEIGHT and n.name.startswith("save")
+        ]
         for node in nodes.values():
             kept = [source for source in node.input if source != f"^{assign}"]
             if len(kept) != len(node.input):

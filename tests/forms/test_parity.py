@@ -100,6 +100,7 @@ class Answers:
     """A form that answers what it is told to."""
 
     form = "form"
+    signatures: Mapping[str, Signature] = {}
 
     def __init__(self, outputs: Tensors) -> None:
         self.outputs = outputs
@@ -146,6 +147,40 @@ def test_a_class_may_differ_only_where_the_two_best_are_tied() -> None:
     assert judged({"scores": SCORES, "class": tied}, ParityTest.EXACT)["class"] is False
 
 
+def test_a_tie_excuses_no_other_dtype_and_no_infinite_score() -> None:
+    assert judged({"scores": SCORES, "class": np.array([1, 0], np.int32)})["class"] is False
+    assert judged({"scores": SCORES, "class": np.array([1.0, 0.0], np.float32)})["class"] is False
+    assert judged({"scores": SCORES, "class": np.array([2, 0])})["class"] is False
+    infinite = np.array([[np.inf, 0.0]], np.float32)
+    rows = parity.outputs(
+        Answers({"scores": infinite, "class": np.array([1])}),
+        [SIGNATURE],
+        PROBE,
+        {"s/scores": infinite, "s/class": np.array([0])},
+        ParityTest.SERVED,
+        Tolerance(),
+    )
+    assert {found.output: found.passed for found in rows} == {"scores": True, "class": False}
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"absolute": float("inf")}, {"relative": -1.0}, {"outputs": {"y": (1.0, float("nan"))}}]
+)
+def test_no_tolerance_lets_everything_pass(bounds: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"finite|greater"):
+        Tolerance.model_validate(bounds)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")], ids=str)
+def test_a_machine_without_room_is_no_verdict(error: Exception) -> None:
+    class Full(Answers):
+        def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+            raise error
+
+    with pytest.raises(type(error)):
+        parity.outputs(Full({}), [SIGNATURE], PROBE, BASELINE, ParityTest.EXACT, Tolerance())
+
+
 def test_tolerance_may_be_set_for_one_output() -> None:
     tolerance = Tolerance(outputs={"s/scores": (0.5, 0.0)})
     rows = parity.outputs(
@@ -173,6 +208,9 @@ def test_values_are_matched_by_name_first_and_by_content_only_where_the_name_is_
     assert failures([one, two], [fact("a", 2), fact("b", 1)]) == ["a", "b"]
     assert failures([one, two], [one]) == ["b"]
     assert failures([one], [fact("a", 1.0001), fact("c", 1)]) == ["a"]
+    # Two equal values under new names need two equal values, not one twice.
+    assert failures([one, fact("b", 1)], [fact("r/a", 1), fact("r/b", 2)]) == ["b"]
+    assert failures([one], [fact("a", 1), fact("a", 2)]) == ["a"]
 
 
 def test_no_variable_to_compare_is_said_and_not_passed() -> None:

@@ -47,7 +47,9 @@ def smoke(chain: Chain, exported: Artifact) -> Artifact:
     return smoke_test(exported, chain.pinned, chain.trained, SERVING, TOLERANCE)
 
 
-@pytest.mark.parametrize(("fault", "form", "named"), SAVED_MODEL_FAULTS, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("fault", "form", "named"), SAVED_MODEL_FAULTS, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_a_spoiled_saved_model_is_refused_before_production(
     chain: Chain, in_run: Run, fault: Callable[[Path], None], form: str, named: str
 ) -> None:
@@ -90,9 +92,7 @@ def test_either_loader_shows_what_is_wrong_with_a_saved_model(
     chain: Chain, fault: Callable[[Path], None], form: str
 ) -> None:
     exported = chain.spoiled(chain.exported, in_saved_model, fault)
-    report = isolate.call(
-        proof.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE
-    )
+    report = isolate.call(proof.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE)
     assert not report.passed
     assert {row.candidate for row in report.failures} == {form}
 
@@ -162,9 +162,7 @@ def test_the_table_of_tensors_is_of_the_files_that_lie_beside_it(chain: Chain) -
 @pytest.mark.parametrize("form", ["saved_model (v1 loader)", "saved_model (v2 loader)"])
 def test_nodes_in_another_order_change_nothing(chain: Chain, form: str) -> None:
     exported = chain.spoiled(chain.exported, in_saved_model, faults.nodes_in_other_order)
-    report = isolate.call(
-        proof.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE
-    )
+    report = isolate.call(proof.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE)
     assert report.passed, report.failures
 
 

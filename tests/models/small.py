@@ -16,7 +16,14 @@ DATA: tuple[str, ...] = ()
 class Line:
     """y = w*x + b by gradient descent, w and b from 0."""
 
-    hyperparameters: Mapping[str, Any] = {"steps": 40, "rate": 0.05, "pause": 0.0, "stop_at": 0, "noise": 0.0, "fill": 0.0}
+    hyperparameters: Mapping[str, Any] = {
+        "steps": 40,
+        "rate": 0.05,
+        "pause": 0.0,
+        "stop_at": 0,
+        "noise": 0.0,
+        "fill": 0.0,
+    }
 
     def build(self, hyperparameters: Mapping[str, Any]) -> Graph:
         import tensorflow as tf
