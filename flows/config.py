@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from tasks.errors import UsageError
 from tasks.isolate import Limits
@@ -23,13 +24,22 @@ from tasks.records.settings import Release, Selection, Serving, Training
 
 PREFIX = "TFSHIP_"
 _NOT_SETTINGS = {"TFSHIP_GOLDEN", "TFSHIP_CORPUS", "TFSHIP_DOCKER"}  # what the tests read
+_KINDS = {  # pydantic's words for what YAML calls otherwise
+    "model_type": "settings by name",
+    "dict_type": "settings by name",
+    "frozen_set_type": "a list",
+    "tuple_type": "a list",
+    "path_type": "a path",
+    "string_type": "text",
+}
 STEPS = ("train", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report")
 
 
 class LimitSettings(Record):
     """What one piece of TensorFlow work may take: seconds, and resident bytes (None: as much as there is)."""
 
-    seconds: float = Field(24 * 3600.0, gt=0)
+    seconds: float = Field(3600.0, gt=0)
+    training_seconds: float = Field(7 * 86400.0, gt=0)
     memory: int | None = Field(None, gt=0)
 
 
@@ -58,6 +68,13 @@ class PipelineConfig(Record):
     limits: LimitSettings = LimitSettings()
     refresh: frozenset[str] = frozenset()
 
+    @field_validator("refresh")
+    @classmethod
+    def _steps(cls, refresh: frozenset[str]) -> frozenset[str]:
+        if refresh - {*STEPS, "all"}:
+            raise ValueError(f"steps among {', '.join(STEPS)}, all")
+        return refresh
+
     @property
     def model(self) -> ModelSource:
         """The model that `source` names. Raises UsageError."""
@@ -74,8 +91,13 @@ class PipelineConfig(Record):
         return Release(serving_root=self.serving_root, name=self.model_name, **self.release.model_dump())
 
     @property
+    def training_limits(self) -> Limits:
+        """The limits of training."""
+        return Limits(seconds=self.limits.training_seconds, memory=self.limits.memory)
+
+    @property
     def child_limits(self) -> Limits:
-        """The limits of every child."""
+        """The limits of every other child."""
         return Limits(seconds=self.limits.seconds, memory=self.limits.memory)
 
 
@@ -89,7 +111,7 @@ def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str
     """
     settings: dict[str, Any] = {}
     _merge(settings, _read(file) if file else {})
-    for name, value in environment.items():
+    for name, value in sorted(environment.items()):
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
             nested: Any = _yaml(value, f"environment variable {name}")
             for part in reversed(name.removeprefix(PREFIX).lower().split("__")):
@@ -100,25 +122,48 @@ def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str
     _merge(settings, options)
     try:
         config = PipelineConfig.model_validate(settings)
-        unknown = sorted(config.refresh - {*STEPS, "all"})
-        if unknown:
-            raise UsageError("--refresh", f"one of {', '.join(STEPS)}, all", unknown[0], "name a step as it is listed.")
-        config.promotion  # noqa: B018  # its rules span several settings
+        config.promotion  # its rules span several settings
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the configuration"
-        given = repr(first["input"]) if first["type"] != "extra_forbidden" else "an unknown setting"
-        said = first["msg"].removeprefix("Value error, ")
-        remedy = "see `tfship run --help` and the README's table of settings."
-        raise UsageError(f"setting {where}", said[0].lower() + said[1:], given, remedy) from None
+        raise _wrong(error.errors()[0], environment) from None
     return config
+
+
+def _wrong(detail: ErrorDetails, environment: Mapping[str, str]) -> UsageError:
+    """What pydantic found, in our words."""
+    path = [part for part in detail["loc"] if not (isinstance(part, str) and "[" in part)]  # a union's alternatives
+    where = "setting " + ".".join(str(part) for part in path)
+    variable = PREFIX + "__".join(str(part) for part in path).upper()
+    where += f" (environment variable {variable})" if variable in environment else ""
+    remedy = "see `tfship run --help` and the README's table of settings."
+    if detail["type"] == "extra_forbidden":
+        *parents, name = path
+        record: Any = PipelineConfig
+        for parent in parents:
+            known = getattr(record, "model_fields", {}).get(parent)
+            record = known.annotation if known else None
+        fields = ", ".join(getattr(record, "model_fields", ()))
+        return UsageError(where, f"one of {fields}" if fields else "a setting", repr(name), remedy)
+    said = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to")[0]
+    said = _KINDS.get(detail["type"], said)
+    if not path:  # a rule that spans several settings says what it misses
+        return UsageError("the configuration", said, "none", remedy)
+    found = detail["input"]
+    if isinstance(found, frozenset):
+        found = sorted(found)
+    return UsageError(where, said[0].lower() + said[1:], repr(found), remedy)
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file}", "a YAML file", str(error), "give the path of one.") from None
+    except OSError as error:
+        raise UsageError(
+            f"--config {file}", "a YAML file", error.strerror or str(error), "give the path of one."
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"--config {file}", "a YAML file", "bytes that are not UTF-8", "give the path of one."
+        ) from None
     settings = _yaml(text, str(file)) or {}
     if not isinstance(settings, dict):
         raise UsageError(f"--config {file}", "settings by name", type(settings).__name__, "see the README's example.")
@@ -129,15 +174,20 @@ def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(where, "YAML", str(error).replace("\n", " "), "mend it.") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(where, "YAML", problem.replace("\n", " ") + at, "mend it.") from None
 
 
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+def _merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> None:
     """Lay `other` over `into`; None says nothing."""
     for name, value in other.items():
         if isinstance(value, Mapping):
-            if not isinstance(into.get(name), dict):
-                into[name] = {}
-            _merge(into[name], value)
+            below = into.get(name) if into.get(name) is not None else {}
+            if not isinstance(below, dict):
+                remedy = "see `tfship run --help` and the README's table of settings."
+                raise UsageError(f"setting {where}{name}", "settings by name", repr(below), remedy)
+            into[name] = below
+            _merge(below, value, f"{where}{name}.")
         elif value is not None:
             into[name] = value

@@ -23,22 +23,29 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
 
     Prefect's own ephemeral server would outlive a SIGKILL of this process; ours is killed with it.
 
+    Prefect's log of the run goes to its API; on this terminal it is shown with `verbose` only, for it would say
+    every error a second time, with a traceback.
+
     Raises:
-        EnvironmentFailure: our server did not come up.
+        EnvironmentFailure: the configured one does not answer, or our server did not come up.
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's client reports too, and says so on a terminal
     if not needed:
         yield
         return
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_TO_API_ENABLED,
         get_current_settings,
         temporary_settings,
     )
 
-    if get_current_settings().api.url:
+    if configured := get_current_settings().api.url:
+        _require_answer(configured)
         yield
         return
     (port,) = free_ports(1)
@@ -54,13 +61,28 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
     server = BoundProcess(command, Path(tempfile.gettempdir()), environment)
     try:
         _wait(server, url)
-        # A heartbeat thread would hold every flow for a second at its end.
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        # A heartbeat thread would hold every flow for a second at its end; nobody reads a log there while it runs.
+        own = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+        with temporary_settings(own):
             yield
     finally:
         if verbose:
             print(server.log(), file=sys.stderr)
         server.stop()
+
+
+def _require_answer(url: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
+    if failure is not None:
+        raise EnvironmentFailure(
+            f"the Prefect server at {url}",
+            "an answer",
+            str(failure).splitlines()[0] or type(failure).__name__,
+            "start it, unset PREFECT_API_URL (or the Prefect profile that sets it), or give --no-server.",
+        )
 
 
 def _wait(server: BoundProcess, url: str) -> None:

@@ -19,7 +19,7 @@ from tasks.export import export
 from tasks.freeze import freeze
 from tasks.promote import promote
 from tasks.records.run import RunSummary
-from tasks.report import report, summary
+from tasks.report import keep, report, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Run, running, together
@@ -38,9 +38,7 @@ def train_to_serve(config: PipelineConfig) -> None:
             lambda: export(pinned, verified, trained, config.tolerance),
         )
         blessed = smoke_test(exported, pinned, trained, config.serving, config.tolerance)
-        run.promotion = promote(
-            exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance
-        )
+        run.promotion = promote(exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance)
 
 
 summaries: list[RunSummary] = []
@@ -52,17 +50,25 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
     """The run that a flow's steps belong to: its store, who watches, its limits; reported however it ends."""
     observer = telemetry.observer()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
-    run = Run(run_id, Store(config.store, telemetry.warn), observer, config.refresh)
+    run = Run(run_id, Store(config.store, telemetry.warn), observer, config.refresh, config.training_limits)
     name = config.model_name
     with running(run), isolate.limits(config.child_limits):
         try:
             yield run
         except Exception as error:
             try:
-                page = report(run, name, config.reports, error)
+                _report(run, name, config, error)
             except PipelineError as failure:  # the run's own error says more than its report's
                 telemetry.warn(str(failure))
-                page = None
-            summaries.append(summary(run, name, page))
             raise
-        summaries.append(summary(run, name, report(run, name, config.reports, None)))
+        _report(run, name, config, None)
+
+
+def _report(run: Run, name: str, config: PipelineConfig, error: Exception | None) -> None:
+    """Write the page and keep the summary, which there is even where no page can be written."""
+    page = None
+    try:
+        page = report(run, name, config.reports, error)
+    finally:
+        summaries.append(summary(run, name, page))
+    keep(summaries[-1])

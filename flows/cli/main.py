@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -9,7 +10,7 @@ from types import FrameType
 import typer
 
 from flows.cli import releases, run
-from tasks.errors import ExitCode, PipelineError
+from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 
 app = typer.Typer(
     name="tfship",
@@ -41,12 +42,16 @@ def main() -> None:
 def _run() -> int:
     try:
         code = app(standalone_mode=False)
-    except typer.Abort:
-        return ExitCode.INTERRUPTED
+        if code == ExitCode.INTERRUPTED:  # which is what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except PipelineError as error:
-        print(f"tfship: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
+        return _say(error)
+    except BrokenPipeError:  # whoever read our output, `head` for one, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.STEP_FAILED
+    except OSError as error:
+        return _say(EnvironmentFailure.from_os(error, "tfship"))
+    except (KeyboardInterrupt, typer.Abort):
         print("tfship: interrupted; run again to go on from here.", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BaseException as error:
@@ -54,7 +59,13 @@ def _run() -> int:
             print("tfship: terminated; run again to go on from here.", file=sys.stderr)
             return ExitCode.TERMINATED
         if shown := getattr(error, "format_message", None):  # typer's and click's own usage errors
-            print(f"tfship: {shown()}\nRemedy: see `tfship --help`.", file=sys.stderr)
+            if said := shown():  # without a command there is the help instead
+                print(f"tfship: {said}\nRemedy: see `tfship --help`.", file=sys.stderr)
             return ExitCode.USAGE
         raise
     return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _say(error: PipelineError) -> int:
+    print(f"tfship: {error}", file=sys.stderr)
+    return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +30,12 @@ def rollback(
     as_json: AsJson = False,
 ) -> int:
     """Make an earlier version the served one again, and hold the later ones."""
+    import shlex
+
     from tasks.releases.publish import Releases
 
     root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    _require(root, name)
     with Releases(root, name).open() as opened:
         line = opened.roll_back(to, reason)
     if as_json:
@@ -39,7 +43,7 @@ def rollback(
     else:
         taken = ", ".join(str(version) for version in line.retired)
         print(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
-        print(f"next    tfship releases {name} --serving-root {root}")
+        print(f"next    tfship releases {name} --serving-root {shlex.quote(str(root))}")
     return 0
 
 
@@ -53,17 +57,13 @@ def releases(
     from rich.console import Console
     from rich.table import Table
 
-    from tasks.errors import UsageError
     from tasks.releases.publish import Releases
 
     root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    _require(root, name)
     found = Releases(root, name)
     lines = found.journal()
     served = found.served()
-    if not lines and served is None:
-        known = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-        there = ", ".join(known) or "none"
-        raise UsageError(f"releases {name}", f"a model in {root}", there, "promote it first: `tfship run`.")
     if as_json:
         import json
 
@@ -72,12 +72,25 @@ def releases(
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("time", "event", "version", "digest", "verdict", "by", "reason"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("time", "event", "version", "digest"))
     for line in lines:
         if line.event.value.endswith("ing"):
             continue  # an intent; what became of it stands in the next line
         event = line.event.value + (" to" if line.retired else "")
         table.add_row(line.time, event, str(line.version), line.digest[:12], line.verdict, line.by, line.reason)
-    Console().print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
+    console.print(table)
     print(f"\nserved  version {served}" if served is not None else "\nserved  nothing")
     return 0
+
+
+def _require(root: Path, name: str) -> None:
+    """Raise UsageError where `root` has no model of that name: nothing is made for a name that was mistyped."""
+    from tasks.errors import UsageError
+    from tasks.releases.publish import Releases
+
+    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    known = sorted(folder for folder in folders if Releases(root, folder).known())
+    if name not in known:
+        remedy = "name one of these, give another --serving-root, or promote it first: `tfship run`."
+        raise UsageError(f"model {name}", f"one that was promoted to {root}", ", ".join(known) or "none", remedy)

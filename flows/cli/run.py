@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,13 +54,11 @@ def run(
         "release": {"promote": False if no_promote else None, "force": force or None, "reason": reason},
     }
     settings = configuration.load(config, options)
-    settings.model  # noqa: B018  # a source that does not exist is said before anything starts
-    if verbose:
-        os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
+    settings.model  # a source that does not exist is said before anything starts
     error = _run(settings, no_server=no_server, quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
     from flows.train_to_serve import summaries
 
-    summary = summaries[-1] if summaries else None
+    summary = summaries.pop() if summaries else None
     if summary and as_json:
         print(summary.model_dump_json(indent=1))
     if error is not None:
@@ -98,7 +96,9 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{summary.name}: every form against the live session", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=f"{summary.name}: every form against the live session", title_justify="left", box=None, pad_edge=False
+    )
     for column in ("form", "test", "checks", "max abs", "max rel", "mismatched", ""):
         right = column in ("checks", "max abs", "max rel", "mismatched")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
@@ -121,12 +121,15 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
     promotion = summary.promotion
     if promotion and promotion["version"] is not None:
-        print(f"{promotion['outcome']:<7} {promotion['name']} version {promotion['version']}")
+        print(f"release {promotion['name']} version {promotion['version']}, {promotion['outcome']}")
         print(f"path    {promotion['path']}")
     elif promotion:
-        print(f"not promoted ({promotion['outcome']})")
+        print(f"release none: promotion {promotion['outcome']}")
     print(f"report  {summary.report}")
-    print(f"next    tfship releases {summary.name} --serving-root {settings.serving_root}")
+    if promotion and promotion["version"] is not None:
+        print(f"next    tfship releases {summary.name} --serving-root {shlex.quote(str(settings.serving_root))}")
+    else:
+        print(f"next    tfship run {shlex.quote(settings.source)}")
 
 
 def _grouped(rows: tuple[Mapping[str, Any], ...]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:

@@ -1,0 +1,69 @@
+"""A real Prefect server for the tests, asked over its own API."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.logging.handlers import APILogWorker
+
+from tasks.serving.binary_runtime import free_ports
+from tests.flows.shell import BIN, Shell
+
+_START_SECONDS = 120.0
+
+
+@dataclass
+class PrefectApi:
+    """Where it is, and what the runs in it came to."""
+
+    url: str
+    environment: dict[str, str]
+
+    def ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        """The answer to a filter."""
+        answer = httpx.post(f"{self.url}/{path}", json=body, timeout=30.0, trust_env=False)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    def flow_runs(self, name: str) -> list[dict[str, Any]]:
+        """Flow runs of that name, the oldest first."""
+        return self.ask("flow_runs/filter", flow_runs={"name": {"any_": [name]}}, sort="START_TIME_ASC")
+
+    def task_states(self, flow_run_id: str, steps: int, seconds: float = 30.0) -> dict[str, str]:
+        """State names by task, once there are `steps` of them and all have ended: states arrive late."""
+        deadline = time.monotonic() + seconds
+        while True:
+            runs = self.ask("task_runs/filter", task_runs={"flow_run_id": {"any_": [flow_run_id]}})
+            ended = [run for run in runs if run["end_time"] is not None]
+            if len(ended) >= steps or time.monotonic() > deadline:
+                return {run["name"].rsplit("-", 1)[0]: run["state_name"] for run in runs}
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def started(home: Path) -> Iterator[PrefectApi]:
+    """Start one on a free port and end it."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}/api"
+    own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_UI_ENABLED": "false"}
+    arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    server = Shell(*arguments, cwd=home, environment=own, program=BIN / "prefect")
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/health", timeout=2.0, trust_env=False).status_code == 200
+        return False
+
+    try:
+        server.until(answers, _START_SECONDS)
+        yield PrefectApi(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
+    finally:
+        APILogWorker.drain_all(timeout=10)  # what this process has yet to send
+        server.end()

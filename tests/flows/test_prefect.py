@@ -1,0 +1,260 @@
+"""The flow in Prefect: what its server shows of a run, and the deployments of prefect.yaml on a process worker."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.exceptions import ParameterTypeError
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.rollback import rollback
+from flows.train_to_serve import train_to_serve
+from tasks.artifacts.store import Store
+from tasks.errors import UsageError
+from tests.flows.prefect_api import PrefectApi
+from tests.flows.shell import BIN, Shell, tfship
+from tests.flows.test_run_command import STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = ("run", "half_plus_two", "--runtime", "embedded")
+
+REFUSED = """
+import numpy as np
+from tasks.models.model import Graph, SignatureTensors
+
+DATA = ()
+
+class Dividing:
+    hyperparameters = {}
+
+    def build(self, hyperparameters):
+        import tensorflow as tf
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        one = tf.compat.v1.get_variable("one", initializer=1.0)
+        return Graph(signatures={"serving_default": SignatureTensors({"x": x}, {"y": one / x})})
+
+    def batches(self, start, hyperparameters): return iter(())
+    def validation(self): return {}
+    def probe(self): return {"serving_default": {"x": np.zeros(2, np.float32)}}
+"""
+
+
+def test_a_server_shows_every_step_by_name_and_state(folder: Path, prefect_api: PrefectApi) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_api.url}):
+        before = len(prefect_api.flow_runs("half_plus_two"))
+        answers = [tfship(*COMMAND, "--json", "--name", "shown") for _ in range(2)]
+    assert [answer.code for answer in answers] == [0, 0], answers
+    first, second = prefect_api.flow_runs("half_plus_two")[before:]
+    assert first["state_name"] == second["state_name"] == "Completed"
+    assert prefect_api.task_states(first["id"], len(STEPS)) == dict.fromkeys(STEPS, "Completed")
+    cached = dict.fromkeys(STEPS, "Cached") | {"promote": "Unchanged", "report": "Completed"}
+    assert prefect_api.task_states(second["id"], len(STEPS)) == cached
+
+
+def test_a_refused_run_is_failed_there_too_and_a_refusal_is_cached(folder: Path, prefect_api: PrefectApi) -> None:
+    (folder / "mine.py").write_text(REFUSED)
+    for _ in range(2):
+        with temporary_settings({PREFECT_API_URL: prefect_api.url}):
+            answer = tfship("run", "mine:Dividing", "--runtime", "embedded", "--json")
+        assert answer.code == 3 and "Remedy: " in answer.err and "Traceback" not in answer.err
+    runs = prefect_api.flow_runs("mine:Dividing")
+    assert [run["state_name"] for run in runs] == ["Failed", "Failed"]
+    states = prefect_api.task_states(runs[-1]["id"], len(answer.states))
+    assert [name for name, state in states.items() if state == "Failed"] == [
+        name for name, state in answer.states.items() if state == "failed"
+    ]
+    assert states["train"] == "Cached" and "promote" not in states
+
+
+def ignored(written: Any, understood: Any, path: str = "") -> list[str]:
+    """What stands in a file and not in what was read from it."""
+    if isinstance(written, dict) and isinstance(understood, dict):
+        return [
+            found
+            for key, value in written.items()
+            for found in (
+                [f"{path}{key}"] if key not in understood else ignored(value, understood[key], f"{path}{key}.")
+            )
+        ]
+    if isinstance(written, list) and isinstance(understood, list):
+        return [found for pair in zip(written, understood, strict=True) for found in ignored(*pair, path)]
+    return []
+
+
+def read_by_prefect(settings: dict[str, Any]) -> dict[str, Any]:
+    """What Prefect itself keeps of a prefect.yaml: it ignores a key that it does not know."""
+    return PrefectYamlModel.model_validate(settings).model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def test_prefect_yaml_holds_nothing_that_prefect_ignores() -> None:
+    settings = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    assert ignored(settings, read_by_prefect(settings)) == []
+    assert {deployment["name"] for deployment in settings["deployments"]} >= {"sundays", "rollback"}
+    for section, wrong in (("", "deploymnts"), ("deployments", "scheduls"), ("work_pool", "job_varaibles")):
+        planted = copy.deepcopy(settings)
+        first = planted["deployments"][0]
+        {"": planted, "deployments": first, "work_pool": first["work_pool"]}[section][wrong] = {}
+        assert [name.rpartition(".")[2] for name in ignored(planted, read_by_prefect(planted))] == [wrong]
+    settings["deployments"][0]["schedules"][0]["crn"] = "* * * * *"
+    with pytest.raises(ValueError, match="crn"):
+        read_by_prefect(settings)
+
+
+class Deployed:
+    """The deployments, and a worker that runs them from a copy of the checkout."""
+
+    def __init__(self, api: PrefectApi, checkout: Path) -> None:
+        self.api, self.checkout = api, checkout
+        self.environment = api.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+        self.run_cli("work-pool", "create", "tfship", "--type", "process")
+        self.run_cli("deploy", "--all")
+        arguments = ("worker", "start", "--pool", "tfship", "--type", "process")
+        self.worker = Shell(
+            "--no-prompt", *arguments, cwd=checkout, environment=self.environment, program=BIN / "prefect"
+        )
+
+    def run_cli(self, *arguments: str) -> str:
+        """`prefect …`, in the checkout."""
+        program = BIN / "prefect"
+        process = Shell("--no-prompt", *arguments, cwd=self.checkout, environment=self.environment, program=program)
+        answer = process.answer(180.0)
+        assert answer.code == 0, answer
+        return answer.out
+
+    def ask(self, deployment: str, **parameters: Any) -> str:
+        """Have the worker run it; the flow run's id."""
+        (found,) = self.api.ask("deployments/filter", deployments={"name": {"any_": [deployment]}})
+        url = f"{self.api.url}/deployments/{found['id']}/create_flow_run"
+        deadline = time.monotonic() + 30.0
+        while True:
+            answer = httpx.post(url, json={"parameters": parameters}, trust_env=False, timeout=30.0)
+            if answer.status_code != 503 or time.monotonic() > deadline:  # its database is busy
+                break
+            time.sleep(0.2)
+        answer.raise_for_status()
+        run: str = answer.json()["id"]
+        return run
+
+    def state(self, run: str) -> str:
+        """The state of a flow run, by name."""
+        name: str = httpx.get(f"{self.api.url}/flow_runs/{run}", trust_env=False, timeout=30.0).json()["state_name"]
+        return name
+
+    def wait(self, run: str, *states: str, seconds: float = 180.0) -> str:
+        """Wait until the run is in one of the states."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(run)) not in states:
+            assert time.monotonic() < deadline and self.worker.process.poll() is None, (state, self.worker.said)
+            time.sleep(0.2)
+        return state
+
+    def logged(self, run: str) -> set[str]:
+        """The first words of the run's log."""
+        logs = self.api.ask("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
+        return {log["message"].partition(" ")[0] for log in logs}
+
+    def children(self) -> dict[int, str]:
+        """What runs under the worker."""
+        return {pid: command for pid, command in self.worker.left().items() if pid != self.worker.process.pid}
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_api: PrefectApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("flows", "tasks"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", checkout)
+    found = Deployed(prefect_api, checkout)
+    yield found
+    found.worker.end()
+
+
+def test_the_schedule_is_off_until_it_is_switched_on(deployed: Deployed) -> None:
+    (found,) = deployed.api.ask("deployments/filter", deployments={"name": {"any_": ["sundays"]}})
+    (schedule,) = found["schedules"]
+    assert schedule["active"] is False and schedule["schedule"]["cron"] == "0 6 * * 0"
+    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+def paths(folder: Path) -> dict[str, str]:
+    return {name: str(folder / name) for name in ("store", "serving_root", "reports")}
+
+
+def test_a_worker_runs_the_deployment(folder: Path, deployed: Deployed) -> None:
+    config = {"source": "half_plus_two", "serving": {"runtime": "embedded"}, **paths(folder)}
+    said = deployed.run_cli("deployment", "run", "train-to-serve/sundays", "-p", f"config={json.dumps(config)}")
+    (run,) = [line.split()[-1] for line in said.splitlines() if "UUID" in line]
+    assert deployed.wait(run, "Completed", "Failed", "Crashed", "Cancelled") == "Completed", deployed.worker.said
+    assert deployed.api.task_states(run, len(STEPS)) == dict.fromkeys(STEPS, "Completed")
+    assert (folder / "serving_root" / "half_plus_two" / "1" / "saved_model.pb").is_file()
+    deadline = time.monotonic() + 15.0  # a log arrives when it arrives
+    while missing := set(STEPS) - deployed.logged(run):
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.2)
+
+
+def test_rollback_is_a_flow_of_its_own(folder: Path, prefect_api: PrefectApi) -> None:
+    for version in ("1", "2"):
+        (folder / "m" / version).mkdir(parents=True)
+        (folder / "m" / version / "saved_model.pb").write_text(version)
+    with temporary_settings({PREFECT_API_URL: prefect_api.url}):
+        assert rollback("m", "a test", serving_root=folder).version == 1
+        with pytest.raises(UsageError, match="a version before it"):
+            rollback("m", "once more", serving_root=folder)
+    assert [run["state_name"] for run in prefect_api.flow_runs("m")] == ["Completed", "Failed"]
+    assert sorted(path.name for path in (folder / "m").iterdir()) == [".tfship", "1", "2.rolled-back"]
+
+
+def test_a_wrong_parameter_of_a_deployment_is_refused() -> None:
+    with pytest.raises(ParameterTypeError, match=r"config\.refresh: .*restore_verify"):
+        train_to_serve.validate_parameters({"config": {"source": "half_plus_two", "refresh": ["nosuch"]}})
+    with pytest.raises(ParameterTypeError, match="trainng"):
+        train_to_serve.validate_parameters({"config": {"trainng": {}}})
+
+
+def test_a_run_that_is_cancelled_under_a_worker_leaves_nothing_running(folder: Path, deployed: Deployed) -> None:
+    training = {"steps": 100_000, "saver": {"every_steps": 20}}
+    run = deployed.ask("sundays", config={"source": "sundaynet", "training": training, **paths(folder)})
+    deadline = time.monotonic() + 120.0
+    while not list(folder.glob("store/.staging/train/*/checkpoints/*.index")):
+        assert time.monotonic() < deadline and deployed.state(run) not in ("Completed", "Failed", "Crashed")
+        time.sleep(0.1)
+    assert deployed.children()
+    body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    httpx.post(f"{deployed.api.url}/flow_runs/{run}/set_state", json=body, trust_env=False).raise_for_status()
+    assert deployed.wait(run, "Cancelled", "Failed", "Crashed", seconds=60.0) == "Cancelled"
+    deadline = time.monotonic() + 5.0
+    while children := deployed.children():
+        assert time.monotonic() < deadline, children
+        time.sleep(0.05)
+    assert Store(folder / "store").artifacts("train") == []
+    assert list(folder.glob("store/.staging/train/*/checkpoints/*.index")), "what it had is kept"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"), [(signal.SIGINT, 130, "Crashed"), (signal.SIGTERM, 143, "Crashed")]
+)
+def test_a_signal_inside_prefects_own_handling(
+    folder: Path, shell: Callable[..., Shell], prefect_api: PrefectApi, number: signal.Signals, code: int, state: str
+) -> None:
+    process = shell("run", "two_variables", "--runtime", "embedded", environment=prefect_api.environment)
+    process.until(lambda: list(folder.glob(".tfship/store/.staging/train/*")))
+    process.send(number)
+    answer = process.answer(20.0)
+    process.assert_nothing_left()
+    assert answer.code == code and "Traceback" not in answer.err, answer
+    lines = answer.err.splitlines()
+    assert lines[-1].startswith("tfship: ") and lines[-1].endswith("; run again to go on from here.")
+    assert len(lines) == 2 and lines[0].startswith("train           failed"), lines
+    assert prefect_api.flow_runs("two_variables")[-1]["state_name"] == state

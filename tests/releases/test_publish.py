@@ -1,0 +1,231 @@
+"""Nothing but whole versions under numeric names, whenever a publication or a rollback is killed or refused."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.artifacts import manifest as manifests
+from tasks.artifacts.store import remove_tree
+from tasks.errors import DamagedError, ExitCode, UsageError
+from tasks.records.release import Event, JournalLine
+from tasks.releases import rules
+from tasks.releases.publish import Releases
+from tests.artifacts.disk import failed_at, killed_at
+
+NAME = "model"
+FEWEST_MOMENTS = 15
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A folder on a disk without latency, where there is one: there are hundreds of kills to come."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="tfship-test-", dir=memory if memory.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def model(root: Path, content: str) -> Path:
+    """A tiny model in a folder of its own."""
+    source = root / "models" / content
+    (source / "variables").mkdir(parents=True, exist_ok=True)
+    (source / "saved_model.pb").write_text(content * 50)
+    (source / "variables" / "variables.index").write_text(content)
+    return source
+
+
+def digest(source: Path) -> str:
+    return manifests.digest_of(manifests.entries(source))
+
+
+def promote(releases: Releases, source: Path) -> int:
+    """Publish and confirm, as the step does."""
+    files = manifests.entries(source)
+    version = releases.publish(source, files)
+    releases.append(event=Event.PROMOTED, version=version, digest=manifests.digest_of(files))
+    return version
+
+
+def publish(root: Path, content: str) -> int:
+    with Releases(root / "serving", NAME).open() as releases:
+        return promote(releases, model(root, content))
+
+
+def confirmation_failed(root: Path, content: str) -> None:
+    with Releases(root / "serving", NAME).open() as releases:
+        source = model(root, content)
+        version = releases.publish(source, manifests.entries(source))
+        releases.withdraw(version, digest(source), "it did not answer")
+
+
+def roll_back(root: Path, to: int | None = None) -> JournalLine:
+    with Releases(root / "serving", NAME).open() as releases:
+        return releases.roll_back(to, "worse than the one before")
+
+
+def journal(root: Path) -> list[JournalLine]:
+    return Releases(root / "serving", NAME).journal()
+
+
+def served(root: Path) -> dict[int, str]:
+    """Every version that a server sees, by what it holds; each must be a whole model."""
+    base = root / "serving" / NAME
+    whole = {digest(source): source.name for source in (root / "models").iterdir()}
+    found = {}
+    for version in rules.versions(path.name for path in base.iterdir()):
+        what = digest(base / str(version))
+        assert what in whole, f"version {version} is half a model"
+        found[version] = whole[what]
+    return found
+
+
+def every_moment(root: Path, prepare: Callable[[], object], work: Callable[[], object]) -> Iterator[int]:
+    """Stop at every moment: each time after `prepare` in an empty folder, and `work` killed right there."""
+    for moment in range(10_000):
+        for path in root.iterdir():
+            remove_tree(path)
+        prepare()
+        if not killed_at(moment, work):
+            assert moment >= FEWEST_MOMENTS, "the kills have missed what they are for"
+            return
+        yield moment
+
+
+def repaired(root: Path) -> list[JournalLine]:
+    """The journal after the next one to come has opened the releases; twice is once."""
+    for _ in range(2):
+        with Releases(root / "serving", NAME).open() as releases:
+            assert rules.unfinished(releases.journal()) is None
+            assert not list((releases.own / "staging").iterdir())
+            lines = releases.journal()
+    assert lines == journal(root)
+    return lines
+
+
+def test_a_killed_publication_shows_whole_versions_only_and_is_repaired(root: Path) -> None:
+    ends = set()
+    for moment in every_moment(root, lambda: publish(root, "a"), lambda: publish(root, "b")):
+        assert served(root) in ({1: "a"}, {1: "a", 2: "b"}), moment
+        promoted = any(line.event is Event.PROMOTED and line.version == 2 for line in journal(root))
+        intended = any(line.version == 2 for line in journal(root))
+        lines = repaired(root)
+        assert served(root) == ({1: "a", 2: "b"} if promoted else {1: "a"}), moment
+        ends.add(lines[-1].event)
+        # A number that was ever intended is not given again.
+        assert publish(root, "c") == (3 if intended else 2), moment
+        assert served(root)[max(served(root))] == "c"
+    assert ends == {Event.PROMOTED, Event.ABANDONED, Event.WITHDRAWN}
+
+
+def test_a_killed_rollback_has_happened_or_has_not(root: Path) -> None:
+    def three() -> None:
+        for content in "abc":
+            publish(root, content)
+
+    outcomes = set()
+    for moment in every_moment(root, three, lambda: roll_back(root, 1)):
+        # The highest goes first: what is left is what was there, without a gap.
+        assert served(root) in ({1: "a", 2: "b", 3: "c"}, {1: "a", 2: "b"}, {1: "a"}), moment
+        lines = repaired(root)
+        now = served(root)
+        assert now in ({1: "a", 2: "b", 3: "c"}, {1: "a"}), moment
+        rolled_back = now == {1: "a"}
+        outcomes.add(rolled_back)
+        assert (lines[-1].event is Event.ROLLED_BACK) == rolled_back, moment
+        for content in "bc":
+            assert (rules.held(digest(root / "models" / content), lines) is not None) == rolled_back, moment
+        assert publish(root, "d") == 4, moment
+    assert outcomes == {True, False}
+    kept = sorted(path.name for path in (root / "serving" / NAME).iterdir() if not path.name.startswith("."))
+    assert kept == ["1", "2.rolled-back", "3.rolled-back"], "nothing is deleted"
+
+
+def test_a_killed_withdrawal_never_leaves_an_unconfirmed_version(root: Path) -> None:
+    for moment in every_moment(root, lambda: publish(root, "a"), lambda: confirmation_failed(root, "b")):
+        assert served(root) in ({1: "a"}, {1: "a", 2: "b"}), moment
+        repaired(root)
+        assert served(root) == {1: "a"}, moment
+        assert rules.held(digest(model(root, "b")), journal(root)) is None, "it was not rolled back"
+
+
+@pytest.mark.parametrize("act", ["publish", "roll back"])
+def test_a_full_disk_at_any_operation_is_named_and_leaves_whole_versions(root: Path, act: str) -> None:
+    codes = []
+    for moment in range(10_000):
+        for path in root.iterdir():
+            remove_tree(path)
+        for content in "ab":
+            publish(root, content)
+        model(root, "c")
+        work = (lambda: publish(root, "c")) if act == "publish" else (lambda: roll_back(root))
+        code = failed_at(moment, work)
+        if code is None:
+            break
+        codes.append(code)
+        assert set(served(root).items()) <= {(1, "a"), (2, "b"), (3, "c")}, moment
+        assert 1 in served(root)
+        repaired(root)
+        assert publish(root, "d") >= 3
+    assert set(codes) <= {ExitCode.DONE, ExitCode.ENVIRONMENT}
+    assert codes.count(ExitCode.ENVIRONMENT) >= FEWEST_MOMENTS // 3
+
+
+def test_numbers_are_never_reused(root: Path) -> None:
+    assert [publish(root, content) for content in "ab"] == [1, 2]
+    roll_back(root)
+    assert publish(root, "c") == 3
+    confirmation_failed(root, "d")
+    assert publish(root, "e") == 5
+    roll_back(root, 1)
+    shutil.rmtree(root / "serving" / NAME / "5.rolled-back")  # somebody tidies up: the journal still knows
+    assert publish(root, "f") == 6
+    assert served(root) == {1: "a", 6: "f"}
+
+
+def test_a_lost_journal_stops_what_it_would_have_held(root: Path) -> None:
+    """Without the history nobody knows that a model was rolled back: better no release than that one again."""
+    publish(root, "a")
+    publish(root, "b")
+    roll_back(root)
+    (root / "serving" / NAME / ".tfship" / "journal.jsonl").unlink()
+    with pytest.raises(DamagedError, match=r"the history of 2\.rolled-back"):
+        publish(root, "b")
+    assert served(root) == {1: "a"}
+
+
+def test_a_rollback_of_what_is_not_there_is_a_usage_error_and_changes_nothing(root: Path) -> None:
+    publish(root, "a")
+    before = journal(root)
+    for to in (None, 1, 2, 0, -1):
+        with pytest.raises(UsageError, match="rollback model"):
+            roll_back(root, to)
+    assert journal(root) == before and served(root) == {1: "a"}
+
+
+def test_a_model_that_changed_since_it_was_listed_is_not_published(root: Path) -> None:
+    publish(root, "a")
+    source = model(root, "b")
+    files = manifests.entries(source)
+    (source / "saved_model.pb").write_text("B" * 50)
+    with Releases(root / "serving", NAME).open() as releases, pytest.raises(DamagedError, match=r"saved_model\.pb"):
+        releases.publish(source, files)
+    assert list(served(root)) == [1]
+    assert [line.event for line in repaired(root)][-1] is Event.ABANDONED
+
+
+def test_a_journal_that_was_cut_short_is_mended_and_one_that_was_edited_is_refused(root: Path) -> None:
+    publish(root, "a")
+    path = root / "serving" / NAME / ".tfship" / "journal.jsonl"
+    with path.open("a") as stream:
+        stream.write('{"time": "2026-')
+    assert publish(root, "b") == 2
+    assert [line.version for line in journal(root)] == [1, 1, 2, 2]
+    path.write_text("{}\n" + path.read_text())
+    with pytest.raises(DamagedError, match=r"journal.jsonl, line 1"):
+        publish(root, "c")
+    assert served(root) == {1: "a", 2: "b"}
