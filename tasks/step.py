@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from tasks import isolate
 from tasks.artifacts.staging import remove_tree
 from tasks.artifacts.store import Artifact, Recipe, Store
-from tasks.errors import HeldError, PipelineError, UsageError
+from tasks.errors import ChildFailed, EnvironmentFailure, HeldError, PipelineError, UsageError
 from tasks.isolate import Limits
 from tasks.records.run import Promotion, StepOutcome, StepState
 
@@ -217,7 +217,14 @@ class Step(Generic[P]):
 
     def _build(self, key: str, out: Path, *args: P.args, **kwargs: P.kwargs) -> None:
         """Build, and see that what the key was made of is still so: an edit meanwhile would be kept under a wrong key."""
-        self.builder(*args, **kwargs, out=out)
+        try:
+            self.builder(*args, **kwargs, out=out)
+        except (EnvironmentFailure, ChildFailed) as error:
+            if not error.where.startswith("tasks."):
+                raise
+            # A child names its function; whoever runs the pipeline knows the step.
+            four = (f"{self.name}, in {current().store.root}", error.expected, error.found, error.remedy)
+            raise type(error)(*four, facts=error.facts | {"function": error.where}) from error
         if self.recipe(*args, **kwargs)[0].key != key:
             remove_tree(out)
             raise PipelineError(

@@ -32,27 +32,25 @@ class BoundProcess:
     def __init__(self, command: list[str], log_dir: Path, environment: Mapping[str, str] | None = None) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         program = Path(command[0]).name
-        descriptor, name = tempfile.mkstemp(prefix=f"{program}-", suffix=".log", dir=log_dir)
-        self._log_file = Path(name)
-        self._kept: str | None = None
+        # It has no name, so that nothing is left of it however this ends; it stays open, to be read after the end.
+        self._log_file = tempfile.TemporaryFile(dir=log_dir)  # noqa: SIM115
         self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
         self.pid = 0
         self._failure: OSError | None = None
         started = threading.Event()
         self._thread = threading.Thread(
-            target=self._live, args=(command, descriptor, started, environment), name=f"{program} wait", daemon=True
+            target=self._live, args=(command, started, environment), name=f"{program} wait", daemon=True
         )
         self._thread.start()
         started.wait()
         if self._child is None:
-            self._log_file.unlink(missing_ok=True)
             raise self._failure or OSError("the child could not be started")
         self.pid = self._child.pid
 
     def _live(
         self,
         command: list[str],
-        descriptor: int,
         started: threading.Event,
         environment: Mapping[str, str] | None,
     ) -> None:
@@ -62,15 +60,14 @@ class BoundProcess:
             self._child = subprocess.Popen(
                 [*guard, *command],
                 stdin=subprocess.DEVNULL,
-                stdout=descriptor,
-                stderr=descriptor,
+                stdout=self._log_file,
+                stderr=self._log_file,
                 env=None if environment is None else {**os.environ, **environment},
                 start_new_session=True,
             )
         except OSError as error:
             self._failure = error
         finally:
-            os.close(descriptor)
             started.set()
         if self._child is not None:
             self._child.wait()
@@ -82,23 +79,21 @@ class BoundProcess:
 
     def log(self) -> str:
         """The last `LOG_BYTES` of its output."""
-        if self._kept is not None:
-            return self._kept
-        with self._log_file.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
-            return file.read().decode("utf-8", errors="replace")
+        descriptor = self._log_file.fileno()
+        size = os.fstat(descriptor).st_size
+        start = max(0, size - LOG_BYTES)
+        return os.pread(descriptor, size - start, start).decode("utf-8", errors="replace")
 
     def stop(self) -> None:
-        """End it and its children; keep the end of its log, and remove the file."""
-        if self._kept is not None:
+        """End it and its children; its log stays readable here."""
+        if self._stopped:
             return
         for sent, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
             if self.returncode() is None:
                 self._signal(sent)
                 self._thread.join(patience)
         self._signal(signal.SIGKILL)  # children that outlived it
-        self._kept = self.log()
-        self._log_file.unlink(missing_ok=True)
+        self._stopped = True
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
