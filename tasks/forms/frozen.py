@@ -37,11 +37,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     """
     import tensorflow as tf
 
-    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
-    targets = graphs.targets(names)
-    found = saver.coverage(meta, prefix, targets)
-    saver.require_coverage(found, prefix)
-    needed = {status.name: status.key for status in found.variables if status.needed}
+    meta, targets, needed = saver.to_convert(prefix, names)
     checkpoint = saver.reader(prefix)
     facts = graphs.variable_facts(meta.graph_def)
     size = sum(_bytes_of(facts[name]) for name in needed) + meta.graph_def.ByteSize()
@@ -52,7 +48,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     )
     constants = {node.name: node for node in frozen.node if node.op == "Const"}
     for name, key in needed.items():
-        value = tf.make_tensor_proto(saver.read(checkpoint, str(key), prefix))
+        value = tf.make_tensor_proto(saver.read(checkpoint, key, prefix))
         constants[name].attr["value"].tensor.CopyFrom(value)
         constants[name].attr.pop("_output_shapes", None)
     graphs.name_assets(frozen, names.assets)

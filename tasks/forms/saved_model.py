@@ -43,11 +43,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
-    targets = graphs.targets(names)
-    found = saver.coverage(meta, prefix, targets)
-    saver.require_coverage(found, prefix)
-    needed = {status.name: str(status.key) for status in found.variables if status.needed}
+    meta, targets, needed = saver.to_convert(prefix, names)
     graph = tf.Graph()
     with graph.as_default():
         tf.compat.v1.train.import_meta_graph(_cut(meta, targets, set(needed)), clear_devices=True)

@@ -181,6 +181,20 @@ def require_coverage(found: Coverage, prefix: Path) -> None:
     )
 
 
+def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[str, str]]:
+    """What another form is written from: the MetaGraphDef, its targets, and variable -> key for those they need.
+
+    Raises:
+        CoverageError: the outputs need what the checkpoint does not hold.
+        DamagedError: a file cannot be read.
+    """
+    meta = meta_graph(prefix.with_name(prefix.name + META))
+    targets = graphs.targets(names)
+    found = coverage(meta, prefix, targets)
+    require_coverage(found, prefix)
+    return meta, targets, {status.name: str(status.key) for status in found.variables if status.needed}
+
+
 @contextmanager
 def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOptions) -> Iterator[SessionPredictor]:
     """The graph of `<prefix>.meta`, restored from `prefix` in a fresh session, assets read from `folder`/assets.
