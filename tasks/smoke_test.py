@@ -101,7 +101,7 @@ def _ask(
         load_seconds=round(load_seconds, 3),
         peak_memory=memory,
         parity=parity,
-        signatures_match=True,
+        signatures_match=not found.signature_difference,
         refusals=found.refusals,
         latency=found.latency,
         warmup=warmup_word(log),
