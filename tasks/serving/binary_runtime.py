@@ -9,7 +9,6 @@ and that thread does nothing but wait for it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
@@ -72,7 +71,7 @@ class BinaryRuntime:
                 self._server = BoundProcess([str(self.path), *arguments], self.log_dir)
             except OSError as error:
                 raise self._unusable(str(error)) from error
-            if not self._collided(rest, min(until, time.monotonic() + _COLLISION_SECONDS)):
+            if not self._collided((grpc, rest), min(until, time.monotonic() + _COLLISION_SECONDS)):
                 return Endpoint(grpc=f"127.0.0.1:{grpc}", rest=f"http://127.0.0.1:{rest}")
         log = self.logs()[-2000:]
         self.stop()
@@ -107,11 +106,11 @@ class BinaryRuntime:
         if self._server is not None:
             self._server.stop()
 
-    def _collided(self, rest: int, until: float) -> bool:
-        """Whether the server ended over a port in use. Looks until it listens, ends, or the time is over."""
+    def _collided(self, ports: tuple[int, int], until: float) -> bool:
+        """Whether the server ended over a port in use. Looks until it listens on both, ends, or the time is over."""
         assert self._server is not None
         while time.monotonic() < until and self._server.returncode() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", rest), timeout=0.1):
+            if all(map(_listening, ports)):
                 return False
             time.sleep(0.02)
         return self._server.returncode() is not None and _IN_USE.search(self.logs()) is not None
@@ -144,6 +143,14 @@ def find(search_path: str | None = None) -> Path | None:
     """The server on `search_path` (by default PATH), or None."""
     found = shutil.which(PROGRAM, path=search_path)
     return Path(found) if found else None
+
+
+def _listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=0.1).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_ports(count: int) -> tuple[int, ...]:
