@@ -7,6 +7,8 @@
     │   ├── ParityError                   a form no longer computes what the baseline computed
     │   ├── CoverageError                 a restore does not write what the outputs need
     │   ├── NondeterministicError         the original differs from itself
+    │   ├── UnsafeGraph                   what would run touches files, runs Python, or is a Lambda
+    │   ├── UnsupportedGraph              an op or a kernel that this TensorFlow does not have
     │   ├── SmokeRefused                  a server refused the model, or answered otherwise
     │   └── HeldError                     this digest was rolled back
     ├── DamagedError             exit 3   bytes are not what their manifest says; never kept as a verdict
@@ -150,6 +152,14 @@ class CoverageError(Refusal):
 
 class NondeterministicError(Refusal):
     """The original, asked twice, answers differently: nothing can be compared with it."""
+
+
+class UnsafeGraph(Refusal):
+    """What would run touches files, runs Python or is pickled code: it is refused before anything is executed."""
+
+
+class UnsupportedGraph(Refusal):
+    """The graph wants an op or a kernel that this TensorFlow does not have."""
 
 
 class SmokeRefused(Refusal):
