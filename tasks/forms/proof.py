@@ -1,11 +1,6 @@
 """Proof of one form against a run's baseline: open it, compare values, assets and outputs. Runs in a fresh child.
 
-A run's folder holds what the live session gave:
-
-    graph.json                    GraphNames
-    probe.tensors                 `signature/input` -> array
-    baselines/<step>.json         Baseline
-    baselines/<step>.tensors      `signature/output` -> array; with a slash before it, for the first row asked alone
+A run's folder holds what the live session gave: `graph.json` (GraphNames), and what `baseline.py` wrote.
 """
 
 from __future__ import annotations

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedError, PipelineError
+from tasks.forms import baseline as baselines
 from tasks.forms import graph as graphs
-from tasks.forms import parity, proof, saver, tensors
+from tasks.forms import proof, saver, tensors
 from tasks.forms import predictor as predictors
 from tasks.forms.predictor import SessionPredictor
-from tasks.forms.tensors import Array, Tensors
+from tasks.forms.tensors import Tensors
 from tasks.isolate import progress
 from tasks.models import source as sources
 from tasks.models.model import Graph
@@ -141,7 +142,13 @@ class _Loop:
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """One checkpoint, and what the live session gives at it."""
         (self.out / "checkpoints").mkdir(exist_ok=True)
-        self.baseline(step, metrics)
+        facts = {fact.name: fact for fact in self.live.values()}
+        variables = [
+            Variable(name=name, key=self.keys.get(name, name), value=fact) for name, fact in sorted(facts.items())
+        ]
+        options = self.training.session
+        signatures = self.names.signatures
+        baselines.record(self.out, step, self.live, signatures, self.probe, variables, self.constants, options, metrics)
         # The graph is in graph.meta: with `write_meta_graph` here, rotation would delete it with an old checkpoint.
         self.saving.save(self.session, str(self.out / "checkpoints" / PREFIX), global_step=step, write_meta_graph=False)
         kept = {saver.step_of(prefix) for prefix in saver.prefixes(self.out / "checkpoints")}
@@ -149,50 +156,6 @@ class _Loop:
             if int(old.stem) not in kept:
                 old.unlink()
         self.last_saved = time.monotonic()
-
-    def baseline(self, step: int, metrics: dict[str, float]) -> None:
-        """Record every output of every signature on the probe, twice, and every variable's digest."""
-        folder = self.out / "baselines"
-        folder.mkdir(exist_ok=True)
-        first, second = self.ask(), self.ask()
-        allowed = {signature.key for signature in self.names.signatures if signature.allow_nonfinite}
-        facts = {fact.name: fact for fact in self.live.values()}
-        tensors.write_tensors(
-            folder / f"{step}.tensors", first | {f"/{name}": array for name, array in self.ask_first_rows().items()}
-        )
-        record = Baseline(
-            step=step,
-            environment=predictors.environment(self.training.session),
-            variables=tuple(
-                Variable(name=name, key=self.keys.get(name, name), value=fact) for name, fact in sorted(facts.items())
-            ),
-            constants=self.constants,
-            unstable=tuple(name for name in first if tensors.as_bytes(first[name]) != tensors.as_bytes(second[name])),
-            nonfinite=tuple(name for name in first if name.split("/")[0] not in allowed and not _finite(first[name])),
-            metrics=metrics,
-        )
-        (folder / f"{step}.json").write_text(record.model_dump_json(indent=1))
-
-    def ask_first_rows(self) -> Tensors:
-        """What `ask` gives for the first row alone, for signatures whose inputs and outputs all have an open batch."""
-        answers: Tensors = {}
-        for signature in self.names.signatures:
-            open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
-            if open_ended and parity.rows_of(signature, self.probe) > 1:
-                inputs = parity.first_row(parity.select(self.probe, signature.key))
-                found = self.live.predict(signature.key, inputs)
-                answers |= {f"{signature.key}/{name}": value for name, value in found.items()}
-        return answers
-
-    def ask(self) -> Tensors:
-        """Every output of every signature, keyed `signature/output`."""
-        return {
-            f"{signature.key}/{name}": value
-            for signature in self.names.signatures
-            for name, value in self.live.predict(
-                signature.key, {name: self.probe[f"{signature.key}/{name}"] for name in signature.inputs}
-            ).items()
-        }
 
 
 def _require(built: Graph, steps: int) -> None:
@@ -358,9 +321,3 @@ def _cut_metrics(path: Path, start: int) -> None:
         if entry["step"] <= start:
             kept.append(line + "\n")
     path.write_text("".join(kept))
-
-
-def _finite(array: Array) -> bool:
-    import numpy as np
-
-    return array.dtype.kind not in "fcV" or bool(np.isfinite(array.astype(np.complex128)).all())

@@ -29,13 +29,14 @@ class Found(Record):
     """What a path turned out to be, by its structure.
 
     `path` is the model's own folder or file, for a checkpoint its prefix; `files` are all that belong to it; `meta` the
-    `.meta` beside a checkpoint. `available` are the other checkpoints there, `notes` what the user should know.
+    `.meta` beside a checkpoint. `chosen` says which checkpoint was taken and why, `available` names all that are there, `notes` what the user should know.
     """
 
     form: Form
     path: Path
     files: tuple[Path, ...]
     meta: Path | None = None
+    chosen: str = ""
     available: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

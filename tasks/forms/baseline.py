@@ -1,0 +1,85 @@
+"""The baseline: what a live model gives for the probe, asked twice, with the digest of every value it is made of.
+
+probe.tensors                 `signature/input` -> array
+baselines/<step>.json         Baseline
+baselines/<step>.tensors      `signature/output` -> array; with a slash before it, for the first row asked alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tasks.forms import parity, tensors
+from tasks.forms import predictor as predictors
+from tasks.forms.predictor import Predictor
+from tasks.forms.tensors import Array, Tensors
+from tasks.records.baseline import Baseline, TensorFact, Variable
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature
+
+
+def record(
+    run: Path,
+    step: int,
+    live: Predictor,
+    signatures: Iterable[Signature],
+    probe: Tensors,
+    variables: Iterable[Variable],
+    constants: Iterable[TensorFact],
+    options: SessionOptions,
+    metrics: Mapping[str, float] | None = None,
+) -> Baseline:
+    """Ask `live` everything and write its answers for `step` into the run's folder."""
+    folder = run / "baselines"
+    folder.mkdir(exist_ok=True)
+    signatures = list(signatures)
+    first, second = ask(live, signatures, probe), ask(live, signatures, probe)
+    alone = {f"/{name}": array for name, array in ask_first_rows(live, signatures, probe).items()}
+    tensors.write_tensors(folder / f"{step}.tensors", first | alone)
+    allowed = {signature.key for signature in signatures if signature.allow_nonfinite}
+    found = Baseline(
+        step=step,
+        environment=predictors.environment(options),
+        variables=tuple(variables),
+        constants=tuple(constants),
+        unstable=unstable(first, second),
+        nonfinite=tuple(name for name in first if name.split("/")[0] not in allowed and not _finite(first[name])),
+        metrics=dict(metrics or {}),
+    )
+    (folder / f"{step}.json").write_text(found.model_dump_json(indent=1))
+    return found
+
+
+def ask(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Tensors:
+    """Every output of every signature, keyed `signature/output`."""
+    return {
+        f"{signature.key}/{name}": value
+        for signature in signatures
+        for name, value in live.predict(
+            signature.key, {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
+        ).items()
+    }
+
+
+def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Tensors:
+    """What `ask` gives for the first row alone, for signatures whose inputs and outputs all have an open batch."""
+    answers: Tensors = {}
+    for signature in signatures:
+        open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
+        if open_ended and parity.rows_of(signature, probe) > 1:
+            inputs = parity.first_row(parity.select(probe, signature.key))
+            found = live.predict(signature.key, inputs)
+            answers |= {f"{signature.key}/{name}": value for name, value in found.items()}
+    return answers
+
+
+def unstable(first: Tensors, second: Tensors) -> tuple[str, ...]:
+    """The outputs that differ in any bit between two answers."""
+    return tuple(name for name in first if tensors.as_bytes(first[name]) != tensors.as_bytes(second[name]))
+
+
+def _finite(array: Array) -> bool:
+    import numpy as np
+
+    return array.dtype.kind not in "fcV" or bool(np.isfinite(array.astype(np.complex128)).all())

@@ -1,0 +1,349 @@
+"""What a path holds, by the structure of its files and not by their names. No TensorFlow, nothing is executed.
+
+Formats: tensor bundles and V1 checkpoints are leveldb tables (tensorflow/core/lib/io/format.h); GraphDef, MetaGraphDef
+and SavedModel are protobufs of tensorflow/core/{framework,protobuf}, told apart by their first fields; `.keras` is a zip
+with a config.json (keras/src/saving/saving_lib.py), HDF5 has a signature of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
+from tasks.forms import saver
+from tasks.records.adoption import Form, Found
+
+SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
+GRAPH_LIMIT = 2**31  # protobuf's limit on one message
+_OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+_TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_SHARD = re.compile(r"(.+?)(\.data)?-(\d{5})-of-(\d{5})")
+_TEXT = (
+    (re.compile(rb"\s*(#.*\s+)*(node|versions|library)\s*\{"), Form.GRAPH_DEF),
+    (re.compile(rb"\s*(#.*\s+)*(meta_info_def|graph_def)\s*\{"), Form.META_GRAPH),
+    (re.compile(rb"\s*(#.*\s+)*(saved_model_schema_version\s*:|meta_graphs\s*\{)"), Form.SAVED_MODEL),
+)
+
+
+def detect(path: Path, step: int | None = None) -> Found:
+    """The model at `path`: a folder, a file, or a checkpoint prefix; `step` chooses among several checkpoints.
+
+    Raises:
+        UsageError: there is nothing, or more than one model and no telling which is meant.
+        DamagedError: a file of it is missing, cut, or none that TensorFlow wrote.
+        UnsafeGraph: a link in it leads out of its folder.
+        EnvironmentFailure: it cannot be read.
+    """
+    try:
+        found = _detect(path, step)
+        for file in found.files:
+            _require_inside(file, found.path if found.path.is_dir() else found.path.parent)
+    except OSError as error:
+        raise EnvironmentFailure.from_os(error, str(path)) from None
+    return found
+
+
+def _detect(path: Path, step: int | None) -> Found:
+    if path.is_dir():
+        return _folder(path, step)
+    if path.name == "checkpoint" and path.is_file():
+        return _among(path.parent, prefixes(path.parent), step)
+    prefix = _prefix_of(path)
+    if prefix is not None:
+        return _checkpoint(prefix, f"{prefix.name}, as asked", ())
+    if not path.exists():
+        near = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
+        found = f"nothing; {path.parent} holds {', '.join(near) or 'nothing'}"
+        raise UsageError(
+            str(path), "a model's folder or file, or a checkpoint prefix", found, "give one that is there."
+        )
+    if path.name in SAVED_MODEL and sniff(path) is Form.SAVED_MODEL:
+        return _saved_model(path.parent)
+    form = sniff(path)
+    if form is Form.SAVED_MODEL:
+        remedy = "rename it to saved_model.pb, beside its `variables` folder, and give that folder."
+        raise UsageError(str(path), "a SavedModel's folder", "a SavedModel's graph by itself", remedy)
+    if form is None:
+        raise _no_model(path)
+    return Found(form=form, path=path, files=(path,))
+
+
+def _folder(folder: Path, step: int | None) -> Found:
+    graph = next((folder / name for name in SAVED_MODEL if (folder / name).is_file()), None)
+    if graph is not None:
+        form = sniff(graph)
+        if form is Form.SAVED_MODEL:
+            return _saved_model(folder)
+        if form is None:
+            raise _no_model(graph)
+        return Found(form=form, path=graph, files=(graph,), notes=(f"{graph.name} holds a {form.value}",))
+    checkpoints = prefixes(folder)
+    exports = [path.parent for path in sorted(folder.glob("*/saved_model.pb*"))]
+    exports += [path.parent for path in sorted(folder.glob("*/*/saved_model.pb*"))]
+    if checkpoints:
+        found = _among(folder, checkpoints, step)
+        beside = tuple(f"there is a SavedModel too: {export.relative_to(folder)}" for export in exports)
+        return found.model_copy(update={"notes": (*found.notes, *beside)})
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "checkpoint"]
+    models = [path for path in files if sniff(path) is not None]
+    models += [*exports, *(path for path in sorted(folder.iterdir()) if path.is_dir() and prefixes(path))]
+    if len(models) == 1:
+        only = _detect(models[0], step)
+        return only.model_copy(
+            update={"notes": (f"{models[0].relative_to(folder)}, the only model there", *only.notes)}
+        )
+    if not models:
+        _require_state(folder, [])
+        held = ", ".join(path.name for path in sorted(folder.iterdir())[:8]) or "nothing"
+        remedy = "give a SavedModel's folder, a checkpoint's folder or prefix, or a model's file."
+        raise UsageError(str(folder), "something that TensorFlow saved", held, remedy)
+    names = ", ".join(str(path.relative_to(folder)) for path in models)
+    raise UsageError(str(folder), "one model", f"{len(models)}: {names}", "give the path of the one that is meant.")
+
+
+def _saved_model(folder: Path) -> Found:
+    files = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+    wanted = {"saved_model.pb", "saved_model.pbtxt", "variables", "assets", "assets.extra"}
+    ours = tuple(path for path in files if path.relative_to(folder).parts[0] in wanted)
+    _require_shards(folder / "variables" / "variables")
+    return Found(form=Form.SAVED_MODEL, path=folder, files=ours)
+
+
+def prefixes(folder: Path) -> list[Path]:
+    """Every checkpoint prefix in a folder, of either version, with or without a step in its name, by step."""
+    tables = {path for path in folder.iterdir() if path.is_file() and "." not in path.suffix[1:] and _is_table(path)}
+    found = {path.with_suffix("") for path in folder.glob("*.index")}
+    for path in folder.iterdir():
+        shard = _SHARD.fullmatch(path.name)
+        if shard:
+            found.add(folder / shard[1])
+        elif path in tables and path.suffix != ".index":
+            found.add(path)
+    return sorted(found, key=lambda prefix: (saver.step_of(prefix) or 0, prefix.name))
+
+
+def _prefix_of(path: Path) -> Path | None:
+    """The checkpoint prefix that `path` is, or that one of its files gives away."""
+    shard = _SHARD.fullmatch(path.name)
+    if shard and path.is_file():
+        return path.with_name(shard[1])
+    if path.suffix == ".index" and path.is_file():
+        return path.with_suffix("")
+    if path.suffix == saver.META and path.is_file() and saver.files(path.with_suffix("")):
+        return path.with_suffix("")
+    if not path.parent.is_dir() or not saver.files(path):
+        return None
+    return path if not path.is_file() or _is_table(path) or len(saver.files(path)) > 1 else None
+
+
+def _among(folder: Path, found: list[Path], step: int | None) -> Found:
+    """The checkpoint to take of several: the asked one, the only one, or the newest if nothing speaks against it."""
+    steps = {prefix: saver.step_of(prefix) for prefix in found}
+    listed = ", ".join(prefix.name for prefix in found)
+    named, notes = _require_state(folder, found)
+    if step is not None:
+        chosen = next((prefix for prefix in found if steps[prefix] == step), None)
+        if chosen is None:
+            raise UsageError(str(folder), f"a checkpoint of step {step}", listed, "ask for one of these.")
+        why = f"step {step}, as asked"
+    elif len(found) == 1:
+        chosen, why = found[0], f"{found[0].name}, the only checkpoint there"
+    elif None not in steps.values() and len(set(steps.values())) == len(found) and named in (None, found[-1]):
+        chosen, why = found[-1], f"{found[-1].name}, the newest of {len(found)}"
+    else:
+        hint = f"; the file `checkpoint` names {named.name}" if named else ""
+        options = " or ".join(str(prefix) for prefix in found[:4])
+        raise UsageError(str(folder), "one checkpoint", f"{len(found)}: {listed}{hint}", f"say which: {options}.")
+    return _checkpoint(chosen, why, tuple(prefix.name for prefix in found), notes)
+
+
+def _require_state(folder: Path, found: list[Path]) -> tuple[Path | None, tuple[str, ...]]:
+    """What the file `checkpoint` names, as a hint: it is often from another machine, or of a deleted step."""
+    state = folder / "checkpoint"
+    if not state.is_file():
+        return None, ()
+    match = re.search(rb'^model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', state.read_bytes(), re.MULTILINE)
+    if match is None:
+        return None, ("the file `checkpoint` names no checkpoint",)
+    written = match[1].decode(errors="replace").replace("\\\\", "\\")
+    name = re.split(r"[/\\]", written)[-1]
+    here = next((prefix for prefix in found if prefix.name == name), None)
+    if here is not None:
+        foreign = written not in (name, f"./{name}", str(here), str(here.absolute()))
+        return here, (f"the file `checkpoint` names {written}; {name} here was meant",) if foreign else ()
+    if not found:
+        remedy = "copy the checkpoint's own files (.index, .data-…, .meta) beside it."
+        raise DamagedError(str(state), f"the checkpoint that it names, {written}", "no checkpoint there", remedy)
+    return None, (f"the file `checkpoint` names {written}, which is not there",)
+
+
+def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple[str, ...] = ()) -> Found:
+    files = saver.files(prefix)
+    index = prefix.with_name(f"{prefix.name}.index")
+    old = [path for path in files if path == prefix or (_SHARD.fullmatch(path.name) and ".data-" not in path.name)]
+    if index in files and old:
+        remedy = f"they may hold different weights: keep one; move {old[0].name} or {index.name} away."
+        raise UsageError(
+            str(prefix), "a checkpoint of one version", f"V1 ({old[0].name}) and V2 ({index.name})", remedy
+        )
+    if index not in files and not old:
+        raise DamagedError(str(prefix), f"an index, {index.name}", "data alone", "restore it from a backup.")
+    tables = old or [index]
+    for table in tables:
+        if not _is_table(table):
+            found = f"{table.stat().st_size} bytes that do not end as such a file does"
+            raise DamagedError(str(table), "a whole checkpoint file", found, "restore it from a backup.")
+    _require_shards(prefix)
+    objects = index in files and _OBJECT_GRAPH in index.read_bytes()
+    form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
+    meta = prefix.with_name(prefix.name + saver.META)
+    has_meta = meta.is_file()
+    return Found(
+        form=form,
+        path=prefix,
+        files=(*files, meta) if has_meta else tuple(files),
+        meta=meta if has_meta else None,
+        chosen=why,
+        available=available,
+        notes=notes,
+    )
+
+
+def _require_shards(prefix: Path) -> None:
+    """Raise DamagedError where a shard is missing: an index lists fine without it."""
+    names = {path.name for path in saver.files(prefix)} if prefix.parent.is_dir() else set()
+    if f"{prefix.name}.index" in names and not any(".data-" in name for name in names):
+        remedy = "restore the shards from a backup."
+        raise DamagedError(str(prefix), f"data beside {prefix.name}.index", "none", remedy)
+    for name in sorted(names):
+        shard = _SHARD.fullmatch(name)
+        if not shard:
+            continue
+        dot = shard[2] or ""
+        wanted = [f"{shard[1]}{dot}-{number:05d}-of-{shard[4]}" for number in range(min(int(shard[4]), 10_000))]
+        missing = [one for one in wanted if one not in names]
+        if missing:
+            found = f"{missing[0]} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+            raise DamagedError(str(prefix), f"{shard[4].lstrip('0')} shards", found, "restore it from a backup.")
+
+
+def sniff(path: Path) -> Form | None:
+    """What one file is, by its first bytes; None for nothing that TensorFlow wrote.
+
+    Raises:
+        DamagedError: it is a graph of more than 2 GiB, or cut.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Form.HDF5
+    if head.startswith(b"PK\x03\x04"):
+        return Form.KERAS if _is_keras(path) else None
+    if _is_table(path):
+        return Form.SAVER_V1 if path.suffix != ".index" else None
+    for pattern, form in _TEXT:
+        if pattern.match(head):
+            return form
+    form = _message(path)
+    if form is not None and size >= GRAPH_LIMIT:
+        found = f"{size / 2**30:.1f} GiB"
+        raise DamagedError(str(path), "a graph of less than 2 GiB, protobuf's limit", found, "save its weights apart.")
+    return form
+
+
+def _message(path: Path) -> Form | None:
+    """Which of the three messages a binary protobuf is, by its first field."""
+    with path.open("rb") as stream:
+        head = stream.read(1 << 16)
+    try:
+        first = next(_fields(head), None)
+    except ValueError:
+        return None
+    if first is None:
+        return None
+    number, kind, payload = first
+    if (number, kind) == (1, 0):  # saved_model_schema_version
+        return Form.SAVED_MODEL
+    if (number, kind) == (2, 2):  # a SavedModel or a MetaGraphDef without its first field
+        return Form.META_GRAPH if path.suffix == saver.META else Form.SAVED_MODEL
+    if (number, kind) != (1, 2):
+        return None
+    try:
+        inner = {number: payload for number, kind, payload in _fields(payload) if kind == 2}
+    except ValueError:
+        return None
+    name, operation = inner.get(1, b""), inner.get(2, b"")
+    if re.fullmatch(rb"[A-Za-z0-9_.\\/>-]+", name) and re.fullmatch(rb"[A-Za-z0-9_>.-]+", operation):
+        return Form.GRAPH_DEF  # a NodeDef: name and op
+    return Form.META_GRAPH if inner.keys() & {1, 2, 4, 5, 6} else None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Field number, wire type and payload, one after the other, as far as `message` goes.
+
+    (protobuf.dev, "Encoding".) Raises ValueError for what is no protobuf.
+    """
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("field 0")
+        if kind == 0:
+            _, end = _varint(message, position)
+        elif kind == 2:
+            length, position = _varint(message, position)
+            end = position + length
+        elif kind in (1, 5):
+            end = position + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        yield number, kind, message[position:end]
+        position = end
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("a cut number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number too long")
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file ends as a leveldb table does."""
+    if not path.is_file() or path.stat().st_size < 48:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-8, 2)
+        return stream.read() == _TABLE_MAGIC
+
+
+def _is_keras(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def _no_model(path: Path) -> DamagedError:
+    size = path.stat().st_size
+    found = "an empty file" if size == 0 else f"{size} bytes that are none of these, or cut"
+    expected = "a graph, a checkpoint, a SavedModel or a Keras model"
+    return DamagedError(str(path), expected, found, "give a whole file that TensorFlow wrote.")
+
+
+def _require_inside(file: Path, folder: Path) -> None:
+    if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+        remedy = "copy the model with its links followed: cp -rL."
+        raise UnsafeGraph(str(file), "files of the model's own folder", f"a link to {file.resolve()}", remedy)
