@@ -21,7 +21,7 @@ GRAPH_LIMIT = 2**31  # protobuf's limit on one message
 _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 _TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _SHARD = re.compile(r"(.+?)(\.data)?-(\d{5})-of-(\d{5})")
-_TEXT = (
+TEXT = (
     (re.compile(rb"\s*(#.*\s+)*(node|versions|library)\s*\{"), Form.GRAPH_DEF),
     (re.compile(rb"\s*(#.*\s+)*(meta_info_def|graph_def)\s*\{"), Form.META_GRAPH),
     (re.compile(rb"\s*(#.*\s+)*(saved_model_schema_version\s*:|meta_graphs\s*\{)"), Form.SAVED_MODEL),
@@ -245,9 +245,9 @@ def sniff(path: Path) -> Form | None:
         return Form.KERAS if _is_keras(path) else None
     if _is_table(path):
         return Form.SAVER_V1 if path.suffix != ".index" else None
-    for pattern, form in _TEXT:
+    for pattern, written in TEXT:
         if pattern.match(head):
-            return form
+            return written
     form = _message(path)
     if form is not None and size >= GRAPH_LIMIT:
         found = f"{size / 2**30:.1f} GiB"

@@ -47,8 +47,8 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
         _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
     )
     constants = {node.name: node for node in frozen.node if node.op == "Const"}
-    for name, key in needed.items():
-        value = tf.make_tensor_proto(saver.read(checkpoint, key, prefix))
+    for name, source in needed.items():
+        value = tf.make_tensor_proto(saver.read_slice(checkpoint, source, prefix))
         constants[name].attr["value"].tensor.CopyFrom(value)
         constants[name].attr.pop("_output_shapes", None)
     graphs.name_assets(frozen, names.assets)

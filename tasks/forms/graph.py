@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.errors import PipelineError
@@ -167,14 +168,43 @@ def readers(graph: Any, variables: Iterable[str]) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Where a checkpoint holds a variable: its key, and for a part of a partitioned one which part of that tensor.
+
+    `spec` is "" for the whole, else `10 4 0,5:-`: the whole shape, then start and length of each dimension, `-` for all
+    (tensorflow/python/ops/variables.py, SaveSliceInfo; core/framework/tensor_slice.h).
+    """
+
+    key: str
+    spec: str = ""
+
+    @property
+    def window(self) -> tuple[slice, ...]:
+        """The part, as an index into the whole."""
+        parts = self.spec.split(" ")[-1].split(":") if self.spec else []
+        edges = [None if part == "-" else [int(number) for number in part.split(",")] for part in parts]
+        return tuple(slice(None) if edge is None else slice(edge[0], edge[0] + edge[1]) for edge in edges)
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """The part's shape, of a tensor of shape `whole`."""
+        window = self.window or tuple(slice(None) for _ in whole)
+        return tuple(len(range(*part.indices(size))) for part, size in zip(window, whole, strict=False))
+
+
 def restored(graph_def: Any, saver_def: Any) -> dict[str, str]:
-    """What a Saver's restore operation writes: variable operation -> the key it reads from the checkpoint.
+    """What a Saver's restore operation writes: variable operation -> the key it reads from the checkpoint."""
+    return {name: source.key for name, source in restored_slices(graph_def, saver_def).items()}
+
+
+def restored_slices(graph_def: Any, saver_def: Any) -> dict[str, Slice]:
+    """What a Saver's restore operation writes: variable operation -> what it reads from the checkpoint.
 
     Keys are what counts, not operation names: a moving average is restored under another name than its own.
     (tensorflow/python/training/saver.py: restore ops are Assigns fed by RestoreV2, gathered under `restore_all`.)
     """
     nodes = {node.name: node for node in graph_def.node}
-    assigns: dict[str, str] = {}
+    assigns: dict[str, Slice] = {}
     waiting, seen = [node_name(saver_def.restore_op_name)], set()
     while waiting:
         name = waiting.pop()
@@ -183,15 +213,18 @@ def restored(graph_def: Any, saver_def: Any) -> dict[str, str]:
         seen.add(name)
         node = nodes[name]
         if node.op in ("Assign", "AssignVariableOp"):
-            key = _restored_key(nodes, node.input[1])
-            if key is not None:
-                assigns[node_name(node.input[0])] = key
+            source = _restored_slice(nodes, node.input[1])
+            if source is not None:
+                assigns[node_name(node.input[0])] = source
         waiting.extend(node_name(source) for source in node.input if source.startswith("^"))
     return assigns
 
 
-def _restored_key(nodes: Mapping[str, Any], tensor: str) -> str | None:
+def _restored_slice(nodes: Mapping[str, Any], tensor: str) -> Slice | None:
     import tensorflow as tf
+
+    def listed(name: str) -> Any:
+        return tf.make_ndarray(nodes[node_name(name)].attr["value"].tensor).ravel()
 
     while True:
         node = nodes[node_name(tensor)]
@@ -200,10 +233,9 @@ def _restored_key(nodes: Mapping[str, Any], tensor: str) -> str | None:
             continue
         if node.op not in ("RestoreV2", "Restore", "RestoreSlice"):
             return None
-        names = tf.make_ndarray(nodes[node_name(node.input[1])].attr["value"].tensor).ravel()
-        _, _, position = tensor.partition(":")
-        key: bytes = names[int(position or 0)]
-        return key.decode()
+        position = int(tensor.partition(":")[2] or 0)
+        specs = listed(node.input[2]) if node.op != "Restore" else [b""]
+        return Slice(listed(node.input[1])[position].decode(), specs[position].decode())
 
 
 def modernise(meta_graph: Any) -> Any:

@@ -55,8 +55,12 @@ class SessionPredictor:
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`."""
+        return self.ask(signature, inputs, {})
+
+    def ask(self, signature: str, inputs: Mapping[str, Array], extra: Mapping[str, Array]) -> Tensors:
+        """`predict`, with `extra` tensors of the graph fed beside the inputs."""
         spec = self.signatures[signature]
-        feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
+        feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()} | dict(extra)
         fetches = {name: output.tensor for name, output in spec.outputs.items()}
         return {name: as_array(value) for name, value in self.session.run(fetches, feeds).items()}
 

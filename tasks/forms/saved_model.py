@@ -49,8 +49,11 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
         tf.compat.v1.train.import_meta_graph(_cut(meta, targets, set(needed)), clear_devices=True)
         by_name = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
         saver_def = None
+        keys: dict[str, str] = {}
         if needed:
-            variables = {key: by_name[name] for name, key in needed.items()}
+            # A part of a partitioned variable becomes a tensor of its own, under its own name.
+            keys = {name: name if source.spec else source.key for name, source in needed.items()}
+            variables = {key: by_name[name] for name, key in keys.items()}
             saver_def = tf.compat.v1.train.Saver(variables, name="save").as_saver_def()
         exported = tf.compat.v1.train.export_meta_graph(
             graph=graph, saver_def=saver_def, clear_devices=True, strip_default_attrs=True
@@ -75,7 +78,10 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
         (out / "variables").mkdir()
         write_bundle(
             out / "variables" / "variables",
-            ((key, saver.read(checkpoint, key, prefix)) for key in sorted(needed.values())),
+            (
+                (keys[name], saver.read_slice(checkpoint, needed[name], prefix))
+                for name in sorted(keys, key=keys.__getitem__)
+            ),
         )
     write_warmup(out / WARMUP, names.signatures, tensors.read_tensors(probe_file))
 
@@ -99,7 +105,8 @@ def _cut(meta: Any, targets: Iterable[str], needed: set[str]) -> Any:
             for encoded in meta.collection_def[collection].bytes_list.value:
                 variable = variable_pb2.VariableDef.FromString(encoded)
                 if graphs.node_name(variable.variable_name) in needed:
-                    kept.bytes_list.value.append(encoded)
+                    variable.ClearField("save_slice_info_def")  # parts are saved as tensors of their own
+                    kept.bytes_list.value.append(variable.SerializeToString())
                     for name in (variable.initializer_name, variable.initial_value_name, variable.snapshot_name):
                         wanted |= {graphs.node_name(name)} if name else set()
         else:
@@ -197,8 +204,8 @@ def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
 
 
 @contextmanager
-def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
-    """The SavedModel by the loader that TensorFlow Serving uses: a session with the graph, tables filled.
+def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> Iterator[tuple[Any, Any]]:
+    """A session with the SavedModel by the loader that TensorFlow Serving uses, tables filled; and its MetaGraphDef.
 
     Raises:
         DamagedError: the loader refuses it.
@@ -208,16 +215,21 @@ def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredicto
     graph = tf.Graph()
     with graph.as_default(), predictors.session(graph, options) as session:
         try:
-            meta = tf.compat.v1.saved_model.load(session, [SERVE], str(folder))
-        except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError) as error:
-            raise _unloadable(folder, error) from None
+            meta = tf.compat.v1.saved_model.load(session, list(tags), str(folder))
+        except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise unloadable(folder, error) from None
+        yield session, meta
+
+
+@contextmanager
+def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """The SavedModel by `session_of`."""
+    import tensorflow as tf
+
+    with session_of(folder, [SERVE], options) as (session, meta):
         named = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
-        yield SessionPredictor(
-            "saved_model (v1 loader)",
-            session,
-            signatures_in(meta.signature_def),
-            graphs.readers(graph, named),
-        )
+        readers = graphs.readers(session.graph, named)
+        yield SessionPredictor("saved_model (v1 loader)", session, signatures_in(meta.signature_def), readers)
 
 
 class FunctionPredictor:
@@ -258,7 +270,7 @@ def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredict
     try:
         model = tf.saved_model.load(str(folder), tags=[SERVE])
     except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise _unloadable(folder, error) from None
+        raise unloadable(folder, error) from None
     yield FunctionPredictor(model, signatures(folder))
 
 
@@ -284,7 +296,7 @@ def _meta_graph(folder: Path) -> Any:
         model.ParseFromString((folder / "saved_model.pb").read_bytes())
         (meta,) = [meta for meta in model.meta_graphs if SERVE in meta.meta_info_def.tags]
     except (DecodeError, ValueError, OSError) as error:
-        raise _unloadable(folder, error) from None
+        raise unloadable(folder, error) from None
     return meta
 
 
@@ -316,7 +328,8 @@ def _spec(info: Any) -> TensorSpec:
     return TensorSpec(tensor=info.name, dtype=tf.dtypes.as_dtype(info.dtype).name, shape=sizes)
 
 
-def _unloadable(folder: Path, error: Exception) -> DamagedError:
+def unloadable(folder: Path, error: Exception) -> DamagedError:
+    """The error for a SavedModel that a loader refuses."""
     found = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
     remedy = "export it again; a loader that refuses it here will refuse it in production."
     return DamagedError(str(folder), "a SavedModel that loads", found, remedy)

@@ -16,6 +16,7 @@ from tasks.errors import CoverageError, DamagedError
 from tasks.forms import graph as graphs
 from tasks.forms import predictor as predictors
 from tasks.forms import tensors
+from tasks.forms.graph import Slice
 from tasks.forms.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
@@ -70,13 +71,15 @@ def step_of(prefix: Path) -> int | None:
 
 
 def reader(prefix: Path) -> Any:
-    """TensorFlow's reader of a checkpoint of either version.
+    """TensorFlow's reader of a checkpoint of either version; a model without variables has none, and one that is empty.
 
     Raises:
-        DamagedError: there is none, or it cannot be read.
+        DamagedError: it cannot be read.
     """
     import tensorflow as tf
 
+    if not files(prefix):
+        return _NoTensors()
     try:
         return tf.compat.v1.train.NewCheckpointReader(spelled(prefix))
     # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
@@ -97,6 +100,21 @@ def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
             f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy
         ) from None
     return tensors.as_array(value)
+
+
+class _NoTensors:
+    """What a checkpoint without files holds."""
+
+    def get_variable_to_shape_map(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    get_variable_to_dtype_map = get_variable_to_shape_map
+
+
+def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensors.Array:
+    """One variable's value, which may be a part of a tensor. Raises DamagedError."""
+    whole = read(checkpoint, source.key, prefix)
+    return whole[source.window] if source.spec else whole
 
 
 def tensor_table(prefix: Path) -> list[TensorFact]:
@@ -125,7 +143,12 @@ def meta_graph(path: Path) -> Any:
 
 
 def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
-    """What restoring `prefix` into the graph would write, compared with what `targets` need.
+    """What restoring `prefix` into the graph would write, by the graph's own saver."""
+    return compared(meta.graph_def, graphs.restored_slices(meta.graph_def, meta.saver_def), prefix, targets)
+
+
+def compared(graph_def: Any, sources: Mapping[str, Slice], prefix: Path, targets: Iterable[str]) -> Coverage:
+    """What restoring each variable from its source would write, compared with what `targets` need.
 
     Every variable of the graph is matched, missing, or changed in dtype or shape; every tensor of the checkpoint that
     no variable asks for is extra. Initialisers do not count: a variable that only they would fill is missing.
@@ -133,17 +156,18 @@ def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
     targets = list(targets)
     checkpoint = reader(prefix)
     shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
-    needed = graphs.variables_needed(meta.graph_def, targets)
-    keys = graphs.restored(meta.graph_def, meta.saver_def)
+    needed = graphs.variables_needed(graph_def, targets)
     statuses = []
-    for name, (dtype, shape) in sorted(graphs.variable_facts(meta.graph_def).items()):
-        key = keys.get(name)
-        found = None if key is None or key not in shapes else (dtypes[key].base_dtype.name, tuple(shapes[key]))
+    for name, (dtype, shape) in sorted(graphs.variable_facts(graph_def).items()):
+        source = sources.get(name)
+        found = None
+        if source is not None and source.key in shapes:
+            found = dtypes[source.key].base_dtype.name, source.shape(tuple(shapes[source.key]))
         status: Status = "missing" if found is None else "matched" if found == (dtype, shape) else "changed"
         statuses.append(
             VariableStatus(
                 name=name,
-                key=key,
+                key=source.key if source else None,
                 status=status,
                 needed=name in needed,
                 expected=f"{dtype}{list(shape)}",
@@ -154,7 +178,7 @@ def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
     return Coverage(
         variables=tuple(statuses),
         extra=tuple(sorted(set(shapes) - used)),
-        other_state=tuple(graphs.other_state(meta.graph_def, targets)),
+        other_state=tuple(graphs.other_state(graph_def, targets)),
     )
 
 
@@ -181,8 +205,8 @@ def require_coverage(found: Coverage, prefix: Path) -> None:
     )
 
 
-def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[str, str]]:
-    """What another form is written from: the MetaGraphDef, its targets, and variable -> key for those they need.
+def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[str, Slice]]:
+    """What another form is written from: the MetaGraphDef, its targets, and where the variables are that they need.
 
     Raises:
         CoverageError: the outputs need what the checkpoint does not hold.
@@ -192,7 +216,8 @@ def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[st
     targets = graphs.targets(names)
     found = coverage(meta, prefix, targets)
     require_coverage(found, prefix)
-    return meta, targets, {status.name: str(status.key) for status in found.variables if status.needed}
+    sources = graphs.restored_slices(meta.graph_def, meta.saver_def)
+    return meta, targets, {status.name: sources[status.name] for status in found.variables if status.needed}
 
 
 @contextmanager
@@ -217,7 +242,8 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
             saver = tf.compat.v1.train.Saver({key: by_name[name] for name, key in matched.items() if name in by_name})
     readers = graphs.readers(graph, matched)
     with predictors.session(graph, options) as session:
-        saver.restore(session, spelled(prefix))
+        if matched:
+            saver.restore(session, spelled(prefix))
         fill_tables(session, names.table_init, names.assets, folder / "assets")
         yield SessionPredictor("checkpoint", session, names.signatures, readers)
 

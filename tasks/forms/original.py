@@ -1,0 +1,205 @@
+"""A model as it was brought: its graph read from its file, and opened by TensorFlow's own loader of its form.
+
+What is opened here is the original that every other form is compared with: nothing in it is rewritten beyond what
+importing an old graph takes. Pins and cut inputs are fed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DamagedError, UsageError
+from tasks.forms import detect, flatten, saved_model, saver
+from tasks.forms import graph as graphs
+from tasks.forms import predictor as predictors
+from tasks.forms.graph import Slice
+from tasks.forms.predictor import SessionPredictor
+from tasks.forms.tensors import Array, Tensors
+from tasks.records.adoption import Form, Found, Given
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Asset, Signature
+
+WITH_GRAPH = (Form.SAVER_V2, Form.SAVER_V1, Form.META_GRAPH, Form.GRAPH_DEF, Form.SAVED_MODEL)
+
+
+def graph(found: Found, given: Given) -> Any:
+    """The MetaGraphDef of a brought model, as it was saved but importable here; for a GraphDef one that holds only it.
+
+    Raises:
+        UsageError: the form holds no graph and none is given, or several and none is chosen.
+        DamagedError: the file is cut, or no such message.
+    """
+    if found.form is Form.SAVED_MODEL:
+        return _importable(_of_saved_model(found.path, given))
+    if found.form in (Form.META_GRAPH, Form.GRAPH_DEF):
+        return _importable(_of_file(found.path, found.form))
+    if given.graph is not None:
+        brought = detect.detect(given.graph)
+        if brought.form not in (Form.META_GRAPH, Form.GRAPH_DEF, Form.SAVED_MODEL):
+            raise UsageError("--graph", "a GraphDef or a MetaGraphDef", brought.form.value, "give the graph's file.")
+        return graph(brought, given)
+    if found.meta is not None:
+        return _importable(_of_file(found.meta, Form.META_GRAPH))
+    what = "Python code" if found.form is Form.OBJECT_CHECKPOINT else "its graph"
+    remedy = "give the model's code: --model module:Model" + (
+        "." if found.form is Form.OBJECT_CHECKPOINT else ", or its GraphDef: --graph FILE."
+    )
+    raise UsageError(str(found.path), f"{what} beside the values of an {found.form.value}", "none", remedy)
+
+
+def _of_saved_model(folder: Path, given: Given) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = next(folder / name for name in detect.SAVED_MODEL if (folder / name).is_file())
+    held = _parsed(path, saved_model_pb2.SavedModel).meta_graphs
+    if not held:
+        remedy = "export the model again."
+        raise DamagedError(str(path), "a SavedModel with a MetaGraphDef", "0 MetaGraphDefs", remedy)
+    sets = {tuple(sorted(meta.meta_info_def.tags)): meta for meta in held}
+    wanted = tuple(sorted(given.tags)) if given.tags else (saved_model.SERVE,) if len(sets) > 1 else next(iter(sets))
+    if wanted not in sets:
+        listed = "; ".join(",".join(tags) or "(none)" for tags in sets)
+        raise UsageError(str(path), f"tags {','.join(wanted)}", listed, "choose one of these sets: --tags A,B.")
+    return sets[wanted]
+
+
+def _of_file(path: Path, form: Form) -> Any:
+    from tensorflow.core.framework import graph_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    meta = meta_graph_pb2.MetaGraphDef()
+    if form is Form.META_GRAPH:
+        meta = _parsed(path, meta_graph_pb2.MetaGraphDef)
+    else:
+        meta.graph_def.CopyFrom(_parsed(path, graph_pb2.GraphDef))
+    if not meta.graph_def.node:
+        raise DamagedError(str(path), f"a {form.value} with nodes", "none", "give a whole file.")
+    return meta
+
+
+def _parsed(path: Path, message_class: Any) -> Any:
+    """A message from its binary or its text form."""
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+
+    content = path.read_bytes()
+    message = message_class()
+    try:
+        if any(pattern.match(content[:4096]) for pattern, _ in detect.TEXT):
+            return text_format.Parse(content.decode(), message)
+        message.ParseFromString(content)
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        words = str(error).split("\n")[0][:200]
+        remedy = "restore the file from a backup: it is cut or changed."
+        raise DamagedError(str(path), f"a whole {message_class.__name__}", words, remedy) from None
+    return message
+
+
+def _importable(meta: Any) -> Any:
+    """Changed, in place, only as far as an old graph must be to be imported."""
+    version = meta.meta_info_def.tensorflow_version
+    if version and not re.fullmatch(r"\d+\.\d+\.\d+.*", version):
+        meta.meta_info_def.tensorflow_version = ""  # `0.12.head` cannot be parsed, and stops an import
+    return graphs.modernise(meta)
+
+
+class OriginalPredictor(SessionPredictor):
+    """The brought model in a session, with its pins fed in every call."""
+
+    def __init__(
+        self,
+        form: str,
+        session: Any,
+        signatures: Iterable[Signature],
+        named: Mapping[str, str],
+        pins: Mapping[str, Array],
+    ) -> None:
+        super().__init__(form, session, signatures, named)
+        self.pins = dict(pins)
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`."""
+        return self.ask(signature, inputs, self.pins)
+
+
+@contextmanager
+def restored(
+    form: str,
+    meta: Any,
+    prefix: Path | None,
+    variables: Mapping[str, Slice],
+    signatures: Iterable[Signature],
+    pins: Mapping[str, Array],
+    table_init: str | None,
+    assets: Iterable[Asset],
+    places: Mapping[str, Path],
+    options: SessionOptions,
+) -> Iterator[OriginalPredictor]:
+    """A graph with its Saver (`flatten.with_saver`), restored from the brought files in a fresh session."""
+    import tensorflow as tf
+
+    imported = tf.Graph()
+    with imported.as_default():
+        saving = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
+    readers = graphs.readers(imported, variables)
+    with predictors.session(imported, options) as session:
+        if prefix is not None and variables:
+            saving.restore(session, saver.spelled(prefix))
+        if table_init is not None:
+            feeds = {asset.tensor: str(places[asset.filename]) for asset in assets}
+            session.run(imported.get_operation_by_name(table_init), feeds)
+        yield OriginalPredictor(form, session, signatures, readers, pins)
+
+
+@contextmanager
+def loaded(
+    folder: Path, meta: Any, signatures: Iterable[Signature], pins: Mapping[str, Array], options: SessionOptions
+) -> Iterator[OriginalPredictor]:
+    """A SavedModel by the v1 loader, which TensorFlow Serving uses. Raises DamagedError where it refuses the model."""
+    with saved_model.session_of(folder, meta.meta_info_def.tags, options) as (session, _):
+        readers = graphs.readers(session.graph, graphs.variable_facts(meta.graph_def))
+        yield OriginalPredictor("SavedModel", session, signatures, readers, pins)
+
+
+def values_of(
+    meta: Any, prefix: Path, given: Given, targets: Iterable[str]
+) -> tuple[dict[str, Slice], Any | None, tuple[str, ...]]:
+    """Which variables a checkpoint fills and from where, the SaverDef that does it if the graph has one, and notes.
+
+    Raises:
+        CoverageError: the outputs need a variable that is not there, or is of another dtype or shape.
+        UsageError: the name map is wrong.
+    """
+    found, own = flatten.sources(meta, prefix, _renamed(given.var_map))
+    covered = saver.compared(meta.graph_def, found, prefix, targets)
+    saver.require_coverage(covered, prefix)
+    matched = {status.name for status in covered.variables if status.status == "matched"}
+    missing = [status.name for status in covered.variables if status.status == "missing"]
+    notes = []
+    if missing:
+        some = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")
+        notes.append(f"{len(missing)} variables are not in the checkpoint and not needed by the outputs: {some}")
+    if covered.extra:
+        some = ", ".join(covered.extra[:4]) + (", …" if len(covered.extra) > 4 else "")
+        notes.append(f"{len(covered.extra)} tensors of the checkpoint have no variable in the graph: {some}")
+    complete = own is not None and set(found) == matched
+    return {name: source for name, source in found.items() if name in matched}, own if complete else None, tuple(notes)
+
+
+def _renamed(file: Path | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    import yaml
+
+    try:
+        held = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        words = str(error).split("\n")[0]
+        raise UsageError(f"--var-map {file}", "a YAML or JSON file", words, "give `variable: key` lines.") from None
+    if not isinstance(held, dict) or not all(isinstance(part, str) for pair in held.items() for part in pair):
+        raise UsageError(f"--var-map {file}", "names by name", type(held).__name__, "give `variable: key` lines.")
+    return held
