@@ -43,9 +43,12 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     size = sum(_bytes_of(facts[name]) for name in needed) + meta.graph_def.ByteSize()
     if size >= LIMIT:
         return f"not made: {size / 2**30:.1f} GiB > 2 GiB"
-    frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-        _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
-    )
+    try:
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+            _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
+        )
+    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        return f"not made: TensorFlow cannot fold this graph's variables ({str(error).splitlines()[0][:160]})"
     constants = {node.name: node for node in frozen.node if node.op == "Const"}
     for name, source in needed.items():
         value = tf.make_tensor_proto(saver.read_slice(checkpoint, source, prefix))
@@ -135,8 +138,8 @@ class _Placeholders:
         answers = []
         for tensor in tensors:
             name = tensor.removesuffix(":0").removesuffix("/Read/ReadVariableOp")
-            dtype = tf.dtypes.as_dtype(self.facts[name][0]).as_numpy_dtype
-            answers.append(np.zeros((), dtype=dtype))
+            dtype = tf.dtypes.as_dtype(self.facts[name][0])
+            answers.append(np.array(b"") if dtype == tf.string else np.zeros((), dtype=dtype.as_numpy_dtype))
         return answers
 
 

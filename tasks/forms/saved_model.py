@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def write_bundle(prefix: Path, named: Iterable[tuple[str, Array]]) -> None:
     """Write tensors as a tensor bundle, holding at most 256 MiB or one tensor at a time.
 
     Parts are written one after the other and merged without being read again
-    (MergeV2Checkpoints, tensorflow/core/kernels/save_restore_v2_ops.cc).
+    (MergeV2Checkpoints, tensorflow/core/kernels/save_restore_v2_ops.cc). Call it where no graph is the default one.
     """
     import tensorflow as tf
 
@@ -161,7 +161,8 @@ def write_bundle(prefix: Path, named: Iterable[tuple[str, Array]]) -> None:
         if sum(array.nbytes for array in held.values()) >= _SHARD_BYTES:
             flush()
     flush()
-    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=str(prefix), delete_old_dirs=False)
+    if parts:
+        tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=str(prefix), delete_old_dirs=False)
 
 
 def write_warmup(path: Path, signatures: Iterable[Signature], probe: Tensors) -> None:
@@ -213,9 +214,10 @@ def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> It
     import tensorflow as tf
 
     graph = tf.Graph()
-    with graph.as_default(), predictors.session(graph, options) as session:
+    with closing(predictors.session(graph, options)) as session:
         try:
-            meta = tf.compat.v1.saved_model.load(session, list(tags), str(folder))
+            with graph.as_default():
+                meta = tf.compat.v1.saved_model.load(session, list(tags), str(folder))
         except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise unloadable(folder, error) from None
         yield session, meta
@@ -224,10 +226,8 @@ def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> It
 @contextmanager
 def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
     """The SavedModel by `session_of`."""
-    import tensorflow as tf
-
     with session_of(folder, [SERVE], options) as (session, meta):
-        named = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
+        named = [variable.op.name for variable in session.graph.get_collection("variables")]
         readers = graphs.readers(session.graph, named)
         yield SessionPredictor("saved_model (v1 loader)", session, signatures_in(meta.signature_def), readers)
 

@@ -18,12 +18,14 @@ _TABLES = "tfship_tables"
 def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, tuple[Asset, ...], dict[str, Path]]:
     """What fills the lookup tables that `outputs` read: the operation, its assets, and where their files are now.
 
-    The operation is added to the graph, in place, where only a collection names the initialisers.
+    The operation is added to the graph, in place, where only a collection names the initialisers; paths that TF2 keeps
+    in variables become constants, as TF1 has them.
 
     Raises:
         DamagedError: an asset's file is not here.
     """
     files = {entry.tensor_info.name: entry.filename for entry in meta.asset_file_def}
+    _constant_paths(meta.graph_def, files)
     operation = _main_op(meta)
     if operation is None:
         needed = graphs.reached(meta.graph_def, outputs)
@@ -50,6 +52,38 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
         assets.append(Asset(filename=name, tensor=tensor, sha256=hash_file(place)))
         places[name] = place
     return operation, tuple(assets), places
+
+
+def _constant_paths(graph_def: Any, assets: Iterable[str]) -> None:
+    """Let everything read an asset's path from its own tensor, and not from a variable that is assigned it at load."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph_def.node}
+    for tensor in assets:
+        path = nodes[graphs.node_name(tensor)]
+        if path.op in ("Placeholder", "PlaceholderV2"):
+            path.Clear()
+            path.name, path.op = graphs.node_name(tensor), "Const"
+            path.attr["dtype"].type = tf.string.as_datatype_enum
+            path.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(b""))
+    paths = {graphs.node_name(tensor) for tensor in assets}
+    assigned = {
+        graphs.node_name(node.input[0]): node
+        for node in graph_def.node
+        if node.op == "AssignVariableOp" and graphs.node_name(node.input[1]) in paths
+    }
+    for node in graph_def.node:
+        if node.op == "ReadVariableOp" and graphs.node_name(node.input[0]) in assigned:
+            path_name = graphs.node_name(assigned[graphs.node_name(node.input[0])].input[1])
+            name = node.name
+            node.Clear()
+            node.name, node.op = name, "Identity"
+            node.input.append(path_name)
+            node.attr["T"].type = tf.string.as_datatype_enum
+    for node in assigned.values():
+        name = node.name
+        node.Clear()
+        node.name, node.op = name, "NoOp"
 
 
 def _main_op(meta: Any) -> str | None:
