@@ -6,6 +6,7 @@ The only place that reads a configuration file or the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tasks.errors import UsageError
 from tasks.isolate import Limits
 from tasks.models import source as sources
 from tasks.models.source import ModelSource
+from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.base import Record
 from tasks.records.parity import Tolerance
 from tasks.records.settings import Release, Selection, Serving, Training
@@ -32,7 +34,7 @@ _KINDS = {  # pydantic's words for what YAML calls otherwise
     "path_type": "a path",
     "string_type": "text",
 }
-STEPS = ("train", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report")
+STEPS = ("train", "adopt", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report")
 
 
 class LimitSettings(Record):
@@ -61,6 +63,8 @@ class PipelineConfig(Record):
     serving_root: Path = Path(".tfship/serving")
     reports: Path = Path(".tfship/reports")
     training: Training = Training()
+    given: Given = Given()
+    probe: ProbeSource = ProbeSource()
     selection: Selection = Selection()
     tolerance: Tolerance = Tolerance()
     serving: Serving = Serving()
@@ -76,14 +80,29 @@ class PipelineConfig(Record):
         return refresh
 
     @property
+    def files(self) -> ModelFiles | None:
+        """The brought model that `source` is the path of, None where it names code."""
+        path = Path(self.source)
+        if self.source in sources.EXAMPLES or (":" in self.source and not path.exists()):
+            return None
+        asked = self.selection.which if isinstance(self.selection.which, int) else None
+        return ModelFiles(name=_served_name(path), path=path, step=asked)
+
+    @property
     def model(self) -> ModelSource:
         """The model that `source` names. Raises UsageError."""
         return sources.resolve(self.source, Path.cwd())
 
     @property
+    def code(self) -> ModelSource | None:
+        """The code that builds what a brought checkpoint holds the values of. Raises UsageError."""
+        return sources.resolve(self.given.model, Path.cwd()) if self.given.model else None
+
+    @property
     def model_name(self) -> str:
         """The name under which it is served."""
-        return self.name or self.model.name
+        files = self.files
+        return self.name or (files.name if files else self.model.name)
 
     @property
     def promotion(self) -> Release:
@@ -99,6 +118,16 @@ class PipelineConfig(Record):
     def child_limits(self) -> Limits:
         """The limits of every other child."""
         return Limits(seconds=self.limits.seconds, memory=self.limits.memory)
+
+
+def _served_name(path: Path) -> str:
+    """A name to serve under: the folder's where the file's own says nothing, without what no name may hold."""
+    path = path.absolute()
+    usual = {"saved_model", "model", "checkpoint", "variables", "frozen_model", "frozen_graph", "graph", "export"}
+    stem = re.sub(r"\.(pb|pbtxt|meta|index|h5|hdf5|keras|ckpt|data-\d{5}-of-\d{5})$", "", path.name)
+    stem = re.sub(r"(\.ckpt)?(-\d+)?$", "", stem)
+    named = next((part for part in (stem, path.parent.name) if part not in usual and not part.isdigit() and part), stem)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._") or "model"
 
 
 def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> PipelineConfig:

@@ -12,6 +12,7 @@ from prefect import flow
 from flows import telemetry
 from flows.config import PipelineConfig
 from tasks import isolate
+from tasks.adopt import adopt
 from tasks.artifacts.store import Store
 from tasks.checkpoint import checkpoint
 from tasks.errors import PipelineError
@@ -30,7 +31,11 @@ from tasks.train import train
 def train_to_serve(config: PipelineConfig) -> None:
     """Take one model from its source to a served version, or say which form stopped it."""
     with run_of(config) as run:
-        trained = train(config.model, config.training)
+        files = config.files
+        if files is None:
+            trained = train(config.model, config.training)
+        else:
+            trained = adopt(files, config.given, config.probe, config.training.session, config.code)
         pinned = checkpoint(trained, config.selection)
         verified = restore_verify(pinned, trained, config.tolerance)
         _, exported = together(

@@ -40,12 +40,15 @@ def pinned(artifact: Artifact) -> Pinned:
 
 def pin(run: Path, selection: Selection, out: Path) -> None:
     """In a child: copy the chosen checkpoint's files and list its tensors as they were read back."""
-    prefixes = {saver.step_of(path): path for path in saver.prefixes(run / "checkpoints")}
+    kept = run / "checkpoints"
+    prefixes = {saver.step_of(path): path for path in saver.prefixes(kept)} if kept.exists() else {}
+    # A model without variables has a baseline, and no files to pin beside its graph.
+    steps = prefixes or {int(path.stem): kept / f"model.ckpt-{path.stem}" for path in run.glob("baselines/*.json")}
     baselines = {
-        step: Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes()) for step in prefixes
+        step: Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes()) for step in steps
     }
     step, chosen = choose(selection, list(baselines.values()))
-    prefix = prefixes[step]
+    prefix = steps[step]
     for path in saver.files(prefix):
         shutil.copyfile(path, out / path.name)
     shutil.copyfile(run / "graph.meta", out / f"{prefix.name}{saver.META}")
@@ -53,7 +56,8 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
     for asset in proof.names_of(run).assets:
         (out / "assets").mkdir(exist_ok=True)
         shutil.copyfile(run / "assets" / asset.filename, out / "assets" / asset.filename)
-    (out / "checkpoint").write_text(saver.state_file(Path(saver.spelled(out / prefix.name)).name))
+    if prefixes:
+        (out / "checkpoint").write_text(saver.state_file(Path(saver.spelled(out / prefix.name)).name))
     record = Pinned(
         step=step,
         prefix=prefix.name,

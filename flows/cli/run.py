@@ -12,8 +12,10 @@ import typer
 
 from flows import config as configuration
 from flows import telemetry
+from flows.cli import brought
 from flows.config import PipelineConfig
 from tasks.errors import PipelineError
+from tasks.forms.detect import detect
 from tasks.records.run import RunSummary
 from tasks.records.settings import RuntimeChoice
 
@@ -24,13 +26,24 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    source: Annotated[str | None, typer.Argument(help="An example's name, or module:Model.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="An example's name, module:Model, or the path of anything TensorFlow saved.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
     store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
     serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
     name: Annotated[str | None, typer.Option(help="The name to serve the model under.")] = None,
     runtime: Annotated[RuntimeChoice | None, typer.Option(help="Which server to test in.")] = None,
     image: Annotated[str | None, typer.Option(help="The docker image of the server.")] = None,
+    inputs: brought.Inputs = None,
+    outputs: brought.Outputs = None,
+    pins: brought.Pins = None,
+    signature: brought.SignatureKey = None,
+    tags: brought.Tags = None,
+    graph: brought.GraphFile = None,
+    model: brought.Code = None,
+    var_map: brought.VarMap = None,
+    probe: brought.ProbeFile = None,
     steps: Annotated[int | None, typer.Option(help="The final global step of training.")] = None,
     select: Annotated[str | None, typer.Option(help="The checkpoint to ship: latest, best, or a step.")] = None,
     refresh: Annotated[list[str] | None, typer.Option(help="A step to do anew, or all; may be repeated.")] = None,
@@ -48,13 +61,19 @@ def run(
         "serving_root": serving_root,
         "name": name,
         "serving": {"runtime": runtime, "image": image},
+        "given": brought.given(inputs, outputs, pins, signature, tags, graph, model, var_map),
+        "probe": {"file": probe},
         "training": {"steps": steps},
         "selection": {"which": int(select) if select and select.isdigit() else select},
         "refresh": refresh or None,
         "release": {"promote": False if no_promote else None, "force": force or None, "reason": reason},
     }
     settings = configuration.load(config, options)
-    settings.model  # a source that does not exist is said before anything starts
+    if settings.files is None:
+        settings.model  # a source that does not exist is said before anything starts
+    else:
+        detect(settings.files.path, settings.files.step)
+    settings.code
     error = _run(settings, no_server=no_server, quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
     from flows.train_to_serve import summaries
 

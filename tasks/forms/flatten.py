@@ -93,6 +93,22 @@ def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
     return completed
 
 
+def keep_variables(meta: Any) -> None:
+    """Forget, in place, the variables in collections that are not in the graph (any more)."""
+    from tensorflow.core.framework import variable_pb2
+
+    nodes = {node.name for node in meta.graph_def.node}
+    for collection in meta.collection_def.values():
+        if collection.WhichOneof("kind") == "bytes_list":
+            kept = []
+            for encoded in collection.bytes_list.value:
+                variable = variable_pb2.VariableDef.FromString(encoded)
+                named = (variable.variable_name, variable.initializer_name, variable.snapshot_name)
+                if {graphs.node_name(name) for name in named if name} <= nodes:
+                    kept.append(encoded)
+            collection.bytes_list.value[:] = kept
+
+
 def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, Slice]:
     """Put a checkpoint's files under another prefix, unchanged where each variable is one tensor; return its sources.
 

@@ -96,7 +96,8 @@ def _cut(meta: Any, targets: Iterable[str], needed: set[str]) -> Any:
     cut = meta_graph_pb2.MetaGraphDef()
     cut.meta_info_def.CopyFrom(meta.meta_info_def)
     cut.meta_info_def.ClearField("tags")
-    cut.saver_def.CopyFrom(meta.saver_def)  # not used, but without one the import would build a saver of its own
+    if meta.saver_def.restore_op_name:  # not used, but without one the import would build a saver of its own
+        cut.saver_def.CopyFrom(meta.saver_def)
     for collection in _KEPT_COLLECTIONS:
         if collection not in meta.collection_def:
             continue

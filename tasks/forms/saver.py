@@ -32,7 +32,8 @@ def files(prefix: Path) -> list[Path]:
     (tensorflow/core/util/tensor_bundle/naming.h; V1: tensorflow/core/util/tensor_slice_writer.cc.)
     """
     pattern = re.compile(re.escape(prefix.name) + r"(\.index|\.data-\d{5}-of-\d{5}|-\d{5}-of-\d{5})?")
-    return sorted(path for path in prefix.parent.iterdir() if pattern.fullmatch(path.name))
+    folder = prefix.parent
+    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def prefixes(folder: Path) -> list[Path]:

@@ -41,6 +41,17 @@ class Found(Record):
     notes: tuple[str, ...] = ()
 
 
+class ModelFiles(Record):
+    """Where a brought model is, and under which name it goes; `step` chooses among several checkpoints.
+
+    The path is not part of the record's JSON, and so of no key: a model that was moved is the same model.
+    """
+
+    name: str
+    path: Path = Field(exclude=True)
+    step: int | None = None
+
+
 class Given(Record):
     """What the user says of a model that he brings; what he leaves out is taken from the model, or asked for.
 
@@ -48,7 +59,7 @@ class Given(Record):
     are values for placeholders that are no inputs (dropout's keep probability); `signature` chooses among those that
     the model declares, `tags` the MetaGraph of a SavedModel. `graph` is a GraphDef file for a checkpoint without one,
     `model` Python code (`module:Model`) for one, `var_map` a YAML or JSON file: variable's name -> checkpoint's key.
-    `step` or `prefix` choose among several checkpoints.
+    `allow_nonfinite` declares that NaN and infinities are legitimate answers. Paths are in no key; what they hold is.
     """
 
     inputs: tuple[str, ...] = ()
@@ -56,17 +67,16 @@ class Given(Record):
     pins: dict[str, Any] = Field(default_factory=dict)
     signature: str | None = None
     tags: tuple[str, ...] | None = None
-    graph: Path | None = None
+    graph: Path | None = Field(None, exclude=True)
     model: str | None = None
-    var_map: Path | None = None
-    step: int | None = None
+    var_map: Path | None = Field(None, exclude=True)
     allow_nonfinite: bool = False
 
 
 class ProbeSource(Record):
     """Where the probe comes from: a file, else warmup requests, else drawn with a seed."""
 
-    file: Path | None = None
+    file: Path | None = Field(None, exclude=True)
     rows: int = Field(default=50, ge=1)
     seed: int = 0
 

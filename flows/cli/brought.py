@@ -1,0 +1,77 @@
+"""The options by which a user says what a brought model does not: the same for every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from tasks.errors import UsageError
+
+_PANEL = "A brought model"
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="[ALIAS=]NAME[:shape[:dtype]] of an input; may be repeated.", rich_help_panel=_PANEL),
+]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option("--output", help="[ALIAS=]NAME of an output; may be repeated.", rich_help_panel=_PANEL),
+]
+Pins = Annotated[
+    list[str] | None,
+    typer.Option("--pin", help="NAME=VALUE for a placeholder that is no input; repeatable.", rich_help_panel=_PANEL),
+]
+SignatureKey = Annotated[
+    str | None, typer.Option("--signature", help="The signature to take or to name.", rich_help_panel=_PANEL)
+]
+Tags = Annotated[
+    str | None, typer.Option("--tags", help="A SavedModel's MetaGraph: tags with commas.", rich_help_panel=_PANEL)
+]
+GraphFile = Annotated[
+    Path | None, typer.Option("--graph", help="The graph of a checkpoint without .meta.", rich_help_panel=_PANEL)
+]
+Code = Annotated[
+    str | None, typer.Option("--model", help="Python code for the values: module:Model.", rich_help_panel=_PANEL)
+]
+VarMap = Annotated[
+    Path | None, typer.Option("--var-map", help="YAML or JSON: variable's name to key.", rich_help_panel=_PANEL)
+]
+ProbeFile = Annotated[
+    Path | None, typer.Option("--probe", help="Inputs: npz, npy, json, csv or TFRecord.", rich_help_panel=_PANEL)
+]
+
+
+def given(
+    inputs: list[str] | None,
+    outputs: list[str] | None,
+    pins: list[str] | None,
+    signature: str | None,
+    tags: str | None,
+    graph: Path | None,
+    model: str | None,
+    var_map: Path | None,
+) -> dict[str, Any]:
+    """The options as settings. Raises UsageError for a pin without a value."""
+    return {
+        "inputs": inputs or None,
+        "outputs": outputs or None,
+        "pins": dict(map(_pin, pins)) if pins else None,
+        "signature": signature,
+        "tags": tags.split(",") if tags else None,
+        "graph": graph,
+        "model": model,
+        "var_map": var_map,
+    }
+
+
+def _pin(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError("--pin", "NAME=VALUE", repr(text), "for example --pin keep_prob=1.0.")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name, value

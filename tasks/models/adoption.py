@@ -1,0 +1,310 @@
+"""Adoption, in a child: what was brought is opened by its own loader, asked for the baseline, and flattened.
+
+The run that it leaves is laid out as `training.py` leaves one, with `adopted.json` (Adopted) beside it; later steps
+need to know nothing more.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import CoverageError, UsageError
+from tasks.forms import baseline as baselines
+from tasks.forms import flatten, keras, ops, original, parity, probe, saver, signatures, tables, tensors
+from tasks.forms import graph as graphs
+from tasks.forms.graph import Slice
+from tasks.forms.live_object import LivePredictor
+from tasks.forms.original import OriginalPredictor
+from tasks.forms.predictor import Predictor
+from tasks.forms.tensors import Tensors
+from tasks.models import code as codes
+from tasks.models.source import ModelSource
+from tasks.records.adoption import Adopted, Form, Found, Given, ProbeSource
+from tasks.records.baseline import Variable
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Asset, GraphNames, Signature
+
+PREFIX = "model.ckpt"
+
+
+@dataclass
+class Brought:
+    """A brought model on its way to a run.
+
+    `meta` is its graph, pinned, cut and with a Saver; `prefix` and `sources` where its values are, `live` what answers
+    for the original, by the signatures `asked`; `names` are those of `meta`.
+    """
+
+    meta: Any
+    prefix: Path | None
+    sources: Mapping[str, Slice]
+    live: Predictor
+    asked: tuple[Signature, ...]
+    names: GraphNames
+    places: Mapping[str, Path]
+    notes: tuple[str, ...] = ()
+    pins: dict[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)  # variable operation -> name in the live object
+    probe: Tensors | None = None
+
+
+def adopt(
+    found: Found, given: Given, source: ProbeSource, options: SessionOptions, code: ModelSource | None, out: Path
+) -> None:
+    """Leave a run of a brought model in `out`.
+
+    Raises:
+        UsageError: something must be said first: signatures, pins, code.
+        DamagedError, UnsafeGraph, UnsupportedGraph: the files are not whole, or must not or cannot be run here.
+        CoverageError: the outputs need what the files do not hold.
+        NondeterministicError, ParityError: the original differs from itself, or answers NaN.
+    """
+    with tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch:
+        with opened(found, given, code, options, Path(scratch)) as brought:
+            _leave(brought, found, given, source, options, out)
+
+
+@contextmanager
+def opened(
+    found: Found, given: Given, code: ModelSource | None, options: SessionOptions, scratch: Path
+) -> Iterator[Brought]:
+    """A brought model, opened by its own loader. Raises as `adopt`."""
+    if found.form in (Form.KERAS, Form.HDF5) and (code is None or found.form is Form.KERAS):
+        with keras.loaded(found.path, options) as live:
+            yield _of_object(live, given, scratch)
+        return
+    if found.form in (Form.OBJECT_CHECKPOINT, Form.HDF5):
+        with codes.restored(found, code, options) as (live, rows):
+            brought = _of_object(live, given, scratch)
+            brought.probe = rows
+            yield brought
+        return
+    built = codes.graph(code, found) if code is not None else None
+    meta = built.meta if built is not None else original.graph(found, given)
+    with _of_graph(found, given, meta, options, scratch) as brought:
+        brought.probe = built.probe if built is not None else None
+        yield brought
+
+
+@contextmanager
+def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, scratch: Path) -> Iterator[Brought]:
+    where = str(found.path)
+    ops.require_well_formed(meta.graph_def, where)
+    resolved = signatures.resolve(meta, given)
+    asked = tuple(one.model_copy(update={"allow_nonfinite": given.allow_nonfinite}) for one in resolved.signatures)
+    pins = {tensor: tensors.as_array(value) for tensor, value in resolved.pins.items()}
+    folder = found.path if found.path.is_dir() else found.path.parent
+    written = found.form is Form.SAVED_MODEL
+    flat = type(meta)()
+    flat.CopyFrom(meta)
+    theirs = flatten.operated(flat.graph_def, asked, pins)
+    outputs = [spec.tensor for signature in theirs for spec in signature.outputs.values()]
+    table_init, assets, places = tables.find(flat, outputs, folder)
+    targets = [*outputs, *([table_init] if table_init else [])]
+    ops.require_runnable(flat.graph_def, targets, where)
+    names = _names(meta, theirs, assets, table_init, graphs.variables_needed(flat.graph_def, outputs))
+    notes = (*found.notes, *resolved.notes)
+    if written:
+        with original.loaded(found.path, meta, asked, pins, options) as live:
+            values = scratch / PREFIX
+            held = flatten.session_values(live.session, graphs.variable_facts(flat.graph_def), values)
+            saver.require_coverage(saver.compared(flat.graph_def, held, values, targets), values)
+            complete = flatten.with_saver(flat, held, None)
+            yield Brought(complete, values, held, live, asked, names, places, notes, dict(resolved.pins))
+        return
+    prefix = found.path if found.form in (Form.SAVER_V1, Form.SAVER_V2) else None
+    sources: dict[str, Slice] = {}
+    own = None
+    if prefix is not None:
+        sources, own, more = original.values_of(flat, prefix, given, targets)
+        notes += more
+    elif names.needed:
+        some = ", ".join(names.needed[:5])
+        remedy = "give the checkpoint that was saved with it: its prefix as PATH, and this file as --graph."
+        raise CoverageError(where, f"values for {len(names.needed)} variables ({some})", "a graph alone", remedy)
+    if unknown := sorted(ops.scan(meta.graph_def, None).unknown):
+        # A graph with an unknown op cannot be imported, wherever it stands: keep what the outputs and the Saver reach.
+        meta, flat = (_reduced(one, targets, own, asked) for one in (meta, flat))
+        notes += (f"left out, for this TensorFlow does not know them: {', '.join(unknown)}",)
+    if table_init and table_init not in {node.name for node in meta.graph_def.node}:
+        meta.graph_def.node.add().CopyFrom(_node(flat, table_init))
+    whole = flatten.with_saver(meta, sources, own)
+    complete = flatten.with_saver(flat, sources, own)
+    form = found.form.value
+    with original.restored(form, whole, prefix, sources, asked, pins, table_init, assets, places, options) as live:
+        yield Brought(complete, prefix, sources, live, asked, names, places, notes, dict(resolved.pins))
+
+
+def _of_object(live: LivePredictor, given: Given, scratch: Path) -> Brought:
+    """A live object, exported and flattened."""
+    chosen = {key: one for key, one in live.signatures.items() if given.signature in (None, key)}
+    if given.inputs or given.outputs or given.pins or not chosen:
+        found = ", ".join(live.signatures)
+        raise UsageError("--input, --output, --pin, --signature", f"a signature of it: {found}", "others", "leave out.")
+    paths = live.export(scratch / "exported")
+    meta_file, prefix = scratch / "graph.meta", scratch / PREFIX
+    names = flatten.saved_model(scratch / "exported", ["serve"], meta_file, prefix)
+    meta = saver.meta_graph(meta_file)
+    signatures_ = tuple(
+        one.model_copy(update={"allow_nonfinite": given.allow_nonfinite})
+        for one in names.signatures
+        if one.key in chosen
+    )
+    names = names.model_copy(update={"signatures": signatures_})
+    outputs = outputs_of(signatures_)
+    ops.require_runnable(meta.graph_def, outputs, live.form)
+    places = {asset.filename: scratch / "exported" / "assets" / asset.filename for asset in names.assets}
+    sources = graphs.restored_slices(meta.graph_def, meta.saver_def)
+    asked = tuple(chosen[one.key] for one in signatures_)
+    return Brought(meta, prefix, sources, live, asked, names, places, paths=paths)
+
+
+def outputs_of(asked: tuple[Signature, ...]) -> list[str]:
+    """The tensors that signatures give."""
+    return [spec.tensor for signature in asked for spec in signature.outputs.values()]
+
+
+def _leave(
+    brought: Brought, found: Found, given: Given, source: ProbeSource, options: SessionOptions, out: Path
+) -> None:
+    """Write the run's files, and the baseline last."""
+    folder = found.path if found.form is Form.SAVED_MODEL else None
+    rows, words = brought.probe, "the model's own"
+    if rows is None or source.file is not None:
+        rows, words = probe.establish(source, brought.meta, brought.names.signatures, folder, brought.places)
+    names, meta, sources = brought.names, brought.meta, brought.sources
+    step = _step(meta, names, brought.prefix, sources, found)
+    if brought.prefix is not None:
+        placed = flatten.place(sources, brought.prefix, out / "checkpoints" / f"{PREFIX}-{step}")
+        if placed != dict(sources):  # parts of variables became tensors of their own
+            sources = placed
+            meta.ClearField("saver_def")
+            meta = flatten.with_saver(meta, sources, None)
+    (out / "graph.meta").write_bytes(meta.SerializeToString(deterministic=True))
+    (out / "graph.json").write_text(names.model_dump_json(indent=1))
+    tensors.write_tensors(out / "probe.tensors", rows)
+    for name, place in brought.places.items():
+        (out / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(place, out / "assets" / name)
+    outputs = outputs_of(names.signatures)
+    record = baselines.record(
+        out,
+        step,
+        brought.live,
+        brought.asked,
+        rows,
+        _variables(brought, sources),
+        graphs.constants(meta.graph_def, outputs, names.assets),
+        options,
+    )
+    parity.require_usable(record)
+    adopted = Adopted(
+        form=found.form,
+        source=found.path.name,
+        chosen=found.chosen,
+        available=found.available,
+        pins=brought.pins,
+        probe=words,
+        written_by=meta.meta_info_def.tensorflow_version,
+        notes=brought.notes,
+    )
+    (out / "adopted.json").write_text(adopted.model_dump_json(indent=1))
+
+
+def _variables(brought: Brought, sources: Mapping[str, Slice]) -> list[Variable]:
+    """Every variable with the original's own value, by the name that it has in the flattened graph.
+
+    Raises:
+        CoverageError: the outputs need one that the live object does not show.
+    """
+    facts = {fact.name: fact for fact in brought.live.values()}
+    found = []
+    for name, source in sorted(sources.items()):
+        fact = facts.get(brought.paths.get(name, name))
+        if fact is not None:
+            found.append(Variable(name=name, key=source.key, value=fact.model_copy(update={"name": name})))
+    unseen = sorted(set(brought.names.needed) - {variable.name for variable in found})
+    if unseen:
+        raise CoverageError(
+            f"the {brought.live.form}'s own values",
+            f"one for each variable that the outputs need ({', '.join(unseen[:5])} among them)",
+            "none for these",
+            "reach every variable from an attribute of the model.",
+        )
+    return found
+
+
+def _node(meta: Any, name: str) -> Any:
+    return next(node for node in meta.graph_def.node if node.name == name)
+
+
+def _step(meta: Any, names: GraphNames, prefix: Path | None, sources: Mapping[str, Slice], found: Found) -> int:
+    """The global step: what the checkpoint holds, else what its name says, else 0."""
+    variable = graphs.node_name(names.global_step) if names.global_step else None
+    if prefix is not None and variable in sources:
+        return max(int(saver.read_slice(saver.reader(prefix), sources[str(variable)], prefix).ravel()[0]), 0)
+    return saver.step_of(found.path) or 0 if found.form in (Form.SAVER_V1, Form.SAVER_V2) else 0
+
+
+def _names(
+    meta: Any, asked: tuple[Signature, ...], assets: tuple[Asset, ...], table_init: str | None, needed: set[str]
+) -> GraphNames:
+    """What later steps look for, with the train op, loss and global step that the graph's collections name."""
+    nodes = {node.name: node for node in meta.graph_def.node}
+    variables = graphs.variable_facts(meta.graph_def)
+
+    def listed(collection: str) -> list[str]:
+        held = meta.collection_def[collection] if collection in meta.collection_def else None
+        names = [graphs.node_name(name) for name in held.node_list.value] if held is not None else []
+        return [name for name in names if name in nodes]
+
+    losses = listed("losses")
+    step = next((name for name in (*_stepping(meta), "global_step") if name in variables), None)
+    integral = step is not None and variables[step] in (("int64", ()), ("int32", ()))
+    return GraphNames(
+        signatures=asked,
+        assets=assets,
+        needed=tuple(sorted(needed)),
+        table_init=table_init,
+        train_op=next(iter(listed("train_op")), None),
+        loss=f"{losses[0]}:0" if len(losses) == 1 else None,
+        global_step=f"{step}:0" if integral else None,
+    )
+
+
+def _stepping(meta: Any) -> list[str]:
+    from tensorflow.core.framework import variable_pb2
+
+    if "global_step" not in meta.collection_def:
+        return []
+    held = meta.collection_def["global_step"].bytes_list.value
+    return [graphs.node_name(variable_pb2.VariableDef.FromString(encoded).variable_name) for encoded in held]
+
+
+def _reduced(meta: Any, targets: list[str], own: Any | None, asked: tuple[Signature, ...]) -> Any:
+    """The part of a graph that outputs and Saver reach."""
+    import tensorflow as tf
+
+    present = {node.name for node in meta.graph_def.node}
+    wanted = {graphs.node_name(name) for name in (*targets, *outputs_of(asked))}
+    wanted |= {graphs.node_name(spec.tensor) for one in asked for spec in one.inputs.values()}
+    if own is not None:
+        named = (own.filename_tensor_name, own.save_tensor_name, own.restore_op_name)
+        wanted |= {graphs.node_name(name) for name in named}
+    reduced = type(meta)()
+    reduced.CopyFrom(meta)
+    reduced.graph_def.CopyFrom(tf.compat.v1.graph_util.extract_sub_graph(meta.graph_def, sorted(wanted & present)))
+    reduced.graph_def.library.CopyFrom(meta.graph_def.library)
+    reduced.graph_def.versions.CopyFrom(meta.graph_def.versions)
+    graphs.drop_unused_functions(reduced.graph_def)
+    for name in list(reduced.collection_def):
+        if name not in ("variables", "trainable_variables"):
+            del reduced.collection_def[name]
+    flatten.keep_variables(reduced)
+    return reduced

@@ -1,0 +1,75 @@
+"""A user's own Python code beside values that somebody saved: the graph for a checkpoint that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.errors import UsageError
+from tasks.forms import graph as graphs
+from tasks.forms import tensors
+from tasks.forms.live_object import LivePredictor
+from tasks.forms.tensors import Tensors
+from tasks.models import source as sources
+from tasks.models.model import Graph
+from tasks.models.source import ModelSource
+from tasks.records.adoption import Form, Found
+from tasks.records.settings import SessionOptions
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph from code: its MetaGraphDef with SignatureDefs, and the model's own probe if it has one."""
+
+    meta: Any
+    probe: Tensors | None
+
+
+def graph(code: ModelSource, found: Found) -> Built:
+    """The graph that a model's code builds, in TF1 graph mode.
+
+    Raises:
+        UsageError: the form brings its own graph, or the code builds no graph.
+    """
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    if found.form not in (Form.SAVER_V1, Form.SAVER_V2):
+        what = f"a checkpoint, whose graph --model {code.module}:{code.attribute} builds"
+        raise UsageError(str(found.path), what, found.form.value, "leave --model out: it holds its own graph.")
+    with sources.importable(code) as model_class:
+        model = model_class()
+    built_graph = tf.Graph()
+    with built_graph.as_default():
+        built = model.build(dict(model.hyperparameters))
+        if not isinstance(built, Graph):
+            remedy = "a Saver checkpoint needs the TF1 graph that wrote it."
+            raise UsageError(f"--model {code.module}:{code.attribute}", "a Graph", type(built).__name__, remedy)
+        meta = v1.train.export_meta_graph(graph=built_graph)
+        for key, signature in built.signatures.items():
+            meta.signature_def[key].CopyFrom(
+                v1.saved_model.signature_def_utils.build_signature_def(
+                    inputs={name: v1.saved_model.build_tensor_info(one) for name, one in signature.inputs.items()},
+                    outputs={name: v1.saved_model.build_tensor_info(one) for name, one in signature.outputs.items()},
+                    method_name=signature.method.value,
+                )
+            )
+        meta.ClearField("saver_def")
+    return Built(graphs.modernise(meta), _probe(model))
+
+
+def _probe(model: Any) -> Tensors | None:
+    given = model.probe() if hasattr(model, "probe") else {}
+    probe = {f"{key}/{name}": tensors.as_array(rows) for key, inputs in given.items() for name, rows in inputs.items()}
+    return probe or None
+
+
+@contextmanager
+def restored(
+    found: Found, code: ModelSource | None, options: SessionOptions
+) -> Iterator[tuple[LivePredictor, Tensors | None]]:
+    """The object that a model's code makes, its variables restored from an object-based checkpoint or Keras weights."""
+    raise NotImplementedError
+    yield
