@@ -185,6 +185,8 @@ def cut(graph_def: Any, tensor: str, spec: TensorSpec) -> str:
 
 def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str, Any]) -> tuple[Signature, ...]:
     """Pin and cut in place; the signatures by the tensors that are their inputs now."""
+    import tensorflow as tf
+
     signatures = tuple(signatures)
     for tensor, value in pins.items():
         pin(graph_def, tensor, value)
@@ -192,7 +194,11 @@ def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str,
     for signature in signatures:
         for spec in signature.inputs.values():
             node = _node(graph_def, spec.tensor)
-            if spec.tensor not in moved and node.op not in ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault"):
+            if node.op in ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault"):
+                # Graphs of TensorFlow < 1.0 hold no shape here, or one that is not read.
+                node.attr["shape"].shape.CopyFrom(tf.TensorShape(spec.shape).as_proto())
+                node.attr.pop("_output_shapes", None)
+            elif spec.tensor not in moved:
                 moved[spec.tensor] = cut(graph_def, spec.tensor, spec)
 
     def renamed(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
@@ -203,6 +209,30 @@ def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str,
 
     return tuple(
         one.model_copy(update={"inputs": renamed(one.inputs), "outputs": renamed(one.outputs)}) for one in signatures
+    )
+
+
+def described(meta: Any, signatures: Iterable[Signature]) -> tuple[Signature, ...]:
+    """The signatures with the dtypes and shapes that the graph gives their tensors, whatever was declared of them."""
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(meta.graph_def, name="")
+
+    def found(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+        tensors_ = {alias: graph.get_tensor_by_name(spec.tensor) for alias, spec in specs.items()}
+        return {
+            alias: TensorSpec(
+                tensor=specs[alias].tensor,
+                dtype=tensor.dtype.base_dtype.name,
+                shape=None if tensor.shape.rank is None else tuple(tensor.shape.as_list()),
+            )
+            for alias, tensor in tensors_.items()
+        }
+
+    return tuple(
+        one.model_copy(update={"inputs": found(one.inputs), "outputs": found(one.outputs)}) for one in signatures
     )
 
 

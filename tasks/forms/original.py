@@ -48,7 +48,7 @@ def graph(found: Found, given: Given) -> Any:
     remedy = "give the model's code: --model module:Model" + (
         "." if found.form is Form.OBJECT_CHECKPOINT else ", or its GraphDef: --graph FILE."
     )
-    raise UsageError(str(found.path), f"{what} beside the values of an {found.form.value}", "none", remedy)
+    raise UsageError(str(found.path), f"{what} beside the values ({found.form.value})", "none", remedy)
 
 
 def _of_saved_model(folder: Path, given: Given) -> Any:

@@ -24,7 +24,7 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
     Raises:
         DamagedError: an asset's file is not here.
     """
-    files = {entry.tensor_info.name: entry.filename for entry in meta.asset_file_def}
+    files = {entry.tensor_info.name: entry.filename for entry in _declared(meta)}
     _constant_paths(meta.graph_def, files)
     operation = _main_op(meta)
     if operation is None:
@@ -52,6 +52,16 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
         assets.append(Asset(filename=name, tensor=tensor, sha256=hash_file(place)))
         places[name] = place
     return operation, tuple(assets), places
+
+
+def _declared(meta: Any) -> list[Any]:
+    """The AssetFileDefs of a SavedModel, which older ones keep in a collection (tensorflow/cc/saved_model/loader.cc)."""
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    if meta.asset_file_def or "saved_model_assets" not in meta.collection_def:
+        return list(meta.asset_file_def)
+    held = meta.collection_def["saved_model_assets"].any_list.value
+    return [meta_graph_pb2.AssetFileDef.FromString(packed.value) for packed in held]
 
 
 def _constant_paths(graph_def: Any, assets: Iterable[str]) -> None:

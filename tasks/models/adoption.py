@@ -116,6 +116,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
             held = flatten.session_values(live.session, graphs.variable_facts(flat.graph_def), values)
             saver.require_coverage(saver.compared(flat.graph_def, held, values, targets), values)
             complete = flatten.with_saver(flat, held, None)
+            names = _described(complete, names)
             yield Brought(complete, values, held, live, asked, names, places, notes, dict(resolved.pins))
         return
     prefix = found.path if found.form in (Form.SAVER_V1, Form.SAVER_V2) else None
@@ -136,6 +137,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
         meta.graph_def.node.add().CopyFrom(_node(flat, table_init))
     whole = flatten.with_saver(meta, sources, own)
     complete = flatten.with_saver(flat, sources, own)
+    names = _described(complete, names)
     form = found.form.value
     with original.restored(form, whole, prefix, sources, asked, pins, table_init, assets, places, options) as live:
         yield Brought(complete, prefix, sources, live, asked, names, places, notes, dict(resolved.pins))
@@ -285,6 +287,10 @@ def _stepping(meta: Any) -> list[str]:
         return []
     held = meta.collection_def["global_step"].bytes_list.value
     return [graphs.node_name(variable_pb2.VariableDef.FromString(encoded).variable_name) for encoded in held]
+
+
+def _described(meta: Any, names: GraphNames) -> GraphNames:
+    return names.model_copy(update={"signatures": flatten.described(meta, names.signatures)})
 
 
 def _reduced(meta: Any, targets: list[str], own: Any | None, asked: tuple[Signature, ...]) -> Any:
