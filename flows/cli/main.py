@@ -9,7 +9,7 @@ from types import FrameType
 
 import typer
 
-from flows.cli import releases, run
+from flows.cli import inspect, releases, run
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 run.register(app)
 releases.register(app)
+inspect.register(app)
 
 
 class Terminated(BaseException):

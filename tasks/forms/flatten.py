@@ -83,8 +83,9 @@ def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
         added = [_variable(graph, name) for name in sorted(found) if name not in declared]
     completed = type(meta)()
     completed.CopyFrom(meta)
-    completed.meta_info_def.ClearField("stripped_op_list")
-    completed.graph_def.CopyFrom(graph.as_graph_def())
+    # What was there stays as it was: TensorFlow cannot import every graph again that it writes.
+    there = {node.name for node in meta.graph_def.node}
+    completed.graph_def.node.extend(node for node in graph.as_graph_def().node if node.name not in there)
     completed.ClearField("saver_def")
     if definition is not None:
         completed.saver_def.CopyFrom(definition)

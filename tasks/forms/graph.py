@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tasks.errors import PipelineError
@@ -39,6 +40,18 @@ OTHER_STATE = re.compile(
     r"(Anonymous)?Mutable(Dense)?HashTable\w*|(FIFO|PaddingFIFO|RandomShuffle|Priority)Queue(V2)?|Barrier"
     r"|(Anonymous|OneShot)?Iterator(V[23])?|\w*ConditionalAccumulator|(BoostedTrees|DecisionTree|FertileStats)\w*"
 )
+
+
+def attribute(node: Any, name: str) -> Any:
+    """An attribute's AttrValue, an empty one where the node has none: asking a protobuf map itself would add it."""
+    return node.attr[name] if name in node.attr else _no_attribute()
+
+
+@lru_cache(maxsize=1)
+def _no_attribute() -> Any:
+    from tensorflow.core.framework import attr_value_pb2
+
+    return attr_value_pb2.AttrValue()
 
 
 def node_name(tensor: str) -> str:
@@ -116,7 +129,7 @@ def constants(graph_def: Any, targets: Iterable[str], assets: Iterable[Any]) -> 
     paths = {node_name(asset.tensor) for asset in assets}
     for name, node in reached_nodes(graph_def, targets).items():
         if node.op == "Const" and name not in paths:
-            yield tensors.fact(name, tensors.as_array(tf.make_ndarray(node.attr["value"].tensor)))
+            yield tensors.fact(name, tensors.as_array(tf.make_ndarray(attribute(node, "value").tensor)))
 
 
 def all_nodes(graph_def: Any) -> Iterator[Any]:
@@ -145,8 +158,8 @@ def variable_facts(graph_def: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
 
     return {
         node.name: (
-            tf.dtypes.as_dtype(node.attr["dtype"].type).base_dtype.name,
-            tuple(dimension.size for dimension in node.attr["shape"].shape.dim),
+            tf.dtypes.as_dtype(attribute(node, "dtype").type).base_dtype.name,
+            tuple(dimension.size for dimension in attribute(node, "shape").shape.dim),
         )
         for node in graph_def.node
         if node.op in VARIABLE_OPS
@@ -224,7 +237,7 @@ def _restored_slice(nodes: Mapping[str, Any], tensor: str) -> Slice | None:
     import tensorflow as tf
 
     def listed(name: str) -> Any:
-        return tf.make_ndarray(nodes[node_name(name)].attr["value"].tensor).ravel()
+        return tf.make_ndarray(attribute(nodes[node_name(name)], "value").tensor).ravel()
 
     while True:
         node = nodes[node_name(tensor)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.errors import UsageError
 from tasks.forms.tensors import Array, Tensors, as_array, fact
 from tasks.records.baseline import Environment, TensorFact
 from tasks.records.settings import SessionOptions
@@ -86,25 +87,54 @@ def _as_in_graph(signature: Signature, graph: Any) -> Signature:
 
 
 def session(graph: Any, options: SessionOptions) -> Any:
-    """A session on `graph` with Grappler off: with it on, saved forms differ from the live one by up to 4e-6."""
+    """A session on `graph` with Grappler off: with it on, saved forms differ from the live one by up to 4e-6.
+
+    Raises:
+        UsageError: there is no such device as the options name.
+    """
     import tensorflow as tf
 
+    _use_devices(options)
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=options.intra_op_threads,
         inter_op_parallelism_threads=options.inter_op_threads,
-        allow_soft_placement=True,
+        allow_soft_placement=options.allow_soft_placement,
     )
+    config.gpu_options.allow_growth = options.memory_growth
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     return tf.compat.v1.Session(graph=graph, config=config)
 
 
 def eager(options: SessionOptions) -> None:
-    """The same settings for functions that run eagerly; call it once, before anything else is computed."""
+    """The same settings for functions that run eagerly; call it once, before anything else is computed.
+
+    Raises:
+        UsageError: there is no such device as the options name.
+    """
     import tensorflow as tf
 
+    _use_devices(options)
+    tf.config.set_soft_device_placement(options.allow_soft_placement)
     tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.inter_op_threads)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def _use_devices(options: SessionOptions) -> None:
+    """Hide every device but the one that is named, from sessions and eager functions alike."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if options.device is not None:
+        kind, index = options.device.removeprefix("/device:").removeprefix("/").split(":")
+        devices = tf.config.list_physical_devices(kind)
+        if int(index) >= len(devices):
+            found = ", ".join(f"/{device.device_type}:{device.name.rpartition(':')[2]}" for device in [*devices, *gpus])
+            raise UsageError("session.device", options.device, found or "no such device", "name one that is here.")
+        gpus = [devices[int(index)]] if kind == "GPU" else []
+        tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, options.memory_growth)
 
 
 def environment(options: SessionOptions) -> Environment:
@@ -120,6 +150,7 @@ def environment(options: SessionOptions) -> Environment:
         onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
         intra_op_threads=options.intra_op_threads,
         inter_op_threads=options.inter_op_threads,
+        device=options.device,
     )
 
 

@@ -75,9 +75,13 @@ class Reference:
 
     @property
     def session(self) -> SessionOptions:
-        """The threads that the baseline was computed with."""
+        """The threads and the device that the baseline was computed with."""
         recorded = self.baseline.environment
-        return SessionOptions(intra_op_threads=recorded.intra_op_threads, inter_op_threads=recorded.inter_op_threads)
+        return SessionOptions(
+            intra_op_threads=recorded.intra_op_threads,
+            inter_op_threads=recorded.inter_op_threads,
+            device=recorded.device,
+        )
 
     @property
     def needed(self) -> list[Variable]:

@@ -124,4 +124,4 @@ def _path_in(nodes: Mapping[str, Any], tensor: str) -> str:
         node = nodes[graphs.node_name(node.input[0])]
     if node.op != "Const":
         return ""
-    return bytes(tf.make_ndarray(node.attr["value"].tensor).item()).decode(errors="replace")
+    return bytes(tf.make_ndarray(graphs.attribute(node, "value").tensor).item()).decode(errors="replace")

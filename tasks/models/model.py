@@ -17,13 +17,31 @@
         def validation(self): return {...}           # feeds for `metrics`, or {}
         def probe(self): return {"serving_default": {"x": array}}
 
+Or in TF2's way, eagerly, with a Keras model or a tf.Module; the annotation `-> Objects` says so:
+
+    class Classifier:
+        hyperparameters = {"steps": 100}
+
+        def build(self, hyperparameters) -> Objects:
+            model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3, name="scores")])
+            model.compile("adam", "mse")
+            return Objects(model)                    # trained on batches {"x": array, "y": array}
+
+    class Scale(tf.Module):
+        def __init__(self): self.w = tf.Variable(1.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def serve(self, x): return {"y": self.w * x}
+
+        ...  build: module = Scale(); return Objects(module, {"serving_default": module.serve}, train_step=…)
+
 The module that holds it may declare `DATA = ("data.csv",)`: files, relative to the module or to an installed package,
 whose contents are part of train's key. Without a declaration the data cannot be digested, and training always runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,22 +79,44 @@ class Graph:
     table_init: Any = None
 
 
+Step = Callable[[Mapping[str, Array]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What `build` made, as live objects: a tf.Module, a Keras model, or no module and graph functions alone.
+
+    `signatures` are tf.functions with an input signature, or concrete functions; a Keras model has a default one.
+    `train_step` takes a batch and updates the module, `evaluate` takes `validation()`; both return scalars by name, such
+    as `loss`. A compiled Keras model brings both, for batches of `x` and `y`. `trackables` are what training goes on
+    from besides the module: an optimiser. `allow_nonfinite` names signatures for which NaN is a legitimate answer.
+    """
+
+    module: Any = None
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    train_step: Step | None = None
+    evaluate: Step | None = None
+    trackables: Mapping[str, Any] = field(default_factory=dict)
+    allow_nonfinite: tuple[str, ...] = ()
+
+
 class Model(Protocol):
-    """A model in TF1 graph mode."""
+    """A model of one's own, in TF1 graph mode or as live objects."""
 
     hyperparameters: HyperParameters
 
-    def build(self, hyperparameters: HyperParameters) -> Graph:
-        """Make the graph in the current default graph."""
+    def build(self, hyperparameters: HyperParameters) -> Graph | Objects:
+        """Make the graph in the current default graph; or, annotated `-> Objects`, make the objects eagerly."""
         ...
 
     def batches(self, start: int, hyperparameters: HyperParameters) -> Iterator[Mapping[str, Array]]:
-        """Feeds by tensor name, one a training step, endless. The one for step `start` comes first and does not
-        depend on where iteration began, so that interrupted training goes on as if nothing had happened."""
+        """What one training step takes, endless: feeds by tensor name, or a batch for `train_step`. The one for step
+        `start` comes first and does not depend on where iteration began, so that interrupted training goes on as if
+        nothing had happened."""
         ...
 
     def validation(self) -> Mapping[str, Array]:
-        """Feeds by tensor name on which `metrics` are computed; empty where there are none."""
+        """What `metrics` or `evaluate` are computed on, as in `batches`; empty where there is nothing."""
         ...
 
     def probe(self) -> Mapping[str, Mapping[str, Array]]:

@@ -40,6 +40,7 @@ class Environment(Record):
     onednn: bool
     intra_op_threads: int
     inter_op_threads: int
+    device: str | None = None
 
 
 class Baseline(Record):

@@ -28,10 +28,17 @@ class SaverPolicy(Record):
 
 
 class SessionOptions(Record):
-    """Threads of every session that computes a baseline or an exact comparison; 0 lets TensorFlow decide."""
+    """What every session that computes a baseline or an exact comparison runs on; 0 threads lets TensorFlow decide.
+
+    `device` (`/CPU:0`, `/GPU:1`) is the only one that may compute; without it TensorFlow places operations as it likes.
+    `memory_growth` takes a GPU's memory as it is needed, `allow_soft_placement` runs elsewhere what a device cannot.
+    """
 
     intra_op_threads: int = Field(default=0, ge=0)
     inter_op_threads: int = Field(default=0, ge=0)
+    device: str | None = Field(default=None, pattern=r"^/(device:)?(CPU|GPU):\d+$")
+    memory_growth: bool = True
+    allow_soft_placement: bool = True
 
 
 class Training(Record):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tasks.forms import saver
+from tasks.models import cluster
 
 
 def tensor(prefix: Path, key: str) -> list[float]:
@@ -24,3 +26,9 @@ def change_constant(folder: Path, name: str, numbers: list[float]) -> None:
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(numbers, dtype=tf.float32))
     path.unlink()
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def require_alone(config: str) -> None:
+    """What training says of a TF_CONFIG."""
+    os.environ["TF_CONFIG"] = config
+    cluster.require_alone(cluster.read())

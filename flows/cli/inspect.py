@@ -1,0 +1,82 @@
+"""`tfship inspect`: what a path holds, told without running any of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import config as configuration
+from tasks.errors import ExitCode
+from tasks.records.adoption import Given
+from tasks.records.inspection import Inspection
+
+_MEMORY_SHARE = 0.75  # of this machine's memory, where no limit is set
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Anything that TensorFlow saved: a folder, a file, or a prefix.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="List tensors without reading them.")] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Show each tensor's least, mean and greatest value.")
+    ] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="Show the ops by count.")] = False,
+    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
+    graph: Annotated[Path | None, typer.Option("--graph", help="The graph of a checkpoint without .meta.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", help="A SavedModel's MetaGraph: tags with commas.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+) -> int:
+    """Show what a model's files hold and whether they are whole. Nothing of the model is executed."""
+    from tasks import isolate
+    from tasks.forms import inspection
+
+    limits = configuration.load(config, {}).child_limits
+    memory = limits.memory or int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    given = Given(graph=graph, tags=tuple(tags.split(",")) if tags else None)
+    with isolate.limits(isolate.Limits(seconds=limits.seconds, memory=memory)):
+        found = isolate.call(inspection.inspect, path, given, step, read=not quick, values=tensors)
+    if as_json:
+        print(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
+    else:
+        from flows.cli.inspection_page import show
+
+        show(found, with_values=tensors, with_ops=ops)
+        print(f"next    {_next(found, path)}")
+    if found.whole is False:
+        print(f"tfship: {path} is damaged: {found.damage[0]}", file=sys.stderr)
+        print("Remedy: restore it from a backup, or take another checkpoint of it.", file=sys.stderr)
+        return ExitCode.GATE_REFUSED
+    return ExitCode.DONE
+
+
+def _next(found: Inspection, path: Path) -> str:
+    quoted = shlex.quote(str(path))
+    if found.whole is False:
+        return f"tfship inspect {quoted} --quick"
+    chosen = shlex.quote(found.path) if len(found.available) > 1 else quoted
+    if found.needs:
+        missing = "--model module:Model" if "module:Model" in found.needs else "--graph FILE"
+        graph_alone = "as --graph" in found.needs
+        return f"tfship run PREFIX --graph {quoted}" if graph_alone else f"tfship run {chosen} {missing}"
+    return " ".join([f"tfship run {chosen}", *found.options])
+
+
+def _without_nan(value: Any) -> Any:
+    """The same, with what JSON has no number for as text."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

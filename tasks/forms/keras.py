@@ -1,0 +1,167 @@
+"""Keras files: the `.keras` archive of Keras 3 and HDF5, opened in safe mode as a live object, and the archive written.
+
+Everything here runs in a child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
+from tasks.forms import keras_safety, live_object, parity, tensors
+from tasks.forms import predictor as predictors
+from tasks.forms.keras_safety import require_safe
+from tasks.forms.live_object import LivePredictor
+from tasks.records.parity import ParityReport
+from tasks.records.settings import SessionOptions
+
+__all__ = ["loaded", "require_safe", "signature_of", "write"]
+
+DEFAULT = "serving_default"
+
+
+@contextmanager
+def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
+    """The model of a Keras file as a live object, whatever the file is called; how it was compiled is left out.
+
+    Raises:
+        UnsafeGraph, UnsupportedGraph, DamagedError, UsageError: as `require_safe`.
+        UnsupportedGraph: Keras cannot build it.
+        CoverageError: a weight is not what the file holds.
+    """
+    import keras
+
+    require_safe(path)
+    predictors.eager(options)
+    with path.open("rb") as stream:
+        zipped = stream.read(4).startswith(b"PK")
+    with tempfile.TemporaryDirectory() as scratch:
+        named = Path(scratch) / ("model.keras" if zipped else "model.h5")  # Keras goes by the name
+        named.symlink_to(path.absolute())
+        try:
+            model = keras.models.load_model(str(named), compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever a layer's constructor does
+            found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
+            remedy = (
+                "load and save it with the Keras that wrote it, or export a SavedModel there; "
+                "or give its code with --model module:Model."
+            )
+            raise UnsupportedGraph(str(path), f"a model that Keras {keras.__version__} builds", found, remedy) from None
+        _require_weights(path, model, zipped)
+    form = "Keras archive" if zipped else "Keras HDF5"
+    yield LivePredictor(form, {DEFAULT: signature_of(model)}, model)
+
+
+def signature_of(model: Any) -> Any:
+    """The default signature of a built Keras model, for inference: inputs and outputs by Keras' own names.
+
+    Raises:
+        UsageError: the model does not say what it takes.
+        UnsupportedGraph: it takes or gives something else than tensors.
+    """
+    import keras
+    import tensorflow as tf
+
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        remedy = "give signatures: Objects(module=…, signatures={'serving_default': a tf.function})."
+        raise UsageError(f"the Keras model {model.name!r}", "inputs of known shape", "none", remedy)
+    names = [_input_name(tensor) for tensor in inputs]
+    specs = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(names, inputs, strict=True)
+    }
+    declared = getattr(model, "output_names", None) or []
+
+    def call(**fed: Any) -> Any:
+        answer = model(next(iter(fed.values())) if len(fed) == 1 else fed, training=False)
+        if isinstance(answer, dict):
+            return answer
+        outputs = keras.tree.flatten(answer)
+        known = declared if len(set(declared)) == len(outputs) else [model.layers[-1].name]
+        return dict(zip(known, outputs, strict=True)) if len(known) == len(outputs) else outputs
+
+    return live_object.served(call, specs)
+
+
+def write(source: Path | Any, out: Path) -> None:
+    """Write the `.keras` archive of a Keras file, or of a live model, and prove it by loading it again.
+
+    Raises:
+        ParityError: what was written has other weights or signatures than its source.
+        As `loaded`.
+    """
+    options = SessionOptions()
+    if isinstance(source, Path):
+        with loaded(source, options) as opened:
+            return write(opened.root, out)
+    origin = LivePredictor("Keras model", {DEFAULT: signature_of(source)}, source)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        named = Path(scratch) / "model.keras"
+        source.save(str(named))
+        with loaded(named, options) as written:
+            rows = parity.values(written.form, list(origin.values()), list(written.values()))
+            rows += parity.signatures(written.form, origin.signatures.values(), written.signatures.values())
+        report = ParityReport(rows=tuple(rows))
+        if report.failures:
+            raise ParityError.of(report)
+        named.replace(out)
+    return None
+
+
+def _input_name(tensor: Any) -> str:
+    """The input layer's name, which the file keeps; an unnamed input's tensor is numbered anew in every process."""
+    history = getattr(tensor, "_keras_history", None)
+    return str(history.operation.name if history is not None else tensor.name)
+
+
+def _require_weights(path: Path, model: Any, zipped: bool) -> None:
+    """Refuse a model one of whose weights is none of the file's: Keras gave it an initial value."""
+    held = Counter(_digests(path, zipped))
+    wanted = {
+        weight.path: hashlib.sha256(tensors.as_bytes(tensors.as_array(weight.value.numpy()))).hexdigest()
+        for weight in model.weights
+    }
+    lost = []
+    for name, digest in wanted.items():
+        if held[digest]:
+            held[digest] -= 1
+        else:
+            lost.append(name)
+    if lost:
+        raise CoverageError(
+            f"{path}: {len(lost)} of {len(wanted)} weights",
+            "the bytes that the file holds",
+            f"others for {', '.join(lost[:8])}",
+            "save the model again with the Keras that wrote it, or give its code with --model module:Model.",
+        )
+
+
+def _digests(path: Path, zipped: bool) -> Iterator[str]:
+    import zipfile
+
+    import h5py
+
+    if zipped:
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open(keras_safety.WEIGHTS) as stream,
+            h5py.File(stream, "r") as file,
+        ):
+            yield from _hashed(file)
+    else:
+        with h5py.File(path, "r") as file:
+            yield from _hashed(file)
+
+
+def _hashed(file: Any) -> Iterator[str]:
+    import h5py
+
+    for _, item in keras_safety.items(file):
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            yield hashlib.sha256(tensors.as_bytes(tensors.as_array(item[()]))).hexdigest()

@@ -1,0 +1,97 @@
+"""A user's live objects: whether his code makes any, what they must say, and the predictor that answers for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.errors import PipelineError
+from tasks.forms import keras as keras_form
+from tasks.forms import live_object
+from tasks.forms.live_object import LivePredictor
+from tasks.models.loop import DEFAULT
+from tasks.models.model import HyperParameters, Objects
+
+
+def expected(model: Any) -> bool:
+    """Whether `build` makes Objects, and so must run eagerly: by its annotation, or because it names the class."""
+    annotation = inspect.signature(model.build).return_annotation
+    spelled = str(getattr(annotation, "__name__", annotation)).strip("'\"").rpartition(".")[2]
+    code = getattr(model.build, "__code__", None)
+    return spelled == Objects.__name__ or (code is not None and Objects.__name__ in code.co_names)
+
+
+def build(model: Any, hyperparameters: HyperParameters) -> Objects:
+    """What the model's code makes, with its signatures. Raises PipelineError where it is something else."""
+    import keras
+
+    built = model.build(hyperparameters)
+    if not isinstance(built, Objects):
+        remedy = "return Objects(module, signatures), or Graph(…) from a build that is annotated so."
+        raise PipelineError("build()", "Objects", type(built).__name__, remedy)
+    if not built.signatures and not isinstance(built.module, keras.Model):
+        remedy = "say what goes in and out: `signatures={'serving_default': module.serve}`, a tf.function."
+        raise PipelineError("build()", "Objects with at least one signature", "none", remedy)
+    if slashed := [key for key in built.signatures if "/" in key or not key]:
+        raise PipelineError("build()", "signature keys without a slash", repr(slashed[0]), "name it otherwise.")
+    return built
+
+
+def live(built: Objects, form: str = "live object") -> LivePredictor:
+    """The predictor over built objects, through the functions that would be exported."""
+    given = built.signatures or {DEFAULT: None}
+    functions = {
+        key: keras_form.signature_of(built.module) if given[key] is None else live_object.of_function(key, given[key])
+        for key in sorted(given, key=lambda key: (key != DEFAULT, key))
+    }
+    return LivePredictor(form, functions, built.module, built.allow_nonfinite)
+
+
+def step_of(built: Objects) -> Any:
+    """What takes a batch and trains, or None."""
+    return built.train_step or (_keras_step(built.module, "train_on_batch") if _compiled(built.module) else None)
+
+
+def evaluation_of(built: Objects) -> Any:
+    """What takes the validation batch and measures, or None."""
+    return built.evaluate or (_keras_step(built.module, "test_on_batch") if _compiled(built.module) else None)
+
+
+def state(built: Objects) -> dict[str, Any]:
+    """Everything that training goes on from, by name: the module, optimisers, and Keras' random and metric state."""
+    import keras
+
+    found: dict[str, Any] = {f"trackable_{name}": one for name, one in built.trackables.items()}
+    if built.module is not None:
+        found["module"] = built.module
+    if isinstance(built.module, keras.Model):
+        found["keras_state"] = [variable.value for variable in built.module.variables]
+        if _compiled(built.module):
+            found["optimizer"] = built.module.optimizer
+    for name, one in list(found.items()):
+        if isinstance(one, keras.optimizers.Optimizer):
+            # An optimiser makes its slots at its first step, which after a restore would be too late.
+            if not one.built and getattr(built.module, "trainable_variables", None):
+                one.build(built.module.trainable_variables)
+            found[f"{name}_state"] = [variable.value for variable in one.variables]
+    return found
+
+
+def _compiled(module: Any) -> bool:
+    import keras
+
+    return isinstance(module, keras.Model) and bool(module.compiled)
+
+
+def _keras_step(module: Any, method: str) -> Any:
+    def step(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        if set(batch) - {"x", "y", "sample_weight"} or "x" not in batch:
+            raise PipelineError(
+                "batches()", "x, y and sample_weight, as Keras calls them", ", ".join(batch), "or give a train_step."
+            )
+        module.reset_metrics()  # a batch's own, and not an average since the last reset
+        answer: Mapping[str, Any] = getattr(module, method)(**batch, return_dict=True)
+        return answer
+
+    return step

@@ -1,0 +1,68 @@
+"""What `tfship inspect` finds in a file without running any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks.records.adoption import Form, OpsFound, Proposal
+from tasks.records.base import Record
+
+
+class TensorRow(Record):
+    """One stored tensor, or a variable whose value is not stored here (`bytes` is None).
+
+    `role` is `model`, `optimizer` (slots and their counters), `step`, or `bookkeeping`. `min`, `mean` and `max` are of
+    the finite values, `nonfinite` counts the others; None where nobody asked or the dtype has no order.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+    bytes: int | None
+    role: str
+    min: float | None = None
+    mean: float | None = None
+    max: float | None = None
+    nonfinite: int | None = None
+
+
+class KerasFound(Record):
+    """What a Keras file's configuration says: the model's class, its layers (name, class), and those that are code."""
+
+    model_class: str
+    layers: tuple[tuple[str, str], ...] = ()
+    lambdas: tuple[str, ...] = ()
+    version: str = ""
+
+
+class Inspection(Record):
+    """Everything that can be told of a model by reading it.
+
+    `whole` is None where it was not looked at (`--quick`) or there is nothing to check; `damage` says what is wrong.
+    `written_by` is TensorFlow's version as the file has it, `producer` the GraphDef's. `ops.unsafe`, `unknown` and
+    `no_kernel` are of what `reached_from` reaches, or of the whole graph where that is empty. `options` would take the
+    proposal's first guess; `needs` is what the user must bring for it to be shipped.
+    """
+
+    path: str
+    form: Form | None
+    chosen: str = ""
+    available: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    written_by: str = ""
+    producer: int | None = None
+    whole: bool | None = None
+    damage: tuple[str, ...] = ()
+    variables: tuple[TensorRow, ...] = ()
+    collections: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    proposal: Proposal | None = None
+    reached_from: tuple[str, ...] = ()
+    ops: OpsFound | None = None
+    keras: KerasFound | None = None
+    options: tuple[str, ...] = ()
+    needs: str = ""
+    notes: tuple[str, ...] = ()
