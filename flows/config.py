@@ -22,7 +22,7 @@ from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.base import Record
 from tasks.records.parity import Tolerance
-from tasks.records.settings import Release, Selection, Serving, Training
+from tasks.records.settings import LabelledData, Release, Selection, Serving, Target, Training
 
 PREFIX = "TFSHIP_"
 _NOT_SETTINGS = {"TFSHIP_GOLDEN", "TFSHIP_CORPUS", "TFSHIP_DOCKER"}  # what the tests read
@@ -34,11 +34,26 @@ _KINDS = {  # pydantic's words for what YAML calls otherwise
     "path_type": "a path",
     "string_type": "text",
 }
-STEPS = ("train", "adopt", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report")
+STEPS = (
+    "train",
+    "adopt",
+    "checkpoint",
+    "restore_verify",
+    "freeze",
+    "export",
+    "convert",
+    "smoke_test",
+    "promote",
+    "report",
+)
+
+
+_MEMORY_SHARE = 0.75  # of this machine's memory, where no limit is set
 
 
 class LimitSettings(Record):
-    """What one piece of TensorFlow work may take: seconds, and resident bytes (None: as much as there is)."""
+    """What one piece of TensorFlow work may take: seconds, and resident bytes (None: three quarters of what there is;
+    for training, all of it)."""
 
     seconds: float = Field(3600.0, gt=0)
     training_seconds: float = Field(7 * 86400.0, gt=0)
@@ -65,12 +80,29 @@ class PipelineConfig(Record):
     training: Training = Training()
     given: Given = Given()
     probe: ProbeSource = ProbeSource()
+    evaluate: LabelledData = LabelledData()
     selection: Selection = Selection()
     tolerance: Tolerance = Tolerance()
     serving: Serving = Serving()
     release: ReleaseSettings = ReleaseSettings()
     limits: LimitSettings = LimitSettings()
+    also: tuple[Target, ...] = ()
+    until: str | None = None
     refresh: frozenset[str] = frozenset()
+
+    @field_validator("also")
+    @classmethod
+    def _on_request(cls, also: tuple[Target, ...]) -> tuple[Target, ...]:
+        if {Target.SAVED_MODEL, Target.FROZEN} & set(also):
+            raise ValueError("forms that are not made anyway: saver_v2, saver_v1, keras")
+        return also
+
+    @field_validator("until")
+    @classmethod
+    def _a_step(cls, until: str | None) -> str | None:
+        if until is not None and until not in STEPS:
+            raise ValueError(f"a step among {', '.join(STEPS)}")
+        return until
 
     @field_validator("refresh")
     @classmethod
@@ -116,8 +148,9 @@ class PipelineConfig(Record):
 
     @property
     def child_limits(self) -> Limits:
-        """The limits of every other child."""
-        return Limits(seconds=self.limits.seconds, memory=self.limits.memory)
+        """The limits of every other child: a file may be made to hang or to fill the memory of whoever reads it."""
+        memory = self.limits.memory or int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return Limits(seconds=self.limits.seconds, memory=memory)
 
 
 def _served_name(path: Path) -> str:

@@ -15,6 +15,7 @@ from tasks import isolate
 from tasks.adopt import adopt
 from tasks.artifacts.store import Store
 from tasks.checkpoint import checkpoint
+from tasks.convert import convert
 from tasks.errors import PipelineError
 from tasks.export import export
 from tasks.freeze import freeze
@@ -36,13 +37,33 @@ def train_to_serve(config: PipelineConfig) -> None:
             trained = train(config.model, config.training)
         else:
             trained = adopt(files, config.given, config.probe, config.training.session, config.code)
+        if config.until in ("train", "adopt"):
+            return
         pinned = checkpoint(trained, config.selection)
-        verified = restore_verify(pinned, trained, config.tolerance)
-        _, exported = together(
-            lambda: freeze(pinned, verified, trained, config.tolerance),
-            lambda: export(pinned, verified, trained, config.tolerance),
-        )
+        if config.until == "checkpoint":
+            return
+        verified = restore_verify(pinned, trained, config.tolerance, config.evaluate)
+        if config.until == "restore_verify":
+            return
+        for form in config.also:
+            convert(pinned, verified, trained, form, files, config.tolerance)
+        if config.until == "convert":
+            return
+        exported = None
+        if config.until == "freeze":
+            freeze(pinned, verified, trained, config.tolerance)
+        elif config.until == "export":
+            export(pinned, verified, trained, config.tolerance)
+        else:
+            _, exported = together(
+                lambda: freeze(pinned, verified, trained, config.tolerance),
+                lambda: export(pinned, verified, trained, config.tolerance),
+            )
+        if exported is None:
+            return
         blessed = smoke_test(exported, pinned, trained, config.serving, config.tolerance)
+        if config.until == "smoke_test":
+            return
         run.promotion = promote(exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance)
 
 

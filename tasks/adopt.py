@@ -10,18 +10,16 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.manifest import hash_file
-from tasks.artifacts.store import Artifact
 from tasks.errors import EnvironmentFailure
 from tasks.forms.detect import detect
 from tasks.models import adoption
 from tasks.models import source as sources
 from tasks.models.source import ModelSource
-from tasks.records.adoption import Adopted, Given, ModelFiles, ProbeSource
+from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.step import Facts, step
 
 VERSION = 1
-RECORD = "adopted.json"
 
 
 def _facts(
@@ -48,12 +46,6 @@ def adopt(
 ) -> None:
     """Detect, read, open, ask and flatten the model in `files`."""
     isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)
-
-
-def adopted(run: Artifact) -> Adopted | None:
-    """How the model of a run was read, None where it was trained here."""
-    path = run.path / RECORD
-    return Adopted.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def _files(paths: Iterable[Path | None]) -> list[Path]:

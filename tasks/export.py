@@ -13,7 +13,8 @@ from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
 from tasks.errors import ParityError
 from tasks.forms import proof, saved_model
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.adoption import Form
+from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
@@ -34,7 +35,10 @@ def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
         saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, run.path / "probe.tensors", folder
     )
     reports = [isolate.call(proof.prove, form, folder, run.path, pin.step, tolerance) for form in FORMS]
-    report = ParityReport(rows=tuple(row for one in reports for row in one.rows))
+    rows = [row for one in reports for row in one.rows]
+    if (brought := proof.adopted(run.path)) and brought.form is Form.SAVED_MODEL:
+        rows.append(ParityRow.not_made(MODEL, "was a SavedModel: written again, from its graph and its values"))
+    report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows))
     (out / PARITY).write_text(report.model_dump_json(indent=1))
     if not report.passed:
         raise ParityError.of(report)

@@ -13,7 +13,8 @@ from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
 from tasks.errors import ParityError
 from tasks.forms import frozen, proof
-from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.records.adoption import Form
+from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
@@ -29,10 +30,12 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     names = proof.names_of(run.path)
     not_made = isolate.call(frozen.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)
     if not_made:
-        row = ParityRow(candidate=FORM, signature="", output="*", test=ParityTest.EXACT, passed=None, note=not_made)
-        report = ParityReport(rows=(row,))
+        report = ParityReport(rows=(ParityRow.not_made(FORM, not_made),))
     else:
         report = isolate.call(proof.prove, FORM, out, run.path, pin.step, tolerance)
+        if (brought := proof.adopted(run.path)) and brought.form is Form.GRAPH_DEF and not names.needed:
+            note = ParityRow.not_made(FORM, "already frozen: written again, with the same constants")
+            report = report.model_copy(update={"rows": (*report.rows, note)})
     (out / PARITY).write_text(report.model_dump_json(indent=1))
     if not_made == "" and not report.passed:
         raise ParityError.of(report)

@@ -158,7 +158,9 @@ def ask(
     signatures = {signature.key: signature for signature in reference.names.signatures}
     predictor = GrpcPredictor(endpoint, name, signatures, serving.request_timeout)
     try:
-        report = ParityReport(rows=tuple(smoke.ask_everything(predictor, reference, tolerance)))
+        report = ParityReport(
+            baseline=reference.baseline.form, rows=tuple(smoke.ask_everything(predictor, reference, tolerance))
+        )
     finally:
         predictor.close()
     if report.passed and predictor.version != version:

@@ -26,7 +26,7 @@ from tasks.records.serving import SmokeReport
 from tasks.records.signature import GraphNames
 from tasks.step import Run, action
 
-_CHAIN = ("restore_verify", "freeze", "export", "smoke_test")
+_CHAIN = ("restore_verify", "freeze", "export", "convert", "smoke_test")
 
 
 @action
@@ -61,6 +61,8 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
         smoke=_smoke_fields(smoke) if smoke else None,
         promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,
         report=str(page) if page else None,
+        adopted=_adopted_fields(run.artifacts),
+        quality=_quality_fields(run.artifacts),
     )
 
 
@@ -80,7 +82,7 @@ def keep(found: RunSummary) -> None:
         raise EnvironmentFailure.from_os(failure, f"report {place}") from failure
 
 
-_ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed")
+_ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed", "note")
 
 
 def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
@@ -91,6 +93,22 @@ def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
             read = (artifacts[step].path / "parity.json").read_bytes()
             rows += ParityReport.model_validate_json(read).rows
     return rows
+
+
+def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    found = proof.adopted(artifacts["adopt"].path) if "adopt" in artifacts else None
+    return found.model_dump(mode="json") if found else None
+
+
+def _quality_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    place = artifacts["restore_verify"].path / "restore.json" if "restore_verify" in artifacts else None
+    if place is None or not place.exists():
+        return None
+    found = RestoreReport.model_validate_json(place.read_bytes())
+    return {
+        "evaluation": found.evaluation.model_dump(mode="json") if found.evaluation else None,
+        "probe": found.worth.model_dump(mode="json") if found.worth else None,
+    }
 
 
 def _smoke(artifacts: Mapping[str, Artifact]) -> SmokeReport | None:
@@ -112,7 +130,7 @@ def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
 
 def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
     made = run.artifacts
-    trained, pinned = made.get("train"), made.get("checkpoint")
+    trained, pinned = made.get("train") or made.get("adopt"), made.get("checkpoint")
     names = proof.names_of(trained.path) if trained else None
     restore = made["restore_verify"].path / "restore.json" if "restore_verify" in made else None
     restored = RestoreReport.model_validate_json(restore.read_bytes()) if restore and restore.exists() else None
@@ -127,6 +145,7 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         promotion=run.promotion,
         pinned=Pinned.model_validate_json((pinned.path / "pinned.json").read_bytes()) if pinned else None,
         restore=restored,
+        adopted=proof.adopted(trained.path) if trained else None,
         training=_metrics(trained.path / "metrics.jsonl") if trained else (),
         files=tuple(
             FileFact(step=step, path=entry.path, size=entry.size, sha256=entry.sha256)

@@ -11,40 +11,59 @@ from pathlib import Path
 from typing import Any
 
 from tasks import isolate
-from tasks.artifacts.manifest import link_file
+from tasks.artifacts.manifest import hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import CoverageError, ParityError, UsageError
+from tasks.errors import CoverageError, EnvironmentFailure, ParityError, UsageError
+from tasks.forms import evaluation as evaluations
 from tasks.forms import graph as graphs
 from tasks.forms import proof, saver, tensors
+from tasks.forms.probe_worth import probe_worth
 from tasks.isolate.hide import hide
 from tasks.records.parity import Tolerance
 from tasks.records.pinned import Pinned, RestoreReport
+from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
-from tasks.step import step
+from tasks.step import Facts, step
 
 VERSION = 1
 REPORT, PARITY = "restore.json", "parity.json"
+_WORTH_SECONDS = 20.0  # a large model's probe is judged by its largest variables
+_NONE = LabelledData()
 
 
-@step(version=VERSION, verifies=True)
-def restore_verify(checkpoint: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
-    """Restore, compare with the live session, take one more training step and throw it away."""
+def _facts(labelled: LabelledData, **_: object) -> Facts:
+    try:
+        return Facts({"labelled": hash_file(labelled.file) if labelled.file else None})
+    except OSError as error:
+        raise EnvironmentFailure.from_os(error, f"--evaluate {labelled.file}") from None
+
+
+@step(version=VERSION, verifies=True, facts=_facts)
+def restore_verify(
+    checkpoint: Artifact, run: Artifact, tolerance: Tolerance, labelled: LabelledData = _NONE, *, out: Path
+) -> None:
+    """Restore, compare with the live session, take one more training step and throw it away; measure on labelled data."""
     with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
         for entry in checkpoint.manifest.files:
             link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
-        report = isolate.call(verify, Path(moved), pinned(checkpoint), run.path, [run.path, checkpoint.path], tolerance)
+        originals = [run.path, checkpoint.path]
+        report = isolate.call(verify, Path(moved), pinned(checkpoint), run.path, originals, tolerance, labelled)
     (out / REPORT).write_text(report.model_dump_json(indent=1))
     (out / PARITY).write_text(report.parity.model_dump_json(indent=1))
     if not report.parity.passed:
         raise ParityError.of(report.parity)
 
 
-def verify(moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance: Tolerance) -> RestoreReport:
+def verify(
+    moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance: Tolerance, labelled: LabelledData
+) -> RestoreReport:
     """In a child: everything that restoring must show."""
     reference = proof.Reference.read(run, pin.step)
     batch_file = run / "batch.tensors"
     batch = tensors.read_tensors(batch_file) if batch_file.exists() else None
+    signatures = reference.names.signatures
+    rows = evaluations.labelled(labelled.file, signatures, labelled.label) if labelled.file else None
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
     meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
@@ -54,6 +73,13 @@ def verify(moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance
     with saver.restored(moved, prefix, names, reference.session) as opened:
         constants = list(graphs.constants(meta.graph_def, _outputs(names), names.assets))
         parity = proof.judge(opened, moved, reference, variables, constants, tolerance)
+        worth = evaluation = None
+        if parity.passed:
+            worth = probe_worth(opened, signatures, reference.probe, reference.outputs, seconds=_WORTH_SECONDS)
+        if parity.passed and rows is not None:
+            inputs, labels, key = rows
+            name = labelled.file.name if labelled.file else ""
+            evaluation = evaluations.evaluate(opened, key, inputs, labels, labelled.batch, file=name)
         global_step = _global_step(opened.session, names, pin, restored)
         unsaved = [status.name for status in coverage.variables if status.status == "missing"]
         one_more = _one_more_step(opened.session, names, batch, unsaved, global_step) if parity.passed else "not tried"
@@ -69,6 +95,8 @@ def verify(moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance
         global_step=global_step,
         train_op=names.train_op,
         one_more_step=one_more,
+        worth=worth,
+        evaluation=evaluation,
     )
 
 

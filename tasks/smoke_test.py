@@ -92,7 +92,7 @@ def _ask(
     if found.version != _SERVED_VERSION:
         what = f"{runtime.identity.runtime} server, model_spec"
         raise ChildFailed(what, str(_SERVED_VERSION), str(found.version), "another server listens there; run again.")
-    parity = ParityReport(rows=(*on_disk.rows, *found.parity.rows))
+    parity = ParityReport(baseline=on_disk.baseline, rows=(*on_disk.rows, *found.parity.rows))
     looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
     everything = looked_at == {signature.key for signature in proof.names_of(run).signatures}
     return SmokeReport(

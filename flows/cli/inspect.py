@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from flows import config as configuration
 from tasks.errors import ExitCode
 from tasks.records.adoption import Given
 from tasks.records.inspection import Inspection
-
-_MEMORY_SHARE = 0.75  # of this machine's memory, where no limit is set
 
 
 def register(app: typer.Typer) -> None:
@@ -42,10 +39,8 @@ def inspect(
     from tasks import isolate
     from tasks.forms import inspection
 
-    limits = configuration.load(config, {}).child_limits
-    memory = limits.memory or int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     given = Given(graph=graph, tags=tuple(tags.split(",")) if tags else None)
-    with isolate.limits(isolate.Limits(seconds=limits.seconds, memory=memory)):
+    with isolate.limits(configuration.load(config, {}).child_limits):
         found = isolate.call(inspection.inspect, path, given, step, read=not quick, values=tensors)
     if as_json:
         print(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))

@@ -44,6 +44,8 @@ def run(
     model: brought.Code = None,
     var_map: brought.VarMap = None,
     probe: brought.ProbeFile = None,
+    evaluate: Annotated[Path | None, typer.Option(help="Labelled rows to measure quality on.")] = None,
+    label: Annotated[str | None, typer.Option(help="The labels' name in that file.")] = None,
     steps: Annotated[int | None, typer.Option(help="The final global step of training.")] = None,
     select: Annotated[str | None, typer.Option(help="The checkpoint to ship: latest, best, or a step.")] = None,
     refresh: Annotated[list[str] | None, typer.Option(help="A step to do anew, or all; may be repeated.")] = None,
@@ -63,6 +65,7 @@ def run(
         "serving": {"runtime": runtime, "image": image},
         "given": brought.given(inputs, outputs, pins, signature, tags, graph, model, var_map),
         "probe": {"file": probe},
+        "evaluate": {"file": evaluate, "label": label},
         "training": {"steps": steps},
         "selection": {"which": int(select) if select and select.isdigit() else select},
         "refresh": refresh or None,
@@ -116,7 +119,10 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"{summary.name}: every form against the live session", title_justify="left", box=None, pad_edge=False
+        title=f"{summary.name}: every form against the {'live session' if settings.files is None else 'original'}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     for column in ("form", "test", "checks", "max abs", "max rel", "mismatched", ""):
         right = column in ("checks", "max abs", "max rel", "mismatched")

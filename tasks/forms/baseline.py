@@ -40,6 +40,7 @@ def record(
     allowed = {signature.key for signature in signatures if signature.allow_nonfinite}
     found = Baseline(
         step=step,
+        form=live.form,
         environment=predictors.environment(options),
         variables=tuple(variables),
         constants=tuple(constants),

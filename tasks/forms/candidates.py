@@ -112,7 +112,7 @@ class Candidates(Lineage):
         for name in looked_at:
             if self.shape(name) == ():
                 score, why = scores[name]
-                scores[name] = score - 4.0, f"{why}; one number a batch"
+                scores[name] = score - 15.0, f"{why}; one number a batch"
         ranked = sorted(looked_at, key=lambda name: -scores[name][0])[:_LISTED]
         return tuple(
             self.candidate(name, f"reads {weights[name].bit_count()} variables{scores[name][1]}") for name in ranked

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_SHOWN_ENTRIES = 50
+_SHOWN_ENTRIES = 10_000
 _TEXT_LIMIT = 300
 
 

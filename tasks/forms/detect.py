@@ -68,7 +68,12 @@ def _detect(path: Path, step: int | None) -> Found:
         raise UsageError(str(path), "a SavedModel's folder", "a SavedModel's graph by itself", remedy)
     if form is None:
         raise _no_model(path)
-    return Found(form=form, path=path, files=(path,))
+    return Found(form=form, path=path, files=(path, *_assets(path.parent)))
+
+
+def _assets(folder: Path) -> list[Path]:
+    """The files that a graph's lookup tables may be filled from: those in `assets` beside it."""
+    return [path for path in sorted((folder / "assets").rglob("*")) if path.is_file() or path.is_symlink()]
 
 
 def _folder(folder: Path, step: int | None) -> Found:
@@ -79,7 +84,9 @@ def _folder(folder: Path, step: int | None) -> Found:
             return _saved_model(folder)
         if form is None:
             raise _no_model(graph)
-        return Found(form=form, path=graph, files=(graph,), notes=(f"{graph.name} holds a {form.value}",))
+        return Found(
+            form=form, path=graph, files=(graph, *_assets(folder)), notes=(f"{graph.name} holds a {form.value}",)
+        )
     checkpoints = prefixes(folder)
     exports = [path.parent for path in sorted(folder.glob("*/saved_model.pb*"))]
     exports += [path.parent for path in sorted(folder.glob("*/*/saved_model.pb*"))]
@@ -204,7 +211,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     return Found(
         form=form,
         path=prefix,
-        files=(*files, meta) if has_meta else tuple(files),
+        files=(*files, *([meta] if has_meta else []), *_assets(prefix.parent)),
         meta=meta if has_meta else None,
         chosen=why,
         available=available,

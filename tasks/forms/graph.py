@@ -90,13 +90,14 @@ def variables_needed(graph_def: Any, targets: Iterable[str]) -> set[str]:
 def reached_nodes(graph_def: Any, targets: Iterable[str]) -> dict[str, Any]:
     """Every node that `targets` depend on, with the bodies of the functions that they call.
 
-    A node of a function is called `function/node`, for its own name is unique in its function only.
+    A node of a function is called `node@function`, for its own name is unique in its function only; no node's name has
+    an `@` (tensorflow/core/graph/graph_constructor.cc), so nobody can hide one behind the other.
     """
     names = reached(graph_def, targets)
     found = {node.name: node for node in graph_def.node if node.name in names}
     functions = {function.signature.name: function for function in graph_def.library.function}
     for name in called(functions, found.values()):
-        found |= {f"{name}/{node.name}": node for node in functions[name].node_def}
+        found |= {f"{node.name}@{name}": node for node in functions[name].node_def}
     return found
 
 

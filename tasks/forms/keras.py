@@ -18,10 +18,11 @@ from tasks.forms import keras_safety, live_object, parity, tensors
 from tasks.forms import predictor as predictors
 from tasks.forms.keras_safety import require_safe
 from tasks.forms.live_object import LivePredictor
+from tasks.records.baseline import TensorFact
 from tasks.records.parity import ParityReport
 from tasks.records.settings import SessionOptions
 
-__all__ = ["loaded", "require_safe", "signature_of", "write"]
+__all__ = ["loaded", "require_safe", "restore_weights", "signature_of", "write"]
 
 DEFAULT = "serving_default"
 
@@ -56,6 +57,27 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
         _require_weights(path, model, zipped)
     form = "Keras archive" if zipped else "Keras HDF5"
     yield LivePredictor(form, {DEFAULT: signature_of(model)}, model)
+
+
+def restore_weights(path: Path, model: Any) -> None:
+    """Give a live Keras model the weights of a `.weights.h5` or an older HDF5 file that holds nothing else.
+
+    Raises:
+        UnsafeGraph, DamagedError: as `require_safe`.
+        CoverageError: the file's weights are not this model's.
+    """
+    keras_safety.require_contained(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        layered = keras_safety.by_layers(path)
+        named = Path(scratch) / ("model.weights.h5" if layered else "model.h5")  # Keras goes by the name
+        named.symlink_to(path.absolute())
+        try:
+            model.load_weights(str(named))
+        except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
+            found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
+            remedy = "give the code that wrote these weights, with the same layers in the same order."
+            raise CoverageError(str(path), f"weights of the model {model.name!r}", found, remedy) from None
+        _require_weights(path, model, zipped=False)
 
 
 def signature_of(model: Any) -> Any:
@@ -105,7 +127,7 @@ def write(source: Path | Any, out: Path) -> None:
         named = Path(scratch) / "model.keras"
         source.save(str(named))
         with loaded(named, options) as written:
-            rows = parity.values(written.form, list(origin.values()), list(written.values()))
+            rows = parity.values(written.form, _weights(origin), _weights(written))
             rows += parity.signatures(written.form, origin.signatures.values(), written.signatures.values())
         report = ParityReport(rows=tuple(rows))
         if report.failures:
@@ -118,6 +140,12 @@ def _input_name(tensor: Any) -> str:
     """The input layer's name, which the file keeps; an unnamed input's tensor is numbered anew in every process."""
     history = getattr(tensor, "_keras_history", None)
     return str(history.operation.name if history is not None else tensor.name)
+
+
+def _weights(live: LivePredictor) -> list[TensorFact]:
+    """The weights of a Keras model; the state of random numbers, which layers may read, is named anew in each process."""
+    weights = live_object.variables(live.root)
+    return [fact for fact in live.values() if fact.name in weights]
 
 
 def _require_weights(path: Path, model: Any, zipped: bool) -> None:

@@ -12,53 +12,17 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, UnsafeGraph, UnsupportedGraph, UsageError
+from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, UnsafeGraph, UsageError
+from tasks.forms import keras_config
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _CONFIG_LIMIT = 256 * 2**20
 _SLACK = 2**30  # what a file may hold beyond _RATIO times its own size
 _RATIO = 20
-# Modules of Keras whose classes do nothing but compute. `keras.utils.get_file` is a function of Keras, too.
-_MODULES = frozenset(
-    {
-        "layers",
-        "models",
-        "activations",
-        "initializers",
-        "regularizers",
-        "constraints",
-        "losses",
-        "metrics",
-        "optimizers",
-        "ops",
-        "random",
-        "dtype_policies",
-        "quantizers",
-        "backend",
-        "applications",
-    }
-)
-_IN_CONFIG_ONLY = frozenset(
-    {
-        "__tensor__",
-        "__numpy__",
-        "__bytes__",
-        "__ellipsis__",
-        "__tuple__",
-        "__typespec__",
-        "__keras_tensor__",
-        "__complex__",
-        "__none__",
-    }
-)
-_OF_THE_OWN_CODE = "keep the model's code: give it with --model module:Model, or export a SavedModel from it."
-_WITHOUT_LAMBDA = (
-    "replace it by a layer that Keras has, or by a class of your own given with --model module:Model; "
-    "it is refused because a Lambda is Python code that the file brings along."
-)
 
 
 def require_safe(path: Path) -> None:
@@ -70,18 +34,35 @@ def require_safe(path: Path) -> None:
         DamagedError: the file is cut, its checksums fail, it holds no configuration.
         UsageError: it holds weights and no model.
     """
-    _require_config(str(path), configuration(path))
+    keras_config.require_known(str(path), configuration(path))
 
 
 def configuration(path: Path) -> Any:
     """The configuration of the model in a file whose structure is found harmless. Raises as `require_safe`."""
+    with _reading(path), path.open("rb") as stream:
+        zipped = stream.read(4).startswith(b"PK")
+        return _of_archive(path) if zipped else _of_hdf5(stream, path)
+
+
+def require_contained(path: Path) -> None:
+    """Refuse an HDF5 file whose structure is not harmless. Raises UnsafeGraph, DamagedError."""
+    with _reading(path), path.open("rb") as stream:
+        _require_contained(stream, path, path.stat().st_size)
+
+
+def by_layers(path: Path) -> bool:
+    """Whether an HDF5 file of weights is one of Keras 3, which has a group `layers`, and not of Keras 2."""
+    import h5py
+
+    with _reading(path), h5py.File(path, "r") as file:
+        return "layer_names" not in file.attrs
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What the zip and HDF5 libraries raise on a file that is cut or changed, as ours."""
     try:
-        with path.open("rb") as stream:
-            zipped = stream.read(4).startswith(b"PK")
-        if zipped:
-            return _of_archive(path)
-        with path.open("rb") as stream:
-            return _of_hdf5(stream, path)
+        yield
     except PipelineError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -209,102 +190,6 @@ def _parsed(path: Path, text: Any) -> Any:
     if not isinstance(config, dict) or "class_name" not in config:
         raise _damaged(path, "a model's configuration", "JSON of another kind")
     return config
-
-
-def _require_config(where: str, config: dict[str, Any]) -> None:
-    """Refuse code and foreign classes anywhere in a configuration, except in how the model was compiled: not loaded."""
-    root = {name: value for name, value in config.items() if name != "compile_config"}
-    waiting: list[tuple[str, Any]] = [("", root)]
-    while waiting:
-        layer, node = waiting.pop()
-        if isinstance(node, list):
-            waiting.extend((layer, item) for item in node)
-        if not isinstance(node, dict):
-            continue
-        inner = node.get("config")
-        if isinstance(inner, dict) and isinstance(inner.get("name"), str):
-            layer = f"{layer}/{inner['name']}".lstrip("/")
-        if "class_name" in node:
-            _require_known(f"{where}, {f'layer {layer!r}' if layer else 'the model'}", node)
-        for key in node.keys() & {"function_type", "output_shape_type", "mask_type"}:
-            if node[key] == "lambda":
-                found = f"a pickled Python lambda ({key})"
-                raise UnsafeGraph(f"{where}, layer {layer!r}", "layers without code", found, _WITHOUT_LAMBDA)
-        waiting.extend((layer, value) for value in node.values())
-
-
-def _require_known(where: str, node: dict[str, Any]) -> None:
-    """Refuse one object of a configuration unless it is Keras' own."""
-    name, module, registered = node["class_name"], node.get("module"), node.get("registered_name")
-    spelled = f"{module}.{name}" if module else str(name)
-    if not isinstance(name, str) or not isinstance(module, (str, type(None))):
-        raise DamagedError(where, "names of classes", repr(spelled)[:100], "save the model again.")
-    if name in ("Lambda", "__lambda__"):
-        found = "a Lambda layer" if name == "Lambda" else "a pickled Python lambda"
-        raise UnsafeGraph(where, "layers without Python code of their own", found, _WITHOUT_LAMBDA)
-    if name in _IN_CONFIG_ONLY:
-        return
-    if name in ("TensorFlowOpLayer", "TFOpLambda", "SlicingOpLambda"):
-        found = f"{name}, Keras 2's wrapper of a TensorFlow function, which Keras 3 does not have"
-        raise UnsupportedGraph(where, "layers of Keras 3", found, "export a SavedModel with the Keras that wrote it.")
-    if module is not None and not _of_keras(module):
-        if name == "function" and module == "builtins":
-            spelled = f"function {node.get('config')}"
-        elif module.partition(".")[0] in ("keras", "builtins", "os", "sys", "subprocess", "tensorflow", "numpy"):
-            found = f"{spelled}, which is no layer"
-            raise UnsafeGraph(where, "layers and what they are made of", found, "do not use this file.")
-        raise _unknown(where, spelled)
-    if registered is not None and registered != name and not str(registered).startswith("keras"):
-        raise _unknown(where, f"{registered}")
-    if module is None and not _built_in(name):
-        raise _unknown(where, name)
-    if module is not None and not _exists(module, name):
-        raise _unknown(where, spelled)
-
-
-def _unknown(where: str, name: str) -> UnsupportedGraph:
-    return UnsupportedGraph(where, "classes that Keras itself has", f"Python class unknown: {name}", _OF_THE_OWN_CODE)
-
-
-def _of_keras(module: str) -> bool:
-    parts = module.split(".")
-    if parts[:2] == ["keras", "src"]:
-        parts = ["keras", *parts[2:]]
-    return parts[0] == "keras" and (len(parts) == 1 or parts[1] in _MODULES)
-
-
-def _exists(module: str, name: str) -> bool:
-    """Whether Keras has this class or function. Only modules of Keras are asked, all of them loaded with it."""
-    import sys
-
-    import keras
-
-    found: Any = keras
-    if module.startswith("keras.src"):
-        found = sys.modules.get(module)
-    else:
-        for part in module.split(".")[1:]:
-            found = getattr(found, part, None)
-    return hasattr(found, name) if found is not None else _built_in(name)
-
-
-def _built_in(name: str) -> bool:
-    """Whether a class without a module, as Keras 2 wrote it, is one of Keras' own."""
-    import keras
-
-    places = (
-        keras,
-        keras.layers,
-        keras.models,
-        keras.initializers,
-        keras.regularizers,
-        keras.constraints,
-        keras.dtype_policies,
-        keras.optimizers,
-        keras.losses,
-        keras.metrics,
-    )
-    return name in ("Functional", "Policy") or any(hasattr(place, name) for place in places)
 
 
 def _damaged(path: Path, expected: str, error: Exception | str) -> DamagedError:

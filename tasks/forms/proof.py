@@ -16,6 +16,7 @@ from tasks.errors import PipelineError
 from tasks.forms import frozen, parity, predictor, saved_model, saver, tensors
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
+from tasks.records.adoption import Adopted
 from tasks.records.baseline import Baseline, TensorFact, Variable
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.settings import SessionOptions
@@ -94,6 +95,12 @@ def names_of(run: Path) -> GraphNames:
     return GraphNames.model_validate_json((run / "graph.json").read_bytes())
 
 
+def adopted(run: Path) -> Adopted | None:
+    """How the model of a run was brought, None where it was trained here."""
+    path = run / "adopted.json"
+    return Adopted.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
 def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:
     """Compare the form in `folder` with the baseline of `run` at `step`.
 
@@ -120,8 +127,10 @@ def judge(
     `constants` are those of the form's graph, read from its file.
     """
     here = predictor.environment(reference.session)
-    expected = [*(variable.value for variable in variables), *reference.baseline.constants]
-    rows = parity.values(opened.form, expected, chain(opened.values(), constants))
+    values = [variable.value for variable in variables]
+    rows = parity.values(opened.form, [*values, *reference.baseline.constants], chain(opened.values(), constants))
+    if not values and rows[0].passed:
+        rows[0] = rows[0].model_copy(update={"note": f"no variables; constants: {rows[0].note}"})
     rows += parity.signatures(opened.form, reference.names.signatures, opened.signatures.values())
     rows += asset_rows(opened.form, folder, reference.names)
     rows += parity.outputs(
@@ -132,7 +141,7 @@ def judge(
         parity.test_for(reference.baseline.environment, here),
         tolerance,
     )
-    return ParityReport(rows=tuple(rows))
+    return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 
 def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:
@@ -152,7 +161,8 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
         *reference.baseline.constants,
     ]
     rows = parity.values(ON_DISK, expected, [*saved_model.bundle_values(folder), *saved_model.constants(folder)])
-    return ParityReport(rows=(*rows, *asset_rows(ON_DISK, folder, reference.names)))
+    rows += asset_rows(ON_DISK, folder, reference.names)
+    return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 
 def record_asset(path: Path, tensor: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ A prefix is a path stem, not a file: `…/model.ckpt-1200`. Functions that need 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -247,6 +248,42 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
             saver.restore(session, spelled(prefix))
         fill_tables(session, names.table_init, names.assets, folder / "assets")
         yield SessionPredictor("checkpoint", session, names.signatures, readers)
+
+
+def write(folder: Path, prefix: Path, run: Path, version: str, out: Path) -> str:
+    """Write the checkpoint `prefix` again in another version, V1 or V2, with a `.meta` of its own; "" or why not.
+
+    Everything that the checkpoint holds of the graph is written, optimiser slots too.
+
+    Raises:
+        CoverageError: the outputs need a variable that the checkpoint does not hold.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saver_pb2
+
+    names = GraphNames.model_validate_json((run / "graph.json").read_bytes())
+    meta, _, _ = to_convert(prefix, names)
+    held = graphs.restored_slices(meta.graph_def, meta.saver_def)
+    if not held:
+        return "not made: there are no variables to save"
+    with restored(folder, prefix, names, SessionOptions()) as opened:
+        graph = opened.session.graph
+        # Under the names that the baseline knows them by; parts of a partitioned variable are tensors of their own.
+        by_name = {variable.op.name: variable for variable in graph.get_collection("variables")}
+        keys = {name if source.spec else source.key: by_name[name] for name, source in held.items() if name in by_name}
+        for variable in keys.values():
+            variable._save_slice_info = None
+        with graph.as_default():
+            saver = tf.compat.v1.train.Saver(
+                keys, write_version=saver_pb2.SaverDef.V1 if version == "V1" else saver_pb2.SaverDef.V2
+            )
+            saver.save(opened.session, str(out / prefix.name), write_meta_graph=False)
+            saver.export_meta_graph(f"{out / prefix.name}{META}", clear_devices=True)
+    (out / "checkpoint").write_text(state_file(prefix.name))
+    for asset in names.assets:
+        (out / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
+    return ""
 
 
 def fill_tables(session: Any, table_init: str | None, assets: Iterable[Asset], folder: Path) -> None:

@@ -45,10 +45,13 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
         if graphs.node_name(tensor) not in reached:
             continue
         name = re.split(r"[/\\]", written)[-1]
-        place = next((at for at in (folder / "assets" / name, folder / name, Path(written)) if at.is_file()), None)
-        if place is None:
+        # Never from where the graph says: a graph could name any file of this machine, and have it shipped.
+        place = folder / "assets" / name
+        if not place.is_file() or not place.resolve().is_relative_to(folder.resolve()):
             remedy = f"put {name} into {folder / 'assets'}."
-            raise DamagedError(str(folder), f"the file that fills a table, {written}", "no such file", remedy)
+            raise DamagedError(
+                str(folder), f"the file that fills a table, {written}", f"no such file in {folder / 'assets'}", remedy
+            )
         assets.append(Asset(filename=name, tensor=tensor, sha256=hash_file(place)))
         places[name] = place
     return operation, tuple(assets), places

@@ -20,7 +20,6 @@ from tasks.forms import flatten, keras, ops, original, parity, probe, saver, sig
 from tasks.forms import graph as graphs
 from tasks.forms.graph import Slice
 from tasks.forms.live_object import LivePredictor
-from tasks.forms.original import OriginalPredictor
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
 from tasks.models import code as codes
@@ -111,6 +110,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     names = _names(meta, theirs, assets, table_init, graphs.variables_needed(flat.graph_def, outputs))
     notes = (*found.notes, *resolved.notes)
     if written:
+        ops.require_loadable(meta, where)
         with original.loaded(found.path, meta, asked, pins, options) as live:
             values = scratch / PREFIX
             held = flatten.session_values(live.session, graphs.variable_facts(flat.graph_def), values)
@@ -136,6 +136,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     if table_init and table_init not in {node.name for node in meta.graph_def.node}:
         meta.graph_def.node.add().CopyFrom(_node(flat, table_init))
     whole = flatten.with_saver(meta, sources, own)
+    ops.require_loadable(whole, where)
     complete = flatten.with_saver(flat, sources, own)
     names = _described(complete, names)
     form = found.form.value

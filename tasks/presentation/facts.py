@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.records.adoption import Adopted
 from tasks.records.base import Record
 from tasks.records.parity import ParityRow
 from tasks.records.pinned import Pinned, RestoreReport
@@ -27,6 +28,7 @@ class ReportFacts(Record):
     `created_at` is printed as it is given. `outcome` is the caller's sentence, shown under the page's own verdict.
     `refusal` is the text of the error that ended the run; `against_model` is False where that error says nothing
     about the model (exit codes other than 3), so that a full disk is never called a refusal.
+    `adopted` says how a brought model was read; its baseline is the original, and not a live session's.
     `training` holds the lines of `metrics.jsonl`. `sample_inputs` is signature key -> input -> one JSON value, as
     `samples.sample` makes it. `rest_url` and `grpc_address` are where the examples expect a server.
     """
@@ -42,6 +44,7 @@ class ReportFacts(Record):
     promotion: Promotion | None = None
     pinned: Pinned | None = None
     restore: RestoreReport | None = None
+    adopted: Adopted | None = None
     training: tuple[dict[str, Any], ...] = ()
     files: tuple[FileFact, ...] = ()
     signatures: tuple[Signature, ...] = ()

@@ -44,14 +44,16 @@ class Environment(Record):
 
 
 class Baseline(Record):
-    """Facts about the live session at one global step; its outputs lie beside it in a tensor file.
+    """Facts about the live session, or the brought original, at one global step; its outputs lie in a file beside it.
 
+    `form` is what answered.
     `constants` are those that the outputs read: weights can be baked into a graph.
     `unstable` are outputs that differed between two calls on the same probe, `nonfinite` those that hold NaN or
     infinities without a declaration: either makes every comparison with them worthless, and is refused.
     """
 
     step: int
+    form: str = "live session"
     environment: Environment
     variables: tuple[Variable, ...]
     constants: tuple[TensorFact, ...] = ()

@@ -66,6 +66,11 @@ class ParityRow(Record):
     note: str = ""
     worst: Difference | None = None
 
+    @classmethod
+    def not_made(cls, candidate: str, note: str) -> ParityRow:
+        """A row that says why nothing was compared."""
+        return cls(candidate=candidate, signature="", output="*", test=ParityTest.VALUES, passed=None, note=note)
+
 
 class ParityReport(Record):
     """All rows of one form against the baseline."""

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage
+from tasks.records.evaluation import Evaluation, ProbeWorth
 from tasks.records.parity import ParityReport
 
 
@@ -25,7 +26,8 @@ class RestoreReport(Record):
     """What a restore in a fresh process, from a moved copy, gave.
 
     `hidden` says whether the original was out of the process's reach; `one_more_step` is `passed`, or says why one
-    more training step was not tried.
+    more training step was not tried. `worth` is what the probe would not show, None where the outputs differ;
+    `evaluation` the quality on labelled data, where there are any.
     """
 
     step: int
@@ -36,3 +38,5 @@ class RestoreReport(Record):
     global_step: int | None
     train_op: str | None
     one_more_step: str
+    worth: ProbeWorth | None = None
+    evaluation: Evaluation | None = None

@@ -52,3 +52,5 @@ class RunSummary(Record):
     smoke: dict[str, Any] | None
     promotion: dict[str, Any] | None
     report: str | None
+    adopted: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None

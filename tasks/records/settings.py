@@ -55,6 +55,27 @@ class Training(Record):
     session: SessionOptions = SessionOptions()
 
 
+class LabelledData(Record):
+    """Rows with labels, on which the model's quality is measured: any file that a probe may come from.
+
+    `label` names the labels in it (None: the usual names). What the file holds is part of the key, its path is not.
+    """
+
+    file: Path | None = Field(default=None, exclude=True)
+    label: str | None = None
+    batch: int = Field(default=64, ge=1)
+
+
+class Target(StrEnum):
+    """A form that a run can write: the first two always, the others on request."""
+
+    SAVED_MODEL = "saved_model"
+    FROZEN = "frozen"
+    SAVER_V2 = "saver_v2"
+    SAVER_V1 = "saver_v1"
+    KERAS = "keras"
+
+
 class Selection(Record):
     """Which checkpoint to pin: `latest`, `best` by a validation metric, or a global step."""
 

@@ -145,14 +145,14 @@ def examine(endpoint: Endpoint, name: str, reference: Reference, settings: Servi
         if not difference:
             for protocol in (over_grpc, over_rest):
                 rows += ask_everything(protocol, reference, tolerance)
-        report = ParityReport(rows=tuple(rows))
+        report = ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
         refusals: tuple[RefusalCheck, ...] = ()
         latency: tuple[Latency, ...] = ()
         if rows and not report.failures:
             refusals = tuple(must_be_refused(endpoint, over_grpc, over_rest, reference, settings))
             again = [row for row in ask_everything(over_grpc, reference, tolerance) if row.passed is False]
             if again:
-                report = ParityReport(rows=(*rows, *again))
+                report = ParityReport(baseline=reference.baseline.form, rows=(*rows, *again))
             latency = tuple(measure(over_grpc, over_rest, reference, settings.latency_requests))
         return Findings(
             parity=report,

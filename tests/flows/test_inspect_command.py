@@ -22,7 +22,15 @@ def test_the_page_ends_with_the_next_command(model: Path) -> None:
     answer = tfship("inspect", model, "--tensors", "--ops")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines()[-1] == "next    tfship run model --input x:0 --output y:0"
-    for said in ("Saver checkpoint V2", "w/Momentum", "optimizer", "learning_rate", "MatMul", "/device:CPU:0", "GraphDef producer"):
+    for said in (
+        "Saver checkpoint V2",
+        "w/Momentum",
+        "optimizer",
+        "learning_rate",
+        "MatMul",
+        "/device:CPU:0",
+        "GraphDef producer",
+    ):
         assert said in answer.out
 
 

@@ -339,9 +339,10 @@ def small(given: Given, *, collections: bool = False, declared: str = "") -> Res
     if declared:
         entry = meta.signature_def["serving_default" if declared != "init" else "__saved_model_init_op"]
         entry.method_name = "tensorflow/supervised/training" if declared == "training" else "tensorflow/serving/predict"
-        for alias, tensor in (("in", x), ("keep", keep)):
-            entry.inputs[alias].CopyFrom(v1.saved_model.build_tensor_info(tensor))
-        entry.outputs["out"].CopyFrom(v1.saved_model.build_tensor_info(y))
+        with made.as_default():
+            for alias, tensor in (("in", x), ("keep", keep)):
+                entry.inputs[alias].CopyFrom(v1.saved_model.build_tensor_info(tensor))
+            entry.outputs["out"].CopyFrom(v1.saved_model.build_tensor_info(y))
         if declared == "sparse":
             entry.inputs["in"].coo_sparse.values_tensor_name = "x:0"
         if declared == "missing":

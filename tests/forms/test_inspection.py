@@ -30,6 +30,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def untouched(saved: Path) -> Inspection:
+    return look(saved, values=True)
+
+
 @pytest.fixture
 def copied(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copied"))
@@ -46,7 +51,13 @@ def test_a_checkpoint_is_told_in_full(saved: Path) -> None:
         "w": "model",
         "w/Momentum": "optimizer",
     }
-    assert (rows["w"].min, rows["w"].mean, rows["w"].max, rows["w"].bytes, rows["w"].shape) == (0.0, 2.5, 5.0, 24, (3, 2))
+    assert (rows["w"].min, rows["w"].mean, rows["w"].max, rows["w"].bytes, rows["w"].shape) == (
+        0.0,
+        2.5,
+        5.0,
+        24,
+        (3, 2),
+    )
     assert (rows["odd"].min, rows["odd"].mean, rows["odd"].max, rows["odd"].nonfinite) == (1.0, 2.0, 3.0, 2)
     assert found.hyperparameters == {"batch_size": 32, "learning_rate": 0.1, "limit": "NaN"}
     assert found.collections["trainable_variables"] == ("w:0", "odd:0")
@@ -185,7 +196,9 @@ def test_models_from_the_wild_are_told(model: str, wild: Path) -> None:  # noqa:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_damage_ends_in_anything_but_an_answer_or_a_message(data: st.DataObject, saved: Path, tmp_path: Path) -> None:
+def test_no_damage_ends_in_anything_but_an_answer_or_a_message(
+    data: st.DataObject, saved: Path, untouched: Inspection, tmp_path: Path
+) -> None:
     folder = tmp_path / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(saved, folder)
@@ -202,6 +215,6 @@ def test_no_damage_ends_in_anything_but_an_answer_or_a_message(data: st.DataObje
     except PipelineError as error:
         assert type(error).__name__ != "ChildFailed" or "SIG" in str(error), str(error)
         return
-    if victim.endswith((".index",)) or ".data-" in victim:
-        same = (folder / victim).read_bytes() == (saved / victim).read_bytes()
-        assert same or found.whole is False
+    if victim.endswith(".index") or ".data-" in victim:
+        # TensorFlow never reads an index's metaindex block nor the padding of its footer: there a flip changes nothing.
+        assert found.whole is False or found.variables == untouched.variables

@@ -180,6 +180,25 @@ def test_weights_alone_ask_for_the_code(tmp_path: Path, name: str) -> None:
         isolate.call(live_calls.load, tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["cnn", "lstm"])
+def test_weights_with_the_code_are_the_model_again(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.weights.h5"
+    isolate.call(live_calls.save_weights, name, path)
+    assert isolate.call(live_calls.weights_restored, name, path)
+    with pytest.raises(CoverageError, match="weights"):
+        isolate.call(live_calls.weights_restored, name, path, "two")
+
+
+def test_weights_of_a_whole_older_file_serve_the_code_too(tmp_path: Path) -> None:
+    isolate.call(live_calls.save, "cnn", tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5") as whole, h5py.File(tmp_path / "old", "w") as old:
+        for name, value in whole["model_weights"].attrs.items():
+            old.attrs[name] = value
+        for name in whole["model_weights"]:
+            whole.copy(f"model_weights/{name}", old)
+    assert isolate.call(live_calls.weights_restored, "cnn", tmp_path / "old")
+
+
 def test_a_weight_that_is_not_the_files_is_named(tmp_path: Path) -> None:
     """Keras loads what it finds; had it found nothing, the initial value would have been shipped."""
     path = tmp_path / "model.h5"
@@ -234,3 +253,39 @@ def test_a_folder_and_a_text_are_no_keras_files(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(DamagedError):
         isolate.call(live_calls.load, tmp_path / "array.npy")
+
+
+def test_an_hdf5_file_of_keras_2_is_opened(tmp_path: Path) -> None:
+    """As Keras 2.4 wrote it: no modules, `batch_input_shape`, weights under the layer's name twice."""
+    ones = {"class_name": "Ones", "config": {}}
+    dense = {
+        "class_name": "Dense",
+        "config": {"name": "dense", "trainable": True, "dtype": "float32", "units": 3, "activation": "linear",
+                   "use_bias": True, "kernel_initializer": ones, "bias_initializer": ones, "kernel_regularizer": None},
+    }  # fmt: skip
+    shape = {
+        "batch_input_shape": [None, 4],
+        "dtype": "float32",
+        "sparse": False,
+        "ragged": False,
+        "name": "dense_input",
+    }
+    layers = [{"class_name": "InputLayer", "config": shape}, dense]
+    config = {"class_name": "Sequential", "config": {"name": "sequential", "layers": layers}}
+    path = tmp_path / "old.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+        file.attrs["keras_version"], file.attrs["backend"] = "2.4.0", "tensorflow"
+        held = file.create_group("model_weights")
+        held.attrs["layer_names"] = [b"dense"]
+        held.attrs["keras_version"], held.attrs["backend"] = "2.4.0", "tensorflow"
+        layer = held.create_group("dense")
+        layer.attrs["weight_names"] = [b"dense/kernel:0", b"dense/bias:0"]
+        layer["dense/kernel:0"] = np.arange(12, dtype=np.float32).reshape(4, 3)
+        layer["dense/bias:0"] = np.full(3, 2, dtype=np.float32)
+    assert isolate.call(live_calls.load, path) == {"inputs": ["dense_input"], "outputs": ["dense"]}
+    with h5py.File(path, "a") as file:
+        del file["model_weights/dense/dense/bias:0"]
+        file["model_weights/dense/dense/bias:0"] = np.full(4, 2, dtype=np.float32)
+    with pytest.raises(UnsupportedGraph):
+        isolate.call(live_calls.load, path)

@@ -96,7 +96,7 @@ def test_declared_signatures_are_all_taken_but_those_that_initialise(wild: Path)
     assert [signature.key for signature in one.signatures] == ["predict"]
     rossman = isolate.call(made.resolved, wild / "sm-rossman", Given())
     assert [signature.key for signature in rossman.signatures] == ["serving_default"]
-    with pytest.raises(UsageError, match="--signature other: .*found serving_default"):
+    with pytest.raises(UsageError, match=r"--signature other: .*found serving_default"):
         isolate.call(made.resolved, wild / "sm-rossman", Given(signature="other"))
 
 

@@ -1,0 +1,126 @@
+"""Every form that TensorFlow ever had: written by its own API, adopted, verified, frozen, exported, smoke-tested, promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks import isolate
+from tasks.errors import CoverageError, PipelineError, UsageError
+from tasks.records.adoption import Form
+from tests.adoption import ways
+from tests.adoption.shipping import Shipped, Shipyard, answers_in, answers_of_saved_model, require_shipped
+
+NAMED = {"inputs": ["x=net/x:0"], "outputs": ["y=net/y:0"]}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of forms: who wrote it, what is given as PATH, what the user says, which form it is."""
+
+    written_by: Callable[[Path], None]
+    path: str
+    form: Form
+    given: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()  # options that name a file of the written folder
+    variables: bool = True
+
+
+V2, V1 = Form.SAVER_V2, Form.SAVER_V1
+ROWS = {
+    "saver v2": Row(ways.saver_v2, "", V2, NAMED),
+    "saver v2, resource variables": Row(ways.saver_v2_resource_variables, "", V2, NAMED),
+    "saver v2, two shards": Row(ways.saver_v2_two_shards, "", V2, NAMED),
+    "saver v2, partitioned": Row(ways.saver_v2_partitioned, "", V2, NAMED),
+    "saver v2, partitioned resources": Row(ways.saver_v2_partitioned_resource_variables, "", V2, NAMED),
+    "saver v1": Row(ways.saver_v1, "", V1, NAMED),
+    "saver v1, two shards": Row(ways.saver_v1_two_shards, "", V1, NAMED),
+    "saver of tensorflow 0.10": Row(ways.saver_v1_of_tensorflow_before_0_11, "", V1, NAMED),
+    "moving averages": Row(ways.moving_averages, "", V2, NAMED),
+    "no .meta, --graph .pb": Row(ways.without_meta, "model.ckpt-7", V2, {**NAMED, "graph": "graph.pb"}, ("graph",)),
+    "no .meta, --graph .pbtxt": Row(
+        ways.without_meta, "model.ckpt-7", V2, {**NAMED, "graph": "graph.pbtxt"}, ("graph",)
+    ),
+    "no .meta, --model": Row(ways.without_meta, "model.ckpt-7", V2, {"model": "mine:Mine"}),
+    "no .meta, --graph, --var-map": Row(
+        ways.without_meta_under_other_names,
+        "model.ckpt-7",
+        V2,
+        {**NAMED, "graph": "graph.pb", "var_map": "map.yaml"},
+        ("graph", "var_map"),
+    ),
+    "frozen .pb": Row(ways.frozen, "frozen.pb", Form.GRAPH_DEF, NAMED, variables=False),
+    "frozen .pbtxt": Row(ways.frozen, "frozen.pbtxt", Form.GRAPH_DEF, NAMED, variables=False),
+    "simple_save": Row(ways.simple_save, "model", Form.SAVED_MODEL),
+    "builder, tags serve": Row(ways.built_with_tag_sets, "model", Form.SAVED_MODEL),
+    "builder, tags serve,gpu": Row(ways.built_with_tag_sets, "model", Form.SAVED_MODEL, {"tags": ["serve", "gpu"]}),
+    "tf.Module with a table": Row(ways.module_with_a_table, "model", Form.SAVED_MODEL),
+    "keras .export": Row(ways.keras_export, "model", Form.SAVED_MODEL, {"signature": "serving_default"}),
+    "keras .keras": Row(ways.keras_archive, "model.keras", Form.KERAS),
+    "keras .h5": Row(ways.keras_hdf5, "model.h5", Form.HDF5),
+    "keras weights, --model": Row(ways.keras_weights, "model.weights.h5", Form.HDF5, {"model": "mine:Network"}),
+    "object checkpoint, --model": Row(ways.object_checkpoint, "", Form.OBJECT_CHECKPOINT, {"model": "mine:Mine"}),
+}
+
+
+@pytest.fixture
+def shipped(yard: Shipyard, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Shipped:
+    name: str = request.param
+    row = ROWS[name]
+    written = yard.written(row.written_by)
+    monkeypatch.chdir(written)  # where --model finds its module
+    given = {key: written / value if key in row.files else value for key, value in row.given.items()}
+    served = f"way-{list(ROWS).index(name)}"
+    return yard.shipped(served, written / row.path, given=given, probe={"file": written / "probe.npz"})
+
+
+def written_for(yard: Shipyard, name: str) -> Path:
+    return yard.written(ROWS[name].written_by)
+
+
+@pytest.mark.parametrize(("shipped", "name"), [(name, name) for name in ROWS], ids=list(ROWS), indirect=["shipped"])
+def test_it_ships_with_every_comparison_made_and_answers_as_the_session_that_wrote_it(
+    shipped: Shipped, name: str, yard: Shipyard, tmp_path: Path
+) -> None:
+    row, written = ROWS[name], written_for(yard, name)
+    require_shipped(shipped)
+    assert shipped.adopted.form is row.form
+    assert bool(shipped.names.needed) is row.variables
+    expected = _renamed(answers_in(written), shipped)
+    assert shipped.baseline.keys() == expected.keys()
+    for output, array in expected.items():
+        np.testing.assert_allclose(shipped.baseline[output], array, rtol=1e-6, atol=1e-6, err_msg=output)
+    isolate.call(answers_of_saved_model, shipped.promoted, _probe_for(shipped, written, tmp_path), tmp_path)
+    answers = answers_in(tmp_path)
+    for output, array in expected.items():
+        np.testing.assert_allclose(answers[output], array, rtol=1e-5, atol=1e-5, err_msg=output)
+
+
+def _renamed(expected: dict[str, Any], shipped: Shipped) -> dict[str, Any]:
+    """Where the only output goes by another name than when it was written, its answer goes by that name."""
+    keys = [f"{one.key}/{output}" for one in shipped.names.signatures for output in one.outputs]
+    return dict(zip(keys, expected.values(), strict=True)) if len(keys) == len(expected) == 1 else expected
+
+
+def _probe_for(shipped: Shipped, written: Path, out: Path) -> Path:
+    """The folder that holds the probe under the promoted model's input names."""
+    with np.load(written / "probe.npz") as held:
+        given = {name: held[name] for name in held.files}
+    names = [name for one in shipped.names.signatures for name in one.inputs]
+    np.savez(out / "probe.npz", **(dict(zip(names, given.values(), strict=True)) if len(given) == 1 else given))
+    return out
+
+
+@pytest.mark.parametrize("spelled", ["model.ckpt-7", "model.ckpt-7.meta", "model.ckpt-7.index", "checkpoint"])
+def test_a_checkpoint_is_the_same_by_its_folder_its_prefix_or_one_of_its_files(yard: Shipyard, spelled: str) -> None:
+    written = yard.written(ways.saver_v2)
+    shipped = yard.shipped("way-0", written, given=NAMED, probe={"file": written / "probe.npz"})
+    again = yard.ship(written / spelled, "way-0", given=NAMED, probe={"file": written / "probe.npz"})
+    assert again.steps["adopt"]["digest"] == shipped.steps["adopt"]["digest"]
+    assert {again.steps[name]["state"] for name in ("adopt", "export", "smoke_test")} == {"cached"}
+    assert again.steps["promote"]["state"] == "unchanged"
