@@ -9,9 +9,11 @@ from typing import Any
 
 from tasks.errors import UsageError
 from tasks.forms import graph as graphs
-from tasks.forms import tensors
+from tasks.forms import keras, object_checkpoint, tensors
+from tasks.forms import predictor as predictors
 from tasks.forms.live_object import LivePredictor
 from tasks.forms.tensors import Tensors
+from tasks.models import objects
 from tasks.models import source as sources
 from tasks.models.model import Graph
 from tasks.models.source import ModelSource
@@ -70,6 +72,26 @@ def _probe(model: Any) -> Tensors | None:
 def restored(
     found: Found, code: ModelSource | None, options: SessionOptions
 ) -> Iterator[tuple[LivePredictor, Tensors | None]]:
-    """The object that a model's code makes, its variables restored from an object-based checkpoint or Keras weights."""
-    raise NotImplementedError
-    yield
+    """The object that a model's code makes, its variables restored from an object-based checkpoint or Keras weights.
+
+    Raises:
+        UsageError: no code is given, or it makes no object.
+        CoverageError: the files do not hold every variable of the object, or hold it otherwise.
+    """
+    if code is None:
+        some = ", ".join(entry.path for entry in object_checkpoint.table(found.path) if not entry.slot)
+        held = f"values alone ({some[:300]})" if found.form is Form.OBJECT_CHECKPOINT else "weights alone"
+        remedy = "name the class that builds it: --model module:Model (README, Your own model)."
+        raise UsageError(str(found.path), f"Python code beside an {found.form.value}", held, remedy)
+    predictors.eager(options)
+    with sources.importable(code) as model_class:
+        model = model_class()
+    if not objects.expected(model):
+        remedy = "its `build` must return Objects: the Keras model or tf.Module that the values belong to."
+        raise UsageError(f"--model {code.module}:{code.attribute}", "a build of Objects", "another", remedy)
+    built = objects.build(model, dict(getattr(model, "hyperparameters", {})))
+    if found.form is Form.OBJECT_CHECKPOINT:
+        object_checkpoint.restore(found.path, built.module)
+    else:
+        keras.restore_weights(found.path, built.module)
+    yield objects.live(built, found.form.value), _probe(model)

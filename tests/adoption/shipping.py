@@ -111,10 +111,12 @@ class Shipyard:
 
 
 def require_shipped(shipped: Shipped) -> None:
-    """Every step was built, every comparison made and passed; nothing was skipped in silence."""
-    assert {name: step["state"] for name, step in shipped.steps.items()} == dict.fromkeys(STEPS, "built")
+    """Every step was done, every comparison made and passed; nothing was skipped in silence."""
+    assert tuple(shipped.steps) == STEPS
+    assert {str(step["state"]) for step in shipped.steps.values()} <= {"built", "cached"}  # two forms, one model
     rows = shipped.summary.parity
-    assert [row for row in rows if row["passed"] is not True] == []
+    left = [(row["candidate"], row["output"], row["test"], row) for row in rows if row["passed"] is not True]
+    assert left == []
     candidates = {row["candidate"] for row in rows}
     assert {
         "checkpoint",

@@ -38,10 +38,10 @@ def net(*, resource: bool = False, parts: int = 1, second: str = "") -> Net:
     with v1.variable_scope("net", use_resource=resource, partitioner=partitioner):
         x = v1.placeholder(tf.float32, [None, 3], name="x")
         with tf.device("/cpu:0" if second else None):
-            w = v1.get_variable("w", [3, 4], initializer=v1.constant_initializer(value(3, 4, seed=1)))
-            b = v1.get_variable("b", [4], initializer=v1.constant_initializer(value(4, seed=2)))
+            w = v1.get_variable("w", [3, 4], initializer=v1.random_normal_initializer(seed=1))
+            b = v1.get_variable("b", [4], initializer=v1.random_normal_initializer(seed=2))
         with tf.device(second or None):
-            out = v1.get_variable("out", [4, 2], initializer=v1.constant_initializer(value(4, 2, seed=4)))
+            out = v1.get_variable("out", [4, 2], initializer=v1.random_normal_initializer(seed=4))
         hidden = tf.nn.relu(tf.matmul(x, tf.convert_to_tensor(w)) + tf.convert_to_tensor(b))
         y = tf.matmul(hidden, tf.convert_to_tensor(out), name="y")
     return Net(x, y)
@@ -148,9 +148,10 @@ def moving_averages(out: Path) -> None:
         made = net()
         variables = v1.trainable_variables()
         average = v1.train.ExponentialMovingAverage(0.5)
-        maintain = average.apply(variables)
         with v1.Session() as session:
-            session.run(v1.global_variables_initializer())
+            session.run(v1.variables_initializer(variables))
+            maintain = average.apply(variables)
+            session.run(v1.variables_initializer(set(v1.global_variables()) - set(variables)))
             for variable in variables:
                 session.run(v1.assign_add(variable, tf.ones_like(variable)))
             session.run(maintain)
@@ -231,14 +232,14 @@ def built_with_tag_sets(out: Path) -> None:
 
         def signature(**tensors: Any) -> dict[str, Any]:
             infos = {name: v1.saved_model.build_tensor_info(tensor) for name, tensor in tensors.items()}
-            inputs = {name: info for name, info in infos.items() if name in ("x", "features")}
+            inputs = {name: info for name, info in infos.items() if name == "x"}
             outputs = {name: info for name, info in infos.items() if name not in inputs}
             build = v1.saved_model.signature_def_utils.build_signature_def
             return {"serving_default": build(inputs, outputs, "tensorflow/serving/predict")}
 
         builder.add_meta_graph_and_variables(session, ["train"], signature(x=made.x, y=made.y + 1.0))
         builder.add_meta_graph(["serve"], signature(x=made.x, y=made.y))
-        builder.add_meta_graph(["serve", "gpu"], signature(features=made.x, scores=made.y))
+        builder.add_meta_graph(["serve", "gpu"], signature(x=made.x, scores=made.y))
         builder.save()
 
     _session(net, out, leave)
