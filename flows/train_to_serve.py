@@ -24,47 +24,40 @@ from tasks.records.run import RunSummary
 from tasks.report import keep, report, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
-from tasks.step import Run, running, together
+from tasks.step import Reached, Run, running, together
 from tasks.train import train
 
 
 @flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
 def train_to_serve(config: PipelineConfig) -> None:
-    """Take one model from its source to a served version, or say which form stopped it."""
+    """Take one model from its source to a served version, or say which form stopped it.
+
+    After the step that `config.until` names it ends, with what was made up to there.
+    """
     with run_of(config) as run:
-        files = config.files
-        if files is None:
-            trained = train(config.model, config.training)
-        else:
-            trained = adopt(files, config.given, config.probe, config.training.session, config.code)
-        if config.until in ("train", "adopt"):
-            return
-        pinned = checkpoint(trained, config.selection)
-        if config.until == "checkpoint":
-            return
-        verified = restore_verify(pinned, trained, config.tolerance, config.evaluate)
-        if config.until == "restore_verify":
-            return
-        for form in config.also:
-            convert(pinned, verified, trained, form, files, config.tolerance)
-        if config.until == "convert":
-            return
-        exported = None
-        if config.until == "freeze":
-            freeze(pinned, verified, trained, config.tolerance)
-        elif config.until == "export":
-            export(pinned, verified, trained, config.tolerance)
-        else:
-            _, exported = together(
-                lambda: freeze(pinned, verified, trained, config.tolerance),
-                lambda: export(pinned, verified, trained, config.tolerance),
-            )
-        if exported is None:
-            return
-        blessed = smoke_test(exported, pinned, trained, config.serving, config.tolerance)
-        if config.until == "smoke_test":
-            return
-        run.promotion = promote(exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance)
+        pipeline(config, run)
+
+
+def pipeline(config: PipelineConfig, run: Run) -> None:
+    """The steps in their order, as they belong to `run`; Reached ends them early."""
+    files = config.files
+    if files is None:
+        trained = train(config.model, config.training)
+    else:
+        trained = adopt(files, config.given, config.probe, config.training.session, config.code)
+    pinned = checkpoint(trained, config.selection)
+    verified = restore_verify(pinned, trained, config.tolerance, config.evaluate)
+    if config.also:
+        convert(pinned, verified, trained, config.also, files, config.tolerance)
+    forms = {
+        "freeze": lambda: freeze(pinned, verified, trained, config.tolerance),
+        "export": lambda: export(pinned, verified, trained, config.tolerance),
+    }
+    if config.until in forms:
+        forms[config.until]()
+    _, exported = together(forms["freeze"], forms["export"])
+    blessed = smoke_test(exported, pinned, trained, config.serving, config.tolerance)
+    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance)
 
 
 summaries: list[RunSummary] = []
@@ -76,11 +69,15 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
     """The run that a flow's steps belong to: its store, who watches, its limits; reported however it ends."""
     observer = telemetry.observer()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
-    run = Run(run_id, Store(config.store, telemetry.warn), observer, config.refresh, config.training_limits)
+    run = Run(
+        run_id, Store(config.store, telemetry.warn), observer, config.refresh, config.training_limits, config.until
+    )
     name = config.model_name
     with running(run), isolate.limits(config.child_limits):
         try:
             yield run
+        except Reached:
+            pass
         except Exception as error:
             try:
                 _report(run, name, config, error)

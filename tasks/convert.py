@@ -1,7 +1,7 @@
 """convert: write a verified checkpoint as another form that a run makes on request, and prove it in a fresh process.
 
-Follows restore-verify, beside freeze and export. Layout: `model/` with the checkpoint's files and its `.meta`, or with
-`model.keras`; `parity.json`. Where the form cannot be made, `parity.json` holds one row that says why.
+Follows restore-verify, beside freeze and export. Layout: one folder a form, named after it, with a checkpoint's files and its
+`.meta`, or with `model.keras`; `parity.json`. Where a form cannot be made, that holds one row that says why.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
 VERSION = 1
-MODEL = "model"
 ARCHIVE = "model.keras"
 
 
@@ -33,31 +32,39 @@ def convert(
     checkpoint: Artifact,
     verified: Artifact,
     run: Artifact,
-    to: Target,
+    targets: tuple[Target, ...],
     files: ModelFiles | None,
     tolerance: Tolerance,
     out: Path,
 ) -> None:
-    """Write the form `to`; `files` is where the original is, which Keras alone can write again."""
+    """Write the forms `targets`; `files` is where the original is, which Keras alone can write again."""
     require_verified(verified, checkpoint, run)
-    pin = pinned(checkpoint)
-    folder = out / MODEL
-    folder.mkdir()
-    if to is Target.KERAS:
-        not_made = _not_keras(run, files)
-        if not not_made and files is not None:
-            isolate.call(keras.write, detect(files.path, files.step).path, folder / ARCHIVE)
-            report = isolate.call(prove_archive, folder / ARCHIVE, run.path, pin.step, tolerance)
-    else:
-        version = "V1" if to is Target.SAVER_V1 else "V2"
-        not_made = isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, run.path, version, folder)
-        if not not_made:
-            report = isolate.call(prove, to, folder, pin, run.path, tolerance)
-    if not_made:
-        report = ParityReport(rows=(ParityRow.not_made(to.value, not_made),))
+    reports = [_one(checkpoint, run, to, files, tolerance, out / to.value) for to in targets]
+    rows = tuple(row for report in reports for row in report.rows)
+    report = ParityReport(baseline=reports[0].baseline, rows=rows)
     (out / PARITY).write_text(report.model_dump_json(indent=1))
-    if not not_made and not report.passed:
+    if report.failures:
         raise ParityError.of(report)
+
+
+def _one(
+    checkpoint: Artifact, run: Artifact, to: Target, files: ModelFiles | None, tolerance: Tolerance, folder: Path
+) -> ParityReport:
+    pin = pinned(checkpoint)
+    if to is Target.KERAS:
+        if not_made := _not_keras(run, files):
+            return ParityReport(rows=(ParityRow.not_made(to.value, not_made),))
+        assert files is not None
+        folder.mkdir()
+        isolate.call(keras.write, detect(files.path, files.step).path, folder / ARCHIVE)
+        return isolate.call(prove_archive, folder / ARCHIVE, run.path, pin.step, tolerance)
+    folder.mkdir()
+    version = "V1" if to is Target.SAVER_V1 else "V2"
+    not_made = isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, run.path, version, folder)
+    if not_made:
+        folder.rmdir()
+        return ParityReport(rows=(ParityRow.not_made(to.value, not_made),))
+    return isolate.call(prove, to, folder, pin, run.path, tolerance)
 
 
 def prove(to: Target, folder: Path, pin: Pinned, run: Path, tolerance: Tolerance) -> ParityReport:

@@ -58,6 +58,10 @@ class Observer(Protocol):
         ...
 
 
+class Reached(Exception):  # noqa: N818 - it ends a run well
+    """The step after which the run was to end has ended."""
+
+
 _A_WEEK = Limits(seconds=7 * 86400.0)
 
 
@@ -66,7 +70,7 @@ class Run:
     """What the steps of one run share, and what they have made so far.
 
     `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal too.
-    `training` limits the one child that may work for days; the others are held to `isolate.limits`.
+    `until` is the step after which the run ends; a `planner` answers for the steps, and nothing is done. `training` limits the one child that may work for days; the others are held to `isolate.limits`.
     """
 
     run_id: str
@@ -74,6 +78,8 @@ class Run:
     observer: Observer
     refresh: frozenset[str] = frozenset()
     training: Limits = _A_WEEK
+    until: str | None = None
+    planner: Callable[[Recipe, bool], Artifact] | None = None
     outcomes: list[StepOutcome] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     promotion: Promotion | None = None
@@ -144,7 +150,13 @@ class Step(Generic[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Artifact:
         """Its artifact: built now, or found whole. Raises the verdict that the artifact records."""
-        return _shown_in_prefect(self.name, functools.partial(self._run, *args, **kwargs))
+        run = current()
+        if run.planner is not None:
+            return run.planner(*self.recipe(*args, **kwargs))
+        artifact: Artifact = _shown_in_prefect(self.name, functools.partial(self._run, *args, **kwargs))
+        if run.until == self.name:
+            raise Reached
+        return artifact
 
     def recipe(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Recipe, bool]:
         """What this call would make, with its key, and whether it may be answered from the store."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,26 +45,18 @@ ProbeFile = Annotated[
 ]
 
 
-def given(
-    inputs: list[str] | None,
-    outputs: list[str] | None,
-    pins: list[str] | None,
-    signature: str | None,
-    tags: str | None,
-    graph: Path | None,
-    model: str | None,
-    var_map: Path | None,
-) -> dict[str, Any]:
-    """The options as settings. Raises UsageError for a pin without a value."""
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's options as settings. Raises UsageError for a pin without a value."""
+    option: Callable[[str], Any] = options.get
     return {
-        "inputs": inputs or None,
-        "outputs": outputs or None,
-        "pins": dict(map(_pin, pins)) if pins else None,
-        "signature": signature,
-        "tags": tags.split(",") if tags else None,
-        "graph": graph,
-        "model": model,
-        "var_map": var_map,
+        "inputs": option("inputs") or None,
+        "outputs": option("outputs") or None,
+        "pins": dict(map(_pin, option("pins"))) if option("pins") else None,
+        "signature": option("signature"),
+        "tags": option("tags").split(",") if option("tags") else None,
+        "graph": option("graph"),
+        "model": option("model"),
+        "var_map": option("var_map"),
     }
 
 

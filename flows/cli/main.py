@@ -9,7 +9,7 @@ from types import FrameType
 
 import typer
 
-from flows.cli import inspect, releases, run
+from flows.cli import init, inspect, plan, predict, releases, run, steps, verify
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 
 app = typer.Typer(
@@ -21,8 +21,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 run.register(app)
+plan.register(app)
+init.register(app)
+steps.register(app)
 releases.register(app)
 inspect.register(app)
+verify.register(app)
+predict.register(app)
 
 
 class Terminated(BaseException):

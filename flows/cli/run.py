@@ -17,7 +17,7 @@ from flows.config import PipelineConfig
 from tasks.errors import PipelineError
 from tasks.forms.detect import detect
 from tasks.records.run import RunSummary
-from tasks.records.settings import RuntimeChoice
+from tasks.records.settings import RuntimeChoice, Target
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +49,9 @@ def run(
     steps: Annotated[int | None, typer.Option(help="The final global step of training.")] = None,
     select: Annotated[str | None, typer.Option(help="The checkpoint to ship: latest, best, or a step.")] = None,
     refresh: Annotated[list[str] | None, typer.Option(help="A step to do anew, or all; may be repeated.")] = None,
+    also: Annotated[
+        list[Target] | None, typer.Option(help="Another form to write: saver_v2, saver_v1 or keras; repeatable.")
+    ] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Prove, but do not promote.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote a model that was rolled back.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why, for the journal.")] = None,
@@ -56,42 +59,80 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log and children's output.")] = False,
 ) -> int:
-    """Train, pin, restore, freeze, export, smoke-test and promote one model, and prove every form equal."""
-    options: dict[str, Any] = {
-        "source": source,
-        "store": store,
-        "serving_root": serving_root,
-        "name": name,
-        "serving": {"runtime": runtime, "image": image},
-        "given": brought.given(inputs, outputs, pins, signature, tags, graph, model, var_map),
-        "probe": {"file": probe},
-        "evaluate": {"file": evaluate, "label": label},
-        "training": {"steps": steps},
-        "selection": {"which": int(select) if select and select.isdigit() else select},
-        "refresh": refresh or None,
-        "release": {"promote": False if no_promote else None, "force": force or None, "reason": reason},
-    }
-    settings = configuration.load(config, options)
+    """Train or adopt, pin, restore, freeze, export, smoke-test and promote one model, and prove every form equal."""
+    return perform(locals())
+
+
+def perform(given: Mapping[str, Any], until: str | None = None) -> int:
+    """Run the pipeline as the options say, to its end or to the step `until`, and show what it came to."""
+    settings = settings_of(given, until)
+    require_source(settings)
+    summary = ran(settings, given)
+    if given["as_json"]:
+        print(summary.model_dump_json(indent=1))
+    else:
+        print_summary(summary, settings)
+    return 0
+
+
+def require_source(settings: PipelineConfig) -> None:
+    """Say what is wrong with the source before anything starts. Raises UsageError and what detection raises."""
     if settings.files is None:
-        settings.model  # a source that does not exist is said before anything starts
+        settings.model
     else:
         detect(settings.files.path, settings.files.step)
     settings.code
-    error = _run(settings, no_server=no_server, quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
+
+
+def settings_of(given: Mapping[str, Any], until: str | None = None) -> PipelineConfig:
+    """The configuration with a command's options over it."""
+    option = given.get
+    select = option("select")
+    options: dict[str, Any] = {
+        "source": option("source"),
+        "store": option("store"),
+        "serving_root": option("serving_root"),
+        "name": option("name"),
+        "serving": {"runtime": option("runtime"), "image": option("image")},
+        "given": brought.given(given),
+        "probe": {"file": option("probe")},
+        "evaluate": {"file": option("evaluate"), "label": option("label")},
+        "training": {
+            "steps": option("steps"),
+            "start": option("start"),
+            "batches": option("batches"),
+            "restore": option("restore") or None,
+        },
+        "selection": {"which": int(select) if select and select.isdigit() else select},
+        "refresh": option("refresh") or None,
+        "also": option("also") or None,
+        "until": until,
+        "release": {
+            "promote": False if option("no_promote") else None,
+            "force": option("force") or None,
+            "reason": option("reason"),
+        },
+    }
+    return configuration.load(option("config"), options)
+
+
+def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
+    """Run the flow; what it came to. Raises the error that ended it, when everything that there is has been shown."""
+    as_json, verbose = given["as_json"], given["verbose"]
+    error = _run(settings, no_server=given["no_server"], quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
     from flows.train_to_serve import summaries
 
     summary = summaries.pop() if summaries else None
-    if summary and as_json:
-        print(summary.model_dump_json(indent=1))
     if error is not None:
+        if summary and as_json:
+            print(summary.model_dump_json(indent=1))
         if verbose and isinstance(error, PipelineError) and (output := error.facts.get("output")):
             print(output, file=sys.stderr)
         if summary and summary.report and not as_json:
             print(f"report  {summary.report}")
         raise error
-    if summary and not as_json:
-        print_summary(summary, settings)
-    return 0
+    assert summary is not None
+    return summary
 
 
 def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: bool) -> BaseException | None:
@@ -144,17 +185,51 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     if summary.smoke:
         runtime = summary.smoke["image"] or summary.smoke["runtime"]
         print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
+    for row in summary.parity:
+        if row["passed"] is None and row["output"] == "*":
+            print(f"note    {row['candidate']}: {row['note']}")
+    if summary.adopted:
+        print(
+            f"model   {summary.adopted['form']}{', ' + summary.adopted['chosen'] if summary.adopted['chosen'] else ''}"
+        )
+        print(f"probe   {summary.adopted['probe']}")
+        for note in summary.adopted["notes"]:
+            print(f"note    {note}")
+    if summary.quality:
+        _print_quality(summary.quality)
     promotion = summary.promotion
     if promotion and promotion["version"] is not None:
         print(f"release {promotion['name']} version {promotion['version']}, {promotion['outcome']}")
         print(f"path    {promotion['path']}")
     elif promotion:
         print(f"release none: promotion {promotion['outcome']}")
+    last = summary.steps[-2] if len(summary.steps) > 1 else None
+    if settings.until and last:
+        print(f"path    {last['artifact']}")
     print(f"report  {summary.report}")
     if promotion and promotion["version"] is not None:
         print(f"next    tfship releases {summary.name} --serving-root {shlex.quote(str(settings.serving_root))}")
     else:
         print(f"next    tfship run {shlex.quote(settings.source)}")
+
+
+def _print_quality(quality: Mapping[str, Any]) -> None:
+    """What labelled data say of the model, and what the probe would not show."""
+    found = quality["evaluation"]
+    if found and found["accuracy"] is not None:
+        worst = min(found["classes"], key=lambda row: row["f1"], default=None)
+        tail = f"; worst class {worst['label']}, F1 {worst['f1']:.3f}" if worst else ""
+        print(f"quality accuracy {found['accuracy']:.4f} on {found['rows']} rows of {found['file']}{tail}")
+    elif found:
+        print(f"quality mean absolute error {found['mae']:.4g} on {found['rows']} rows of {found['file']}")
+    worth = quality["probe"]
+    for name, what in (
+        ("constant", "is the same in every row of the probe"),
+        ("one_class", "names one class only"),
+        ("unnoticed", "could change without any output of the probe moving"),
+    ):
+        for one in worth[name] if worth else ():
+            print(f"note    {one} {what}")
 
 
 def _grouped(rows: tuple[Mapping[str, Any], ...]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:

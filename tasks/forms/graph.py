@@ -278,6 +278,25 @@ def name_assets(graph_def: Any, assets: Iterable[Any]) -> None:
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(names[node.name]))
 
 
+def declare(meta: Any, signatures: Iterable[Any]) -> None:
+    """Write SignatureDefs into a MetaGraphDef, in place: whoever reads it again need not be told."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    def info(spec: Any) -> Any:
+        found = meta_graph_pb2.TensorInfo(name=spec.tensor, dtype=tf.dtypes.as_dtype(spec.dtype).as_datatype_enum)
+        found.tensor_shape.CopyFrom(tf.TensorShape(spec.shape).as_proto())
+        return found
+
+    meta.ClearField("signature_def")
+    for signature in signatures:
+        definition = meta.signature_def[signature.key]
+        definition.method_name = signature.method.value
+        for side, specs in ((definition.inputs, signature.inputs), (definition.outputs, signature.outputs)):
+            for name, spec in specs.items():
+                side[name].CopyFrom(info(spec))
+
+
 def targets(names: Any) -> list[str]:
     """Every tensor and operation that a model's signatures need: outputs, and what fills lookup tables."""
     wanted = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]

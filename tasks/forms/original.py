@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,11 @@ def restored(
     with imported.as_default():
         saving = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
     readers = graphs.readers(imported, variables)
-    with predictors.session(imported, options) as session:
+    # Closed, but not entered: an entered session's graph is the default one, where nothing eager is done.
+    with closing(predictors.session(imported, options)) as session:
         if prefix is not None and variables:
-            saving.restore(session, saver.spelled(prefix))
+            with imported.as_default():
+                saving.restore(session, saver.spelled(prefix))
         if table_init is not None:
             feeds = {asset.tensor: str(places[asset.filename]) for asset in assets}
             session.run(imported.get_operation_by_name(table_init), feeds)

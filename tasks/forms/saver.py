@@ -278,7 +278,9 @@ def write(folder: Path, prefix: Path, run: Path, version: str, out: Path) -> str
                 keys, write_version=saver_pb2.SaverDef.V1 if version == "V1" else saver_pb2.SaverDef.V2
             )
             saver.save(opened.session, str(out / prefix.name), write_meta_graph=False)
-            saver.export_meta_graph(f"{out / prefix.name}{META}", clear_devices=True)
+            written = saver.export_meta_graph(clear_devices=True)
+    graphs.declare(written, names.signatures)
+    (out / f"{prefix.name}{META}").write_bytes(written.SerializeToString(deterministic=True))
     (out / "checkpoint").write_text(state_file(prefix.name))
     for asset in names.assets:
         (out / "assets").mkdir(exist_ok=True)

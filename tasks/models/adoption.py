@@ -189,6 +189,7 @@ def _leave(
             sources = placed
             meta.ClearField("saver_def")
             meta = flatten.with_saver(meta, sources, None)
+    graphs.declare(meta, names.signatures)
     (out / "graph.meta").write_bytes(meta.SerializeToString(deterministic=True))
     (out / "graph.json").write_text(names.model_dump_json(indent=1))
     tensors.write_tensors(out / "probe.tensors", rows)

@@ -79,8 +79,8 @@ def restored(
         CoverageError: the files do not hold every variable of the object, or hold it otherwise.
     """
     if code is None:
-        some = ", ".join(entry.path for entry in object_checkpoint.table(found.path) if not entry.slot)
-        held = f"values alone ({some[:300]})" if found.form is Form.OBJECT_CHECKPOINT else "weights alone"
+        variables = [entry.path for entry in object_checkpoint.table(found.path) if entry.kind == "variable"]
+        held = f"the values of {len(variables)} variables, no graph ({', '.join(variables[:6])}, …)"
         remedy = "name the class that builds it: --model module:Model (README, Your own model)."
         raise UsageError(str(found.path), f"Python code beside an {found.form.value}", held, remedy)
     predictors.eager(options)

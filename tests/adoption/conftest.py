@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.adoption.shipping import Shipyard
+pytest.register_assert_rewrite("tests.adoption.shipping")
+
+from tests.adoption.shipping import Shipyard  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,106 @@
+"""`tfship init`: a configuration file from what inspect finds and proposes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from flows import config as configuration
+from tasks.errors import EnvironmentFailure, UsageError
+from tasks.records.adoption import Given
+from tasks.records.inspection import Inspection
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("init")(init)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="Anything that TensorFlow saved.")],
+    out: Annotated[Path, typer.Option(help="The file to write; nothing may be there.")] = Path("tfship.yaml"),
+    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
+) -> int:
+    """Write a commented configuration for a model; what is a guess stays commented out."""
+    from tasks import isolate
+    from tasks.forms import inspection
+
+    if out.exists():
+        raise UsageError(f"--out {out}", "a path where nothing is", "a file", "give another, or move it away.")
+    settings = configuration.load(None, {"source": str(path)})
+    with isolate.limits(settings.child_limits):
+        found = isolate.call(inspection.inspect, path, Given(), step, read=False, values=False)
+    scratch = out.with_name(f".{out.name}.new")
+    try:
+        scratch.write_text(_text(path, found, settings.model_name, step))
+        os.replace(scratch, out)
+    except OSError as error:
+        raise EnvironmentFailure.from_os(error, f"--out {out}") from None
+    print(f"written {out}")
+    print(f"next    tfship run --config {out}")
+    return 0
+
+
+def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
+    form = found.form.value if found.form else "unknown form"
+    by = f", written by TensorFlow {found.written_by}" if found.written_by else ""
+    lines = [
+        f"# {form}{by}.",
+        *(f"# {note}" for note in (found.chosen, *found.notes, found.needs) if note),
+        "# Every setting: README, Settings. Every tensor, op and signature: tfship inspect.",
+        _entry("source", str(path.absolute())),
+        _entry("name", name),
+    ]
+    if step is not None:
+        lines.append(_entry("selection", {"which": step}))
+    lines += ["", *_given(found), ""]
+    lines += [
+        "# The probe: a file of inputs (npz, npy, json, csv, TFRecord); else warmup requests, else rows drawn by seed.",
+        "probe: {rows: 50, seed: 0}  # file: probe.npz",
+        "# Rows with labels, to measure quality on.",
+        "# evaluate: {file: labelled.npz, label: label}",
+        "# Floats that were served may differ by absolute + relative * |expected|; `outputs` sets it for single ones.",
+        "tolerance: {absolute: 1.0e-5, relative: 1.0e-5}",
+        "serving: {runtime: auto}",
+        "release: {promote: true, allow_stand_in: true}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _given(found: Inspection) -> list[str]:
+    """The signatures: declared ones as a comment, guesses commented out, the likeliest first."""
+    proposal = found.proposal
+    if proposal is None:
+        return [
+            "# Its signatures come with the Python code or the graph that it needs.",
+            "# given: {model: module:Model}",
+        ]
+    if proposal.declared:
+        lines = ["# Signatures that the model declares; all of them are shipped. To ship one: given: {signature: KEY}"]
+        for one in proposal.declared:
+            lines.append(f"#   {one.key}: {', '.join(one.inputs)} -> {', '.join(one.outputs)}")
+        return lines
+    lines = [
+        "# The model declares no signature. This is a guess: check it, then take away the `# ` of the lines that hold.",
+        "# given:",
+        "#   inputs:",
+    ]
+    lines += [f"#     - {one.tensor}  # {one.dtype} {_shape(one.shape)}: {one.why}" for one in proposal.inputs]
+    lines += ["#   outputs:"]
+    lines += [f"#     - {one.tensor}  # {one.dtype} {_shape(one.shape)}: {one.why}" for one in proposal.outputs]
+    if proposal.pins:
+        lines += ["#   pins:"]
+        lines += [f"#     {one.tensor.removesuffix(':0')}: {one.value}  # {one.why}" for one in proposal.pins]
+    return lines
+
+
+def _shape(shape: tuple[int | None, ...] | None) -> str:
+    return "any" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def _entry(name: str, value: Any) -> str:
+    return f"{name}: {yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix('...' + chr(10)).strip()}"

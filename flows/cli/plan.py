@@ -1,0 +1,42 @@
+"""`tfship plan`: what a run would do, and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from flows.cli import run as pipeline
+from flows.cli.steps import with_options
+
+_RUNNING = {"no_server", "verbose"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("plan")(with_options(plan, leave_out=_RUNNING))
+
+
+def plan(**options: Any) -> int:
+    """Say what a run with these options would do and why; nothing is done."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from flows.plan import planned
+
+    settings = pipeline.settings_of(options)
+    pipeline.require_source(settings)
+    steps = planned(settings)
+    if options["as_json"]:
+        print(json.dumps({"name": settings.model_name, "steps": [step.model_dump() for step in steps]}, indent=1))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for column in ("step", "would", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column != "why")
+    words = {"cached": "be cached", "refused": "refuse again", "runs": "run", "waits": "wait"}
+    for step in steps:
+        table.add_row(step.name, words[step.state], step.why)
+    Console().print(table)
+    print(f"next    tfship run {settings.source}")
+    return 0

@@ -1,0 +1,149 @@
+"""`tfship predict`: the outputs of anything TensorFlow saved, for a file of inputs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import config as configuration
+from flows.cli import brought
+from tasks import isolate
+from tasks.errors import EnvironmentFailure, ExitCode, UsageError
+from tasks.forms import tensors
+from tasks.forms.detect import detect
+from tasks.forms.tensors import Array, Tensors
+from tasks.models import prediction
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("predict")(predict)
+
+
+def predict(
+    path: Annotated[Path, typer.Argument(help="Anything TensorFlow saved: a folder, a file, or a prefix.")],
+    file: Annotated[Path, typer.Option("--inputs", help="Inputs: npz, npy, json, csv or TFRecord.")],
+    out: Annotated[Path | None, typer.Option("--out", help="An npz file to write instead of JSON on stdout.")] = None,
+    inputs: brought.Inputs = None,
+    outputs: brought.Outputs = None,
+    pins: brought.Pins = None,
+    signature: brought.SignatureKey = None,
+    tags: brought.Tags = None,
+    graph: brought.GraphFile = None,
+    model: brought.Code = None,
+    var_map: brought.VarMap = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, as without it.", hidden=True)] = False,
+) -> int:
+    """Print what a model answers, one JSON document in the column format of TF Serving's REST API, or write an npz.
+
+    {"signature_name": KEY, "outputs": {NAME: VALUES}}; where the file has inputs for several signatures,
+    {"predictions": [such a document for each]}. An output is named even where it is the only one. A string is text, or
+    {"b64": …} where its output's name ends with _bytes, as the server has it, or it is not UTF-8. NaN and infinities
+    are spelled as the server spells them (tensorflow_serving/util/json_tensor.cc), NaN, Infinity and -Infinity, but in
+    quotes: bare, as the server leaves them, they are no JSON.
+
+    An npz holds arrays by output name, `signature/output` where there are several signatures; what numpy has no dtype
+    for, as bfloat16, is there as float32.
+    """
+    options = dict(locals())
+    settings = configuration.load(
+        config,
+        {
+            "source": str(path),
+            "given": brought.given(options),
+        },
+    )
+    found = detect(path, settings.files.step if settings.files else None)
+    if not file.is_file():
+        raise UsageError("--inputs", "a file of inputs", f"{file}, which is none", "give the path of one.")
+    with tempfile.TemporaryDirectory(prefix="tfship-predict-") as scratch:
+        answered = Path(scratch) / "outputs.tensors"
+        with isolate.limits(settings.child_limits):
+            told = isolate.call(
+                prediction.predict, found, settings.given, settings.code, settings.training.session, file, answered
+            )
+        answers = tensors.read_tensors(answered)
+    if out is not None:
+        _write(out, answers, alone=len(told.signatures) == 1)
+        return ExitCode.DONE
+    documents = [
+        {
+            "signature_name": key,
+            "outputs": {
+                name.removeprefix(f"{key}/"): _jsonable(array, in_base64=name.endswith("_bytes"))
+                for name, array in answers.items()
+                if name.startswith(f"{key}/")
+            },
+        }
+        for key in told.signatures
+    ]
+    document = documents[0] if len(documents) == 1 else {"predictions": documents}
+    print(json.dumps(document, allow_nan=False))
+    return ExitCode.DONE
+
+
+def _jsonable(array: Array, *, in_base64: bool) -> Any:
+    """The values nested as the tensor is; a float32 as the shortest decimal number that is that float32."""
+    kind = tensors.dtype_name(array)
+    if kind == "string":
+        flat = [_text(bytes(item), in_base64=in_base64) for item in array.ravel().tolist()]
+    elif array.dtype.kind == "c":
+        flat = [[_number(item.real), _number(item.imag)] for item in array.ravel()]
+    elif array.dtype.kind in "fV":
+        wide = array.ravel() if array.dtype.kind == "f" else array.ravel().astype("float32")
+        flat = [_number(item) for item in wide]
+    else:
+        flat = array.ravel().tolist()
+    for size in reversed(array.shape[1:]):
+        flat = [flat[start : start + size] for start in range(0, len(flat), size)] if size else []
+    if 0 in array.shape:
+        return array.tolist()
+    return flat if array.ndim else flat[0]
+
+
+def _number(item: Any) -> float | str:
+    if math.isfinite(item):
+        return float(str(item))
+    return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
+
+
+def _text(item: bytes, *, in_base64: bool) -> Any:
+    try:
+        if not in_base64:
+            return item.decode()
+    except UnicodeDecodeError:
+        pass
+    return {"b64": base64.b64encode(item).decode()}
+
+
+def _write(out: Path, answers: Tensors, *, alone: bool) -> None:
+    """Write an npz, whole or not at all."""
+    import numpy as np
+
+    held: Tensors = {}
+    for name, array in answers.items():
+        key = name.partition("/")[2] if alone else name
+        if tensors.dtype_name(array) == "string":
+            flat = array.ravel().tolist()
+            if any(item.endswith(b"\0") for item in flat):
+                remedy = "leave --out out: JSON holds it."
+                raise UsageError(f"--out {out}, {key}", "strings that an npz can hold", "one ending in \\0", remedy)
+            held[key] = np.array(flat, dtype="S").reshape(array.shape)
+        else:
+            held[key] = array.astype(np.float32) if array.dtype.kind == "V" else array
+    new = out.with_name(f"{out.name}.new")
+    try:
+        with new.open("wb") as stream:
+            np.savez(stream, **held)  # type: ignore[arg-type]
+        os.replace(new, out)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise EnvironmentFailure.from_os(error, f"--out {out}") from None

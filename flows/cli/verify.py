@@ -1,0 +1,188 @@
+"""`tfship verify`: several saved forms of one model on one probe, and the first that answers otherwise."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import config as configuration
+from flows.cli import brought
+from tasks import isolate
+from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
+from tasks.forms.divergence import Explanation
+from tasks.models import comparison
+from tasks.models.comparison import Comparison
+from tasks.records.parity import ParityRow
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("verify")(verify)
+
+
+def verify(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="A B [C…]", help="Anything TensorFlow saved, the first first.")
+    ],
+    inputs: brought.Inputs = None,
+    outputs: brought.Outputs = None,
+    pins: brought.Pins = None,
+    signature: brought.SignatureKey = None,
+    tags: brought.Tags = None,
+    graph: brought.GraphFile = None,
+    model: brought.Code = None,
+    var_map: brought.VarMap = None,
+    probe: brought.ProbeFile = None,
+    tolerance: Annotated[
+        str | None, typer.Option(help="ABSOLUTE[,RELATIVE]: |a-b| <= ABSOLUTE + RELATIVE*|b| for floats.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Find the first tensor inside the graph that differs.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Send one probe through every form of a model and compare each with the first, which must agree with itself.
+
+    With --json: {"verdict": "equal" | "differs" | "nondeterministic", "baseline", "candidates", "probe",
+    "first_divergent", "parity", "explanation"}, the rows of `parity` as those of `run --json`.
+    """
+    options = dict(locals())
+    if len(paths) < 2:
+        raise UsageError("tfship verify", "two paths or more", f"{len(paths)}", "try `tfship verify A B`.")
+    settings = configuration.load(
+        config,
+        {
+            "given": brought.given(options),
+            "probe": {"file": probe},
+            "tolerance": _tolerance(tolerance),
+        },
+    )
+    try:
+        with isolate.limits(settings.child_limits):
+            found = comparison.compare(
+                paths,
+                settings.given,
+                settings.code,
+                settings.training.session,
+                settings.probe,
+                settings.tolerance,
+                explained=explain,
+            )
+    except NondeterministicError as error:
+        if as_json:
+            document = {"verdict": "nondeterministic", "baseline": str(paths[0]), "unstable": error.facts["unstable"]}
+            print(json.dumps(document, indent=1))
+        raise
+    if as_json:
+        print(json.dumps(_document(found), indent=1, allow_nan=False))
+    else:
+        _show(found, next_command=_next(found, explained=explain))
+    divergent = found.divergent
+    if divergent is not None:
+        report = found.refused(divergent)
+        assert report is not None
+        raise ParityError.of(report)
+    return ExitCode.DONE
+
+
+def _tolerance(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    absolute, _, relative = text.partition(",")
+    try:
+        return {"absolute": float(absolute), "relative": float(relative) if relative else 0.0}
+    except ValueError:
+        remedy = "for example --tolerance 1e-5, or --tolerance 1e-5,1e-4."
+        raise UsageError("--tolerance", "ABSOLUTE[,RELATIVE], two numbers", repr(text), remedy) from None
+
+
+def _document(found: Comparison) -> dict[str, Any]:
+    facts = {"path", "form", "chosen", "notes"}
+    divergent = found.divergent
+    return {
+        "verdict": "equal" if divergent is None else "differs",
+        "baseline": found.baseline.model_dump(mode="json", include=facts),
+        "candidates": [one.model_dump(mode="json", include=facts) for one in found.candidates],
+        "probe": found.baseline.probe,
+        "first_divergent": divergent.path if divergent else None,
+        "parity": [row.model_dump(mode="json") for one in found.candidates for row in one.rows],
+        "explanation": found.explanation.model_dump(mode="json") if found.explanation else None,
+    }
+
+
+def _show(found: Comparison, next_command: str) -> None:
+    """The table of differences, for people; the last lines say which form is the first to differ."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    print(f"first   {found.baseline.path} ({found.baseline.form}), asked twice: it agrees with itself")
+    print(f"probe   {found.baseline.probe}")
+    for one in (found.baseline, *found.candidates):
+        for note in (one.chosen, *one.notes):
+            if note:
+                print(f"note    {one.path}: {note}")
+    print()
+    table = Table(title=f"against {escape(found.baseline.path)}", title_justify="left", box=None, pad_edge=False)
+    for column in ("form", "output", "test", "max abs", "max rel", "mismatched", "", ""):
+        table.add_column(column, justify="right" if column in ("max abs", "max rel", "mismatched") else "left")
+    for one in found.candidates:
+        for row in one.rows:
+            table.add_row(*(escape(cell) for cell in _cells(one.path, row)))
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
+    console.print(table)
+    if found.explanation is not None:
+        _explain(found.explanation)
+    divergent = found.divergent
+    if divergent is None:
+        exact = all(row.note == "bit for bit" for one in found.candidates for row in one.rows if row.passed is not None)
+        forms = len(found.candidates) + 1
+        print(f"\nequal   {forms} forms, {'bit for bit' if exact else 'within the tolerance'}")
+    else:
+        print(f"\ndiffers {divergent.path} is the first that differs from {found.baseline.path}")
+    print(f"next    {next_command}")
+
+
+def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
+    output = f"{row.signature}/{row.output}" if row.signature else row.output
+    verdict = {True: "equal", False: "DIFFERS", None: "not judged"}[row.passed]
+    note = row.note
+    if row.worst is not None and row.passed is False:
+        at = f" at {list(row.worst.index)}" if row.worst.index else ""
+        note = f"expected {row.worst.expected}, got {row.worst.got}{at}" + (f"; {note}" if note else "")
+    numbers = ("", "", "") if row.passed is None else (f"{row.max_abs:.3g}", f"{row.max_rel:.3g}", str(row.mismatched))
+    return path, output, row.test.value, *numbers, verdict, note
+
+
+def _explain(told: Explanation) -> None:
+    print(f"\nexplain {told.candidate}: {told.sentence}")
+    if told.first is not None:
+        first = told.first
+        print(f"        inputs    {', '.join(first.inputs[0]) or 'none'}")
+        if first.inputs[1] != first.inputs[0]:
+            print(f"        inputs    {', '.join(first.inputs[1]) or 'none'} (in {told.candidate})")
+        print(f"        max abs   {first.row.max_abs:.3g}, {first.row.mismatched} of {first.row.compared} differ")
+        if first.row.worst is not None:
+            worst = first.row.worst
+            print(f"        at {list(worst.index)}  expected {worst.expected}, got {worst.got}")
+        if first.note:
+            print(f"        {first.note}")
+    if told.others:
+        print(f"        others that differ while all before them agree: {', '.join(told.others)}")
+    if told.unlooked:
+        print(f"        {told.unlooked} tensors could not be evaluated, in branches that were not taken")
+
+
+def _next(found: Comparison, *, explained: bool) -> str:
+    first = shlex.quote(found.baseline.path)
+    divergent = found.divergent
+    if divergent is None:
+        return f"tfship run {first}"
+    other = shlex.quote(divergent.path)
+    return f"tfship inspect {other}" if explained else f"tfship verify {first} {other} --explain"

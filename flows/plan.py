@@ -1,0 +1,106 @@
+"""What a run would do and why, found without doing any of it: no step is built, nothing is set aside or written."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from flows import telemetry
+from flows.config import STEPS, PipelineConfig
+from tasks.artifacts.manifest import Manifest
+from tasks.artifacts.store import Artifact, Recipe, Store
+from tasks.errors import DamagedError
+from tasks.records.base import Record
+from tasks.step import Reached, Run, running
+
+
+class Planned(Record):
+    """One step: `state` is cached, refused (a verdict that is kept), runs, or waits (for what runs before it)."""
+
+    name: str
+    state: str
+    why: str
+    artifact: str | None = None
+
+
+def planned(config: PipelineConfig) -> tuple[Planned, ...]:
+    """Every step of a run with this configuration. Raises UsageError and what detection raises."""
+    from flows.train_to_serve import pipeline
+
+    store = Store(config.store, telemetry.warn)
+    found: dict[str, Planned] = {}
+
+    def answer(recipe: Recipe, digestible: bool) -> Artifact:
+        step = recipe.step
+        place = store.place(step, recipe.key)
+        why = "asked for (--refresh)" if {step, "all"} & config.refresh else ""
+        why = why or ("" if digestible else "its model's code or data cannot be digested")
+        if not why and place.exists():
+            try:
+                artifact = store.verify(place)
+            except DamagedError as error:
+                why = f"what is there is damaged: {error.found}"
+            else:
+                refusal = artifact.refusal()
+                state, said = ("refused", str(refusal).splitlines()[0]) if refusal else ("cached", "nothing changed")
+                found[step] = Planned(name=step, state=state, why=said, artifact=str(place))
+                if refusal or config.until == step:
+                    raise Reached
+                return artifact
+        found[step] = Planned(name=step, state="runs", why=why or _changed(store, recipe))
+        raise Reached
+
+    run = Run("plan", store, telemetry.Silent(), config.refresh, planner=answer)
+    with running(run), contextlib.suppress(Reached):
+        pipeline(config, run)
+    return tuple(found.get(name) or _waiting(name, found) for name in _of(config))
+
+
+def _of(config: PipelineConfig) -> list[str]:
+    """The names of the steps that this configuration has, in order."""
+    first = "train" if config.files is None else "adopt"
+    names = [name for name in STEPS if name not in ("train", "adopt") or name == first]
+    names = [name for name in names if name != "convert" or config.also]
+    names = [name for name in names if name != "promote" or config.release.promote]
+    other = {"freeze": "export", "export": "freeze"}.get(config.until or "")
+    names = names[: names.index(config.until) + 1] if config.until in names else names
+    return [name for name in names if name != other]
+
+
+def _waiting(name: str, found: dict[str, Planned]) -> Planned:
+    refused = [step.name for step in found.values() if step.state == "refused"]
+    if name == "report":
+        return Planned(name=name, state="runs", why="always")
+    if refused:
+        return Planned(name=name, state="waits", why=f"{refused[0]} refuses the model")
+    runs = [step.name for step in found.values() if step.state == "runs"]
+    if not runs and name == "promote":
+        return Planned(name=name, state="runs", why="looks at what is served, and promotes what is new")
+    return Planned(name=name, state="waits", why=f"for what {runs[-1] if runs else 'comes before'} makes")
+
+
+def _changed(store: Store, recipe: Recipe) -> str:
+    """What differs from the artifact of that step that is most like it."""
+    earlier = [artifact.manifest for artifact in store.artifacts(recipe.step)]
+    differences = min((_differences(manifest, recipe) for manifest in earlier), key=len, default=["files.name"])
+    if {"files.name", "source.name"} & {one.split(" ")[0] for one in differences}:
+        return "not made yet"
+    shown = ", ".join(differences[:3]) + (f", and {len(differences) - 3} more" if len(differences) > 3 else "")
+    return f"changed: {shown or 'other versions'}"
+
+
+def _differences(last: Manifest, recipe: Recipe) -> list[str]:
+    found = [f"another {name}" for name in recipe.inputs if recipe.inputs[name] != last.inputs.get(name)]
+    found += _paths(last.params, recipe.params, "")
+    return found + (["a new version of the step"] if last.step_version != recipe.step_version else [])
+
+
+def _paths(old: Any, new: Any, where: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(old.keys() | new.keys())
+        return [one for name in names for one in _paths(old.get(name), new.get(name), f"{where}{name}.")]
+    if old == new:
+        return []
+    name = where.rstrip(".")
+    short = all(isinstance(value, (int, float, bool, type(None))) or len(str(value)) < 24 for value in (old, new))
+    return [f"{name} {old} -> {new}" if short else name]

@@ -1,0 +1,161 @@
+"""Several saved forms of one model on one probe: each is opened in a child of its own and compared with the first.
+
+The first is asked twice before anything is compared with it. Its answers travel through a folder:
+
+probe.tensors       `signature/input` -> array
+baseline.tensors    `signature/output` -> array
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tasks import isolate
+from tasks.errors import NondeterministicError, UsageError
+from tasks.forms import baseline as baselines
+from tasks.forms import graph as graphs
+from tasks.forms import ops, parity, probe, tensors
+from tasks.forms.divergence import Explanation
+from tasks.forms.predictor import Predictor
+from tasks.forms.tensors import Tensors
+from tasks.models import pairing
+from tasks.models.adoption import Brought, outputs_of
+from tasks.models.candidate import BASELINE, PROBE, Answered, candidate
+from tasks.models.explanation import explain
+from tasks.models.prediction import ask
+from tasks.models.source import ModelSource
+from tasks.models.subject import Subject, asked, opened, subject
+from tasks.records.adoption import Form, Given, ProbeSource
+from tasks.records.base import Record
+from tasks.records.baseline import TensorFact
+from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature
+
+_NAMED = 4
+
+
+class Comparison(Record):
+    """The first model and every other one beside it."""
+
+    baseline: Answered
+    candidates: tuple[Answered, ...]
+    explanation: Explanation | None = None
+
+    @property
+    def divergent(self) -> Answered | None:
+        """The first form that is not equal to the baseline, None where all are."""
+        return next((one for one in self.candidates if self.refused(one) is not None), None)
+
+    def refused(self, other: Answered) -> ParityReport | None:
+        """What speaks against a candidate: rows that differ, or a signature of which no output could be compared."""
+        report = ParityReport(baseline=self.baseline.path, rows=other.rows)
+        if report.failures:
+            return report
+        judged = {row.signature for row in other.rows if row.passed is not None}
+        for signature in self.baseline.signatures:
+            if signature.key not in judged:
+                rows = tuple(row for row in other.rows if row.signature == signature.key)
+                return report.model_copy(update={"rows": rows})
+        return None
+
+
+def compare(
+    paths: Sequence[Path],
+    given: Given,
+    code: ModelSource | None,
+    options: SessionOptions,
+    source: ProbeSource,
+    tolerance: Tolerance,
+    *,
+    explained: bool = False,
+) -> Comparison:
+    """Compare every model with the first one.
+
+    Raises:
+        NondeterministicError: the first one differs from itself.
+        UsageError: signatures cannot be paired, or an option was for none of the models.
+        As `adoption.opened`, for each of them.
+    """
+    subjects = [subject(path, given, code, options) for path in paths]
+    with tempfile.TemporaryDirectory(prefix="tfship-verify-") as scratch:
+        folder = Path(scratch)
+        first = isolate.call(baseline, subjects[0], source, folder)
+        if first.unstable:
+            raise _nondeterministic(first)
+        others = [
+            isolate.call(candidate, one, first.signatures, first.values, tolerance, folder) for one in subjects[1:]
+        ]
+        applied = {option for one in (first, *others) for option in one.applied}
+        for option in pairing.words(given, code):
+            if option not in applied:
+                names = ", ".join(one.name for one in subjects)
+                raise UsageError(option, f"something that one of {names} has use for", "none", "leave it out.")
+        found = Comparison(baseline=first, candidates=tuple(others))
+        if explained and (divergent := found.divergent) is not None:
+            one = subjects[others.index(divergent) + 1]
+            told = isolate.call(explain, subjects[0], one, divergent.rows, tolerance, folder)
+            found = found.model_copy(update={"explanation": told})
+        return found
+
+
+def baseline(one: Subject, source: ProbeSource, folder: Path) -> Answered:
+    """In a child: establish the probe and ask the first model, twice."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, opened(one, Path(scratch)) as (brought, applied):
+        rows, words = brought.probe, "the model's own"
+        if rows is None or source.file is not None:
+            place = one.found.path if one.found.form is Form.SAVED_MODEL else None
+            rows, words = probe.establish(source, brought.meta, brought.names.signatures, place, brought.places)
+        signatures = asked(brought)
+        first, second = (_ask(brought.live, signatures, rows, one.name) for _ in range(2))
+        tensors.write_tensors(folder / PROBE, rows)
+        tensors.write_tensors(folder / BASELINE, first)
+        unstable = baselines.unstable(first, second)
+        return Answered(
+            path=one.name,
+            form=one.found.form.value,
+            chosen=one.found.chosen,
+            notes=brought.notes,
+            applied=applied,
+            signatures=signatures,
+            values=tuple(_wanted(brought)),
+            probe=words,
+            unstable=unstable,
+            random=_random(brought) if unstable else (),
+        )
+
+
+def _ask(live: Predictor, signatures: Iterable[Signature], rows: Tensors, where: str) -> Tensors:
+    answers: Tensors = {}
+    for one in signatures:
+        got = ask(live, one.key, parity.select(rows, one.key), where)
+        answers |= {f"{one.key}/{name}": array for name, array in got.items()}
+    return answers
+
+
+def _wanted(brought: Brought) -> Iterable[TensorFact]:
+    """The variables that the outputs need; where there are none, the constants that may have been some."""
+    if brought.names.needed:
+        names = {brought.paths.get(name, name) for name in brought.names.needed}
+        return [fact for fact in brought.live.values() if fact.name in names]
+    outputs = outputs_of(brought.names.signatures)
+    held = graphs.constants(brought.meta.graph_def, outputs, brought.names.assets)
+    return [fact for fact in held if fact.size > 1 and "float" in fact.dtype]
+
+
+def _random(brought: Brought) -> tuple[str, ...]:
+    return ops.scan(brought.meta.graph_def, outputs_of(brought.names.signatures)).train_mode[:_NAMED]
+
+
+def _nondeterministic(first: Answered) -> NondeterministicError:
+    because = f" (through {', '.join(first.random)})" if first.random else ""
+    return NondeterministicError(
+        first.path,
+        "the same outputs for the same probe, twice",
+        f"{', '.join(first.unstable)} differ between two calls{because}",
+        "pin what is random at inference: --pin NAME=VALUE (dropout's keep probability 1.0, `training` false); "
+        "`tfship inspect` lists what to pin.",
+        {"unstable": list(first.unstable), "random": list(first.random)},
+    )

@@ -1,0 +1,83 @@
+"""Why a candidate answers otherwise: both models are opened in one child and compared tensor by tensor."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tasks.forms import divergence, original, parity, tensors
+from tasks.forms.divergence import Explanation, Side
+from tasks.forms.original import OriginalPredictor
+from tasks.forms.predictor import Predictor
+from tasks.forms.tensors import Tensors
+from tasks.models import pairing
+from tasks.models.candidate import PROBE
+from tasks.models.pairing import Pair
+from tasks.models.subject import Subject, asked, opened
+from tasks.records.parity import ParityRow, Tolerance
+from tasks.records.signature import Signature
+
+_FIRST_ROWS = 7
+
+
+def explain(
+    first: Subject, other: Subject, rows: tuple[ParityRow, ...], tolerance: Tolerance, folder: Path
+) -> Explanation:
+    """In a child: the first tensor inside the graphs that differs. `rows` are the candidate's, `folder` has the probe."""
+    told = _explained(first, other, rows, tolerance, folder)
+    return told.model_copy(update={"candidate": other.name})
+
+
+def _explained(
+    first: Subject, other: Subject, rows: tuple[ParityRow, ...], tolerance: Tolerance, folder: Path
+) -> Explanation:
+    for one in (first, other):
+        if one.found.form not in original.WITH_GRAPH and one.code is None:
+            why = "it is built by Python code, whose tensors have no names in common with a graph's"
+            return Explanation(sentence=f"it cannot be explained: {one.name} is a {one.found.form.value}; {why}")
+    failed = next((row for row in rows if row.passed is False), None)
+    if failed is None:
+        return Explanation(sentence="it cannot be explained: nothing was compared")
+    probe = tensors.read_tensors(folder / PROBE)
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        tempfile.TemporaryDirectory(dir=folder) as scratch_too,
+        opened(first, Path(scratch)) as (mine, _),
+        opened(other, Path(scratch_too)) as (theirs, _),
+    ):
+        mine_asked, theirs_asked = (asked(brought) for brought in (mine, theirs))
+        pairs, _, _ = pairing.pair(mine_asked, theirs_asked, other.name)
+        pair = next((pair for pair in pairs if pair.baseline.key == failed.signature), None)
+        if pair is None or failed.output.startswith("input "):
+            found = failed.worst.got if failed.worst else "another one"
+            return Explanation(sentence=f"the models have not the same signatures: {failed.output} is {found}")
+        told = Explanation(sentence="")
+        for inputs in _batches(pair.baseline, probe, failed):
+            sides = [_side(one.live, pair, inputs, mine=one is mine) for one in (mine, theirs)]
+            told = divergence.explain(sides[0], sides[1], tolerance.of(pair.baseline.key, failed.output))
+            if told.first is not None and told.first.row.passed is False:
+                break
+        return told
+
+
+def _batches(signature: Signature, probe: Tensors, failed: ParityRow) -> Sequence[Tensors]:
+    """A few rows, among them the one that differs most; then all, for a difference may need the whole batch."""
+    inputs = parity.select(probe, signature.key)
+    count = parity.rows_of(signature, probe)
+    if count <= _FIRST_ROWS + 1:
+        return [inputs]
+    worst = failed.worst.index[0] if failed.worst and failed.worst.index else 0
+    chosen = sorted({*range(_FIRST_ROWS), min(worst, count - 1)})
+    return [{name: np.ascontiguousarray(array[chosen]) for name, array in inputs.items()}, inputs]
+
+
+def _side(live: Predictor, pair: Pair, inputs: Tensors, *, mine: bool) -> Side:
+    assert isinstance(live, OriginalPredictor)
+    signature = pair.baseline if mine else pair.candidate
+    specs = {name: signature.inputs[name if mine else theirs] for name, theirs in pair.inputs.items()}
+    outputs = {name: signature.outputs[name if mine else theirs].tensor for name, theirs in pair.outputs.items()}
+    feeds = {specs[name].tensor: array for name, array in inputs.items()} | live.pins
+    return Side(live.session, feeds, outputs, live.named)
