@@ -5,7 +5,7 @@ Stands in for train where files are brought. Layout: see `tasks/models/training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks import isolate
@@ -15,7 +15,7 @@ from tasks.forms.detect import detect
 from tasks.models import adoption
 from tasks.models import source as sources
 from tasks.models.source import ModelSource
-from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.adoption import Found, Given, ModelFiles, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.step import Facts, step
 
@@ -25,15 +25,7 @@ VERSION = 1
 def _facts(
     files: ModelFiles, given: Given, probe: ProbeSource, session: SessionOptions, code: ModelSource | None
 ) -> Facts:
-    found = detect(files.path, files.step)
-    base = found.path if found.path.is_dir() else found.path.parent
-    values: dict[str, object] = {
-        "form": found.form.value,
-        "chosen": found.path.name,
-        "files": {str(path.relative_to(base)): _hash(path) for path in found.files},
-        "given": [_hash(path) for path in _files((given.graph, given.var_map, probe.file))],
-        "given as": [path is not None for path in (given.graph, given.var_map, probe.file)],
-    }
+    values = digests(detect(files.path, files.step), (given.graph, given.var_map, probe.file))
     complete = True
     if code is not None:
         values["source"], complete = sources.digests(code)
@@ -46,6 +38,18 @@ def adopt(
 ) -> None:
     """Detect, read, open, ask and flatten the model in `files`."""
     isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)
+
+
+def digests(found: Found, given: Sequence[Path | None]) -> dict[str, object]:
+    """What a brought model and the files given beside it hold, wherever they are. Raises EnvironmentFailure."""
+    base = found.path if found.path.is_dir() else found.path.parent
+    return {
+        "form": found.form.value,
+        "chosen": found.path.name,
+        "files": {str(path.relative_to(base)): _hash(path) for path in found.files},
+        "given": [_hash(path) for path in _files(given)],
+        "given as": [path is not None for path in given],
+    }
 
 
 def _files(paths: Iterable[Path | None]) -> list[Path]:

@@ -14,7 +14,7 @@ from flows import config as configuration
 from flows import telemetry
 from flows.cli import brought
 from flows.config import PipelineConfig
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, UsageError
 from tasks.forms.detect import detect
 from tasks.records.run import RunSummary
 from tasks.records.settings import RuntimeChoice, Target
@@ -123,6 +123,9 @@ def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
     from flows.train_to_serve import summaries
 
     summary = summaries.pop() if summaries else None
+    if isinstance(error, UsageError) and error.where == "signatures":
+        command = f"tfship {(settings.until or 'run').replace('_', '-')} {shlex.quote(settings.source)}"
+        error.remedy = error.remedy.replace("for example: ", f"for example:\n  {command} ")
     if error is not None:
         if summary and as_json:
             print(summary.model_dump_json(indent=1))

@@ -176,7 +176,7 @@ def values_of(
         CoverageError: the outputs need a variable that is not there, or is of another dtype or shape.
         UsageError: the name map is wrong.
     """
-    found, own = flatten.sources(meta, prefix, _renamed(given.var_map))
+    found, own = flatten.sources(meta, prefix, renamed(given.var_map))
     covered = saver.compared(meta.graph_def, found, prefix, targets)
     saver.require_coverage(covered, prefix)
     matched = {status.name for status in covered.variables if status.status == "matched"}
@@ -192,7 +192,8 @@ def values_of(
     return {name: source for name, source in found.items() if name in matched}, own if complete else None, tuple(notes)
 
 
-def _renamed(file: Path | None) -> dict[str, str]:
+def renamed(file: Path | None) -> dict[str, str]:
+    """A name map, variable -> checkpoint's key. Raises UsageError where the file is none."""
     if file is None:
         return {}
     import yaml

@@ -64,9 +64,11 @@ def adopt(
         CoverageError: the outputs need what the files do not hold.
         NondeterministicError, ParityError: the original differs from itself, or answers NaN.
     """
-    with tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch:
-        with opened(found, given, code, options, Path(scratch)) as brought:
-            _leave(brought, found, given, source, options, out)
+    with (
+        tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch,
+        opened(found, given, code, options, Path(scratch)) as brought,
+    ):
+        _leave(brought, found, source, options, out)
 
 
 @contextmanager
@@ -173,16 +175,14 @@ def outputs_of(asked: tuple[Signature, ...]) -> list[str]:
     return [spec.tensor for signature in asked for spec in signature.outputs.values()]
 
 
-def _leave(
-    brought: Brought, found: Found, given: Given, source: ProbeSource, options: SessionOptions, out: Path
-) -> None:
+def _leave(brought: Brought, found: Found, source: ProbeSource, options: SessionOptions, out: Path) -> None:
     """Write the run's files, and the baseline last."""
     folder = found.path if found.form is Form.SAVED_MODEL else None
     rows, words = brought.probe, "the model's own"
     if rows is None or source.file is not None:
         rows, words = probe.establish(source, brought.meta, brought.names.signatures, folder, brought.places)
     names, meta, sources = brought.names, brought.meta, brought.sources
-    step = _step(meta, names, brought.prefix, sources, found)
+    step = global_step(brought, found)
     if brought.prefix is not None:
         placed = flatten.place(sources, brought.prefix, out / "checkpoints" / f"{PREFIX}-{step}")
         if placed != dict(sources):  # parts of variables became tensors of their own
@@ -248,8 +248,9 @@ def _node(meta: Any, name: str) -> Any:
     return next(node for node in meta.graph_def.node if node.name == name)
 
 
-def _step(meta: Any, names: GraphNames, prefix: Path | None, sources: Mapping[str, Slice], found: Found) -> int:
-    """The global step: what the checkpoint holds, else what its name says, else 0."""
+def global_step(brought: Brought, found: Found) -> int:
+    """Where a brought model stands: the global step that its checkpoint holds, else what its name says, else 0."""
+    names, prefix, sources = brought.names, brought.prefix, brought.sources
     variable = graphs.node_name(names.global_step) if names.global_step else None
     if prefix is not None and variable in sources:
         return max(int(saver.read_slice(saver.reader(prefix), sources[str(variable)], prefix).ravel()[0]), 0)
@@ -264,7 +265,7 @@ def _names(
     variables = graphs.variable_facts(meta.graph_def)
 
     def listed(collection: str) -> list[str]:
-        held = meta.collection_def[collection] if collection in meta.collection_def else None
+        held = meta.collection_def.get(collection)
         names = [graphs.node_name(name) for name in held.node_list.value] if held is not None else []
         return [name for name in names if name in nodes]
 

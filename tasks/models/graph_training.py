@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,31 @@ from tasks.forms import predictor as predictors
 from tasks.forms import proof, saver, tensors
 from tasks.forms.predictor import SessionPredictor
 from tasks.forms.tensors import Array, Tensors
-from tasks.models import loop
+from tasks.models import fine_tuning, loop
 from tasks.models.loop import DEFAULT, PREFIX
 from tasks.models.model import Graph
 from tasks.models.source import ModelSource
+from tasks.records.adoption import Given
 from tasks.records.baseline import Variable
 from tasks.records.settings import Training
 from tasks.records.signature import Asset, GraphNames, Signature, TensorSpec
 
 
 def train(
-    model: Any, source: ModelSource, training: Training, out: Path, steps: int, hyperparameters: Mapping[str, Any]
+    model: Any,
+    source: ModelSource,
+    training: Training,
+    given: Given,
+    out: Path,
+    steps: int,
+    hyperparameters: Mapping[str, Any],
 ) -> None:
-    """Train a model whose `build` makes a graph. Raises PipelineError where it does not say what it must."""
+    """Train a model whose `build` makes a graph, from its initial values or those of `training.start`.
+
+    Raises:
+        PipelineError: it does not say what it must.
+        UsageError, CoverageError, DamagedError: the start cannot be taken; see `fine_tuning.py`.
+    """
     import tensorflow as tf
 
     graph = tf.Graph()
@@ -42,7 +54,7 @@ def train(
         saving = saver_of(training)
         initializer = tf.compat.v1.global_variables_initializer()
     names = _names(built, graph)
-    keys = graphs.restored(graph.as_graph_def(), saving.as_saver_def())
+    keys = graphs.restored(*_saved(graph, saving))
     readers = graphs.readers(graph, (variable.op.name for variable in _variables(graph)))
     loop.require_declared(names, source, training)
     probe = _write_once(out, names, built, model, graph, saving)
@@ -57,11 +69,13 @@ def train(
             resumed = saver.step_of(whole[-1])
         else:
             session.run(initializer)
-        trainee = _Trainee(session, built, model, training, out, saving, live, names, keys, probe)
+            if training.start is not None:
+                fine_tuning.begin(session, names, graphs.restored_slices(*_saved(graph, saving)), training, given, out)
+        trainee = SessionTrainee(session, built, model, training, out, saving, live, names, keys, probe)
         loop.run(trainee, model, training, out, resumed, steps, hyperparameters)
 
 
-class _Trainee:
+class SessionTrainee:
     """A session, and what is run in it. See `loop.Trainee`."""
 
     def __init__(
@@ -125,15 +139,20 @@ def _require(built: Graph, steps: int) -> None:
         raise PipelineError("build()", f"a train_op for {steps} steps", "none", "return one, or set steps to 0.")
 
 
-def saver_of(training: Training) -> Any:
-    """The Saver of the default graph that the policy asks for. Raises PipelineError where `var_list` names no variable."""
+def saver_of(training: Training, among: Iterable[Any] | None = None) -> Any:
+    """The Saver of the default graph that the policy asks for, for the variables `among` or all.
+
+    Raises:
+        PipelineError: `var_list` names no variable.
+    """
     import tensorflow as tf
     from tensorflow.core.protobuf import saver_pb2
 
     policy = training.saver
-    variables = None
+    variables = None if among is None else list(among)
     if policy.var_list is not None:
-        by_name = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
+        known = tf.compat.v1.global_variables() if variables is None else variables
+        by_name = {variable.op.name: variable for variable in known}
         unknown = [name for name in policy.var_list if name not in by_name]
         if unknown:
             raise PipelineError(
@@ -151,6 +170,10 @@ def saver_of(training: Training) -> Any:
         write_version=saver_pb2.SaverDef.V1 if policy.write_version == "V1" else saver_pb2.SaverDef.V2,
         save_relative_paths=True,
     )
+
+
+def _saved(graph: Any, saving: Any) -> tuple[Any, Any]:
+    return graph.as_graph_def(), saving.as_saver_def()
 
 
 def _variables(graph: Any) -> list[Any]:

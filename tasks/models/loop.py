@@ -6,6 +6,7 @@ checkpoints/                  what Saver keeps
 baselines/<step>.json .tensors
 probe.tensors  batch.tensors  the probe; in graph mode, one training batch for restore-verify
 metrics.jsonl                 one line a logged step
+started_from.json             StartedFrom, where training began from a checkpoint
 assets/
 """
 

@@ -45,12 +45,26 @@ class Training(Record):
     """How to train. `steps` is the final global step (None: the model's own), `hyperparameters` override the model's.
 
     `data` names files beyond those the model declares; their contents are part of train's key.
+
+    `start` is a checkpoint that training begins from (a prefix, its file or its folder; `start_step` chooses among
+    several). Where code builds the graph, its variables are restored that `restore` names, by name or pattern (None:
+    every model variable that is the same there), and the rest is initialised. Without code training goes on in the
+    checkpoint's own graph: `batches` is a file with what the train op is fed, cut into `batch_size` rows a step;
+    `train_op` and `loss` name what the graph's collections leave open. What the files hold is part of the key, their
+    paths are not.
     """
 
     steps: int | None = Field(default=None, ge=0)
     seed: int = 0
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     data: tuple[Path, ...] = ()
+    start: Path | None = Field(default=None, exclude=True)
+    start_step: int | None = Field(default=None, ge=0)
+    restore: tuple[str, ...] | None = None
+    batches: Path | None = Field(default=None, exclude=True)
+    batch_size: int = Field(default=32, ge=1)
+    train_op: str | None = None
+    loss: str | None = None
     saver: SaverPolicy = SaverPolicy()
     session: SessionOptions = SessionOptions()
 
