@@ -14,7 +14,7 @@ from tasks.checkpoint import pinned
 from tasks.errors import ParityError
 from tasks.forms import proof, saved_model
 from tasks.records.adoption import Form
-from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.parity import ParityReport, Tolerance
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
@@ -36,9 +36,10 @@ def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     )
     reports = [isolate.call(proof.prove, form, folder, run.path, pin.step, tolerance) for form in FORMS]
     rows = [row for one in reports for row in one.rows]
+    notes: tuple[str, ...] = ()
     if (brought := proof.adopted(run.path)) and brought.form is Form.SAVED_MODEL:
-        rows.append(ParityRow.not_made(MODEL, "was a SavedModel: written again, from its graph and its values"))
-    report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows))
+        notes = ("saved_model: was one already: written again, from its graph and its values",)
+    report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows), notes=notes)
     (out / PARITY).write_text(report.model_dump_json(indent=1))
     if not report.passed:
         raise ParityError.of(report)

@@ -34,8 +34,8 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     else:
         report = isolate.call(proof.prove, FORM, out, run.path, pin.step, tolerance)
         if (brought := proof.adopted(run.path)) and brought.form is Form.GRAPH_DEF and not names.needed:
-            note = ParityRow.not_made(FORM, "already frozen: written again, with the same constants")
-            report = report.model_copy(update={"rows": (*report.rows, note)})
+            note = "frozen_graph: already frozen: written again, with the same constants"
+            report = report.model_copy(update={"notes": (note,)})
     (out / PARITY).write_text(report.model_dump_json(indent=1))
     if not_made == "" and not report.passed:
         raise ParityError.of(report)

@@ -63,6 +63,7 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
         report=str(page) if page else None,
         adopted=_adopted_fields(run.artifacts),
         quality=_quality_fields(run.artifacts),
+        notes=_notes(run.artifacts),
     )
 
 
@@ -87,12 +88,19 @@ _ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel",
 
 def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
     """Every comparison that the run's steps hold, in the order of the chain, refused ones too."""
-    rows: list[ParityRow] = []
-    for step in _CHAIN:
-        if step in artifacts and (artifacts[step].path / "parity.json").exists():
-            read = (artifacts[step].path / "parity.json").read_bytes()
-            rows += ParityReport.model_validate_json(read).rows
-    return rows
+    return [row for report in _reports(artifacts) for row in report.rows]
+
+
+def _reports(artifacts: Mapping[str, Artifact]) -> list[ParityReport]:
+    places = [artifacts[step].path / "parity.json" for step in _CHAIN if step in artifacts]
+    return [ParityReport.model_validate_json(place.read_bytes()) for place in places if place.exists()]
+
+
+def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
+    """What the steps say beside their rows, and why a form was not made."""
+    notes = [note for report in _reports(artifacts) for note in report.notes]
+    not_made = [row for row in parity_rows(artifacts) if row.passed is None and row.output == "*"]
+    return (*notes, *(f"{row.candidate}: {row.note}" for row in not_made))
 
 
 def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
@@ -141,6 +149,7 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         tensorflow=importlib.metadata.version("tensorflow"),
         steps=tuple(run.outcomes),
         parity=tuple(parity_rows(made)),
+        notes=_notes(made),
         smoke=_smoke(made),
         promotion=run.promotion,
         pinned=Pinned.model_validate_json((pinned.path / "pinned.json").read_bytes()) if pinned else None,

@@ -65,9 +65,17 @@ def test_its_settings_are_settings() -> None:
 
 
 def test_its_model_trains_and_restores(run: Run, tmp_path: Path) -> None:
-    (block,) = blocks("python")
+    block, _ = blocks("python")
     (tmp_path / "line.py").write_text(block)
     trained = train(sources.resolve("line:Line", tmp_path), Training(steps=20))
+    verified = restore_verify(checkpoint(trained, Selection()), trained, Tolerance())
+    assert verified.refusal() is None
+
+
+def test_its_keras_model_trains_and_restores(run: Run, tmp_path: Path) -> None:
+    _, block = blocks("python")
+    (tmp_path / "flowers.py").write_text(block)
+    trained = train(sources.resolve("flowers:Flowers", tmp_path), Training(steps=20))
     verified = restore_verify(checkpoint(trained, Selection()), trained, Tolerance())
     assert verified.refusal() is None
 

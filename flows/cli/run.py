@@ -188,9 +188,8 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     if summary.smoke:
         runtime = summary.smoke["image"] or summary.smoke["runtime"]
         print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
-    for row in summary.parity:
-        if row["passed"] is None and row["output"] == "*":
-            print(f"note    {row['candidate']}: {row['note']}")
+    for note in summary.notes:
+        print(f"note    {note}")
     if summary.adopted:
         print(
             f"model   {summary.adopted['form']}{', ' + summary.adopted['chosen'] if summary.adopted['chosen'] else ''}"

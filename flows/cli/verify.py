@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,8 @@ def verify(
     var_map: brought.VarMap = None,
     probe: brought.ProbeFile = None,
     tolerance: Annotated[
-        str | None, typer.Option(help="ABSOLUTE[,RELATIVE]: |a-b| <= ABSOLUTE + RELATIVE*|b| for floats.")
+        str | None,
+        typer.Option(help="ABSOLUTE[,RELATIVE]: |a-b| <= ABSOLUTE + RELATIVE*|a| for floats; 0 where left out."),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Find the first tensor inside the graph that differs.")
@@ -82,13 +84,25 @@ def verify(
     if as_json:
         print(json.dumps(_document(found), indent=1, allow_nan=False))
     else:
-        _show(found, next_command=_next(found, explained=explain))
-    divergent = found.divergent
-    if divergent is not None:
-        report = found.refused(divergent)
-        assert report is not None
-        raise ParityError.of(report)
+        _show(found, next_command=_next(found, options))
+    if found.divergent is not None:
+        raise _refusal(found)
     return ExitCode.DONE
+
+
+def _refusal(found: Comparison) -> ParityError:
+    assert found.divergent is not None
+    report = found.refused(found.divergent)
+    assert report is not None
+    error = ParityError.of(report)
+    first = report.failures[0].output if report.failures else ""
+    if first.startswith("input "):
+        remedy = "compare forms of one model, with the same inputs; nothing is cast or reshaped to fit."
+    elif not report.failures:
+        return error
+    else:
+        remedy = f"--explain finds the tensor that it comes from; {error.remedy}"
+    return ParityError(error.where, error.expected, error.found, remedy, error.facts)
 
 
 def _tolerance(text: str | None) -> dict[str, Any]:
@@ -179,10 +193,23 @@ def _explain(told: Explanation) -> None:
         print(f"        {told.unlooked} tensors could not be evaluated, in branches that were not taken")
 
 
-def _next(found: Comparison, *, explained: bool) -> str:
-    first = shlex.quote(found.baseline.path)
+def _next(found: Comparison, options: Mapping[str, Any]) -> str:
+    first = found.baseline.path
     divergent = found.divergent
     if divergent is None:
-        return f"tfship run {first}"
-    other = shlex.quote(divergent.path)
-    return f"tfship inspect {other}" if explained else f"tfship verify {first} {other} --explain"
+        return shlex.join(["tfship", "run", first, *_repeated(options)])
+    if options["explain"]:
+        return shlex.join(["tfship", "inspect", divergent.path])
+    return shlex.join(["tfship", "verify", first, divergent.path, *_repeated(options), "--explain"])
+
+
+def _repeated(options: Mapping[str, Any]) -> list[str]:
+    """The options by which the user said what the models are, as he typed them."""
+    named = {"inputs": "--input", "outputs": "--output", "pins": "--pin"}
+    named |= {"signature": "--signature", "tags": "--tags", "graph": "--graph", "model": "--model"}
+    named |= {"var_map": "--var-map", "probe": "--probe", "config": "--config"}
+    found: list[str] = []
+    for name, option in named.items():
+        values = options[name] if isinstance(options[name], list) else [options[name]] if options[name] else []
+        found += [part for value in values for part in (option, str(value))]
+    return found

@@ -71,16 +71,18 @@ def explain(mine: Side, other: Side, bounds: tuple[float, float]) -> Explanation
             "said to be something in the other"
         )
     rows, unlooked = _compared(mine, other, walks, common, bounds)
+    swapped = _swapped(mine, other, bounds)
     differing = {name: row for name, row in rows.items() if row.passed is False}
     slightly = False
     if not differing and not _rewired(mine, other):
         differing = {name: row for name, row in rows.items() if row.max_abs > 0}
         slightly = bool(differing)
     if differing:
-        return _told(walks, differing, len(rows), unlooked, slightly)
+        told = _told(walks, differing, len(rows), unlooked, slightly)
+        return told.model_copy(update={"sentence": "; ".join([*swapped, told.sentence])})
     counted = f"all {len(rows)} tensors that both graphs have agree"
     if moved := _rewired(mine, other):
-        sentence = f"{counted}; {'; '.join(moved)}"
+        sentence = "; ".join([*swapped, counted, *moved])
     else:
         sentence = f"{counted}: what differs has other names in the two graphs"
     return Explanation(sentence=sentence, compared=len(rows), unlooked=unlooked)
@@ -118,6 +120,25 @@ def _rewired(mine: Side, other: Side) -> list[str]:
         f"the output {name} is {tensor} in the first and {other.outputs[name]} in the other"
         for name, tensor in mine.outputs.items()
         if other.outputs[name] != tensor
+    ]
+
+
+def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
+    """The pairs of outputs that differ, and agree when they are called by each other's names."""
+    names = list(mine.outputs)
+    ours, theirs = (
+        side.session.run([side.outputs[name] for name in names], dict(side.feeds)) for side in (mine, other)
+    )
+    agree = {
+        (one, two): parity.compare("", "", "", ParityTest.SERVED, as_array(left), as_array(right), bounds).passed
+        for one, left in zip(names, ours, strict=True)
+        for two, right in zip(names, theirs, strict=True)
+    }
+    return [
+        f"the outputs {one} and {two} are swapped"
+        for index, one in enumerate(names)
+        for two in names[index + 1 :]
+        if not agree[one, one] and not agree[two, two] and agree[one, two] and agree[two, one]
     ]
 
 

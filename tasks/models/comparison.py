@@ -51,7 +51,7 @@ class Comparison(Record):
 
     def refused(self, other: Answered) -> ParityReport | None:
         """What speaks against a candidate: rows that differ, or a signature of which no output could be compared."""
-        report = ParityReport(baseline=self.baseline.path, rows=other.rows)
+        report = ParityReport(baseline=f"first model {self.baseline.path}", rows=other.rows)
         if report.failures:
             return report
         judged = {row.signature for row in other.rows if row.passed is not None}

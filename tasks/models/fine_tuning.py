@@ -44,31 +44,27 @@ def begin(
         remedy = "give a Saver checkpoint, or read other forms in the model's own build()."
         raise UsageError(str(training.start), "a checkpoint of variables by their names", found.form.value, remedy)
     graph_def = session.graph.as_graph_def()
-    wanted = {name: sources.get(name, Slice(name)) for name in graphs.variable_facts(graph_def)}
-    wanted |= {name: Slice(key) for name, key in original.renamed(given.var_map).items()}
+    variables = {variable.op.name for variable in session.graph.get_collection("variables")}
+    keys = set(saver.reader(found.path).get_variable_to_shape_map())
+    mapped = _mapped(given, variables, keys)
+    wanted = {name: mapped.get(name, sources.get(name, Slice(name))) for name in variables}
     covered = saver.compared(graph_def, wanted, found.path, ())
-    statuses = {status.name: status for status in covered.variables}
+    statuses = {status.name: status for status in covered.variables if status.name in variables}
     step = graphs.node_name(names.global_step) if names.global_step else None
+    chosen = set(_named(statuses, (*(training.restore or ()), *mapped), step, found))
     if training.restore is None:
-        chosen = _the_same(statuses, {*names.needed, *_trainable(session.graph)} - {step}, found)
-    else:
-        chosen = _named(statuses, training.restore, step, found)
+        chosen |= _the_same(statuses, {*names.needed, *_trainable(session.graph)} - {step}, found)
     load(session, {name: wanted[name] for name in chosen}, found.path)
-    taken = {wanted[name].key for name in chosen}
-    leave(
-        StartedFrom(
-            form=found.form,
-            checkpoint=found.path.name,
-            step=saver.step_of(found.path),
-            restored=tuple(sorted(chosen)),
-            initialised={name: _why(status, step) for name, status in statuses.items() if name not in chosen},
-            left_out=tuple(
-                sorted({*covered.extra, *(status.key or "" for status in statuses.values() if status.found)} - taken)
-            ),
-            notes=(*([found.chosen] if found.chosen else []), *found.notes),
-        ),
-        out,
+    started = StartedFrom(
+        form=found.form,
+        checkpoint=found.path.name,
+        step=saver.step_of(found.path),
+        restored=tuple(sorted(chosen)),
+        initialised={name: _why(status, step) for name, status in statuses.items() if name not in chosen},
+        left_out=tuple(sorted(keys - {wanted[name].key for name in chosen})),
+        notes=found.notes,
     )
+    leave(started, out)
 
 
 def load(session: Any, sources: Mapping[str, Slice], prefix: Path) -> None:
@@ -86,8 +82,18 @@ def leave(started: StartedFrom, out: Path) -> None:
     progress({"started": started.described()})
 
 
-def _the_same(statuses: Mapping[str, VariableStatus], model: Iterable[str], found: Found) -> list[str]:
-    chosen = [name for name in model if name in statuses and statuses[name].status == "matched"]
+def _mapped(given: Given, variables: set[str], keys: set[str]) -> dict[str, Slice]:
+    renamed = original.renamed(given.var_map)
+    for variable, key in renamed.items():
+        if variable not in variables or key not in keys:
+            wrong, known = (variable, variables) if variable not in variables else (key, keys)
+            expected = "variables of the graph, and keys of the checkpoint"
+            raise UsageError("--var-map", expected, wrong, f"among {', '.join(sorted(known)[:8])}.")
+    return {variable: Slice(key) for variable, key in renamed.items()}
+
+
+def _the_same(statuses: Mapping[str, VariableStatus], model: set[str], found: Found) -> set[str]:
+    chosen = {name for name in model if name in statuses and statuses[name].status == "matched"}
     if not chosen:
         remedy = "name the variables with --restore, or map their names with --var-map."
         some = ", ".join(sorted(model)[:5])

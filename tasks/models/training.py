@@ -1,4 +1,5 @@
-"""Training a model of one's own, in a child: seeds, its code, and the flavour that its `build` asks for.
+"""Training in a child: seeds, and the way that is asked for: a model's own code in its flavour, with or without a start,
+or a brought checkpoint that goes on in its own graph.
 
 Layout of the run's folder: see `loop.py`.
 """
@@ -8,29 +9,51 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tasks.models import cluster, graph_training, object_training, objects
+from tasks.errors import UsageError
+from tasks.models import cluster, continued, graph_training, object_training, objects
 from tasks.models import source as sources
 from tasks.models.source import ModelSource
+from tasks.records.adoption import Given, ProbeSource
 from tasks.records.settings import Training
 
 
-def train(source: ModelSource, training: Training, out: Path) -> None:
+def train(source: ModelSource | None, training: Training, given: Given, probe: ProbeSource, out: Path) -> None:
     """Train to the final global step, going on from the last whole checkpoint that `out` holds.
+
+    Without a `source` the checkpoint `training.start` is continued, as `given` and `probe` read it.
 
     Raises:
         PipelineError: the model's code does not say what it must.
-        UsageError: TF_CONFIG is no cluster's, or names several workers.
+        UsageError: TF_CONFIG is no cluster's, or names several workers; or the settings are for another way of training.
+        Others: see `continued.train` and `fine_tuning.begin`.
     """
     import numpy as np
 
     random.seed(training.seed)
     np.random.seed(training.seed)
     cluster.require_alone(cluster.read())
+    if source is None:
+        _require_unset(training, ("hyperparameters", "data", "restore"), "nothing that only Python code takes")
+        if training.start is None:
+            raise UsageError("train", "a model's code, or a checkpoint to go on from (--from)", "neither", "give one.")
+        continued.train(given, probe, training, out)
+        return
+    alone = ("batches", "train_op", "loss") if training.start is not None else ("batches", "train_op", "loss", "restore")
+    _require_unset(training, alone, "nothing that only a checkpoint takes (--from): the model's code says it")
     with sources.importable(source) as model_class:
         model = model_class()
     hyperparameters = {**model.hyperparameters, **training.hyperparameters}
     steps = int(training.steps if training.steps is not None else hyperparameters.get("steps", 0))
-    if objects.expected(model):
+    if not objects.expected(model):
+        graph_training.train(model, source, training, given, out, steps, hyperparameters)
+    elif training.start is None:
         object_training.train(model, source, training, out, steps, hyperparameters)
     else:
-        graph_training.train(model, source, training, out, steps, hyperparameters)
+        remedy = "load the values in its build(): tf.train.Checkpoint(…).read(…), or load_weights(…)."
+        raise UsageError(f"--from {training.start}", "a model that builds a TF1 graph", "one of live objects", remedy)
+
+
+def _require_unset(training: Training, names: tuple[str, ...], expected: str) -> None:
+    for name in names:
+        if getattr(training, name):
+            raise UsageError(f"training.{name}", expected, str(getattr(training, name)), "leave it out.")

@@ -40,6 +40,7 @@ class ReportFacts(Record):
     tensorflow: str
     steps: tuple[StepOutcome, ...] = ()
     parity: tuple[ParityRow, ...] = ()
+    notes: tuple[str, ...] = ()
     smoke: SmokeReport | None = None
     promotion: Promotion | None = None
     pinned: Pinned | None = None

@@ -73,10 +73,11 @@ class ParityRow(Record):
 
 
 class ParityReport(Record):
-    """All rows of one form against the baseline."""
+    """All rows of one form against the baseline; `notes` say what a reader of the rows should know."""
 
     baseline: str = "live session"
     rows: tuple[ParityRow, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -54,3 +54,4 @@ class RunSummary(Record):
     report: str | None
     adopted: dict[str, Any] | None = None
     quality: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()

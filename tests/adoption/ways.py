@@ -341,3 +341,41 @@ def object_checkpoint(out: Path) -> None:
     manager.save(checkpoint_number=7)
     shutil.copyfile(Path(__file__).parent / "own_objects.py", out / "mine.py")
     answered(out, {"x": ROWS}, {"y": module.serve(tf.constant(ROWS))["y"].numpy()})
+
+
+# What tests ask of TensorFlow -----------------------------------------------------------------------------------------
+
+
+def tensors_in(path: Path) -> dict[str, str]:
+    """The digest of every tensor in a file of ours."""
+    from tasks.forms import tensors
+
+    return {name: tensors.fact(name, array).sha256 for name, array in tensors.read_tensors(path).items()}
+
+
+def variable_ops_in(path: Path) -> list[str]:
+    """The ops of a GraphDef, function bodies included, that hold or read a variable."""
+    import tensorflow as tf
+
+    from tasks.forms import graph
+
+    graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    return [node.op for node in graph.all_nodes(graph_def) if node.op in graph.STATEFUL_OPS or "Variable" in node.op]
+
+
+def variable_as_probe(prefix: Path, key: str, out: Path) -> None:
+    """A checkpoint's tensor as the rows of the input `x`."""
+    import tensorflow as tf
+
+    np.savez(out, x=tf.train.load_checkpoint(str(prefix)).get_tensor(key))
+
+
+def refusal_of_the_v2_loader(folder: Path) -> str:
+    """What `tf.saved_model.load` says against a SavedModel; "" where it loads it."""
+    import tensorflow as tf
+
+    try:
+        tf.saved_model.load(str(folder))
+    except Exception as error:
+        return str(error)
+    return ""
