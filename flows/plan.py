@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from flows import telemetry
@@ -25,9 +27,13 @@ class Planned(Record):
 
 def planned(config: PipelineConfig) -> tuple[Planned, ...]:
     """Every step of a run with this configuration. Raises UsageError and what detection raises."""
+    with tempfile.TemporaryDirectory() as empty:  # opening a store makes its folders
+        return _planned(config, Store(config.store if config.store.exists() else Path(empty), telemetry.warn))
+
+
+def _planned(config: PipelineConfig, store: Store) -> tuple[Planned, ...]:
     from flows.train_to_serve import pipeline
 
-    store = Store(config.store, telemetry.warn)
     found: dict[str, Planned] = {}
 
     def answer(recipe: Recipe, digestible: bool) -> Artifact:

@@ -83,7 +83,7 @@ def keep(found: RunSummary) -> None:
         raise EnvironmentFailure.from_os(failure, f"report {place}") from failure
 
 
-_ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed", "note")
+_ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed")
 
 
 def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,6 +72,9 @@ def predict(
                 prediction.predict, found, settings.given, settings.code, settings.training.session, file, answered
             )
         answers = tensors.read_tensors(answered)
+    for note in (found.chosen, *told.notes):
+        if note:
+            print(f"note    {note}", file=sys.stderr)
     if out is not None:
         _write(out, answers, alone=len(told.signatures) == 1)
         return ExitCode.DONE

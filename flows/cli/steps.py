@@ -97,7 +97,7 @@ def convert(
     settings = pipeline.settings_of(options, until=step)
     summary = pipeline.ran(settings, options)
     artifact = next(Path(one["artifact"]) for one in summary.steps if one["name"] == step)
-    not_made = [row["note"] for row in summary.parity if row["passed"] is None and row["note"].startswith("not made")]
+    not_made = [note for note in summary.notes if ": not made" in note]
     if not_made:
         raise UsageError(f"--to {to.value}", "a form that this model has", not_made[0], "choose another form.")
     _place(artifact / folder, out)

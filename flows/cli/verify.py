@@ -95,13 +95,14 @@ def _refusal(found: Comparison) -> ParityError:
     report = found.refused(found.divergent)
     assert report is not None
     error = ParityError.of(report)
-    first = report.failures[0].output if report.failures else ""
-    if first.startswith("input "):
-        remedy = "compare forms of one model, with the same inputs; nothing is cast or reshaped to fit."
-    elif not report.failures:
+    if not report.failures:
         return error
-    else:
-        remedy = f"--explain finds the tensor that it comes from; {error.remedy}"
+    first = report.failures[0]
+    remedy = f"--explain finds the tensor that it comes from; {error.remedy}"
+    if not first.compared:
+        remedy = "see `tfship inspect` of both, and name tensors of both: --input … --output …, or --signature KEY."
+    if first.output.startswith("input "):
+        remedy = "compare forms of one model, with the same inputs; nothing is cast or reshaped to fit."
     return ParityError(error.where, error.expected, error.found, remedy, error.facts)
 
 
@@ -190,7 +191,9 @@ def _explain(told: Explanation) -> None:
     if told.others:
         print(f"        others that differ while all before them agree: {', '.join(told.others)}")
     if told.unlooked:
-        print(f"        {told.unlooked} tensors could not be evaluated, in branches that were not taken")
+        print(
+            f"        {told.unlooked} tensors could not be evaluated: inside loops, or in branches that were not taken"
+        )
 
 
 def _next(found: Comparison, options: Mapping[str, Any]) -> str:
@@ -198,7 +201,8 @@ def _next(found: Comparison, options: Mapping[str, Any]) -> str:
     divergent = found.divergent
     if divergent is None:
         return shlex.join(["tfship", "run", first, *_repeated(options)])
-    if options["explain"]:
+    failed = next((row for row in divergent.rows if row.passed is False), None)
+    if options["explain"] or failed is None or not failed.compared:
         return shlex.join(["tfship", "inspect", divergent.path])
     return shlex.join(["tfship", "verify", first, divergent.path, *_repeated(options), "--explain"])
 

@@ -146,8 +146,9 @@ def _compared(
     mine: Side, other: Side, walks: Sequence[Walk], names: Iterable[str], bounds: tuple[float, float]
 ) -> tuple[dict[str, ParityRow], int]:
     """The comparison of each node's worst output, in order; and how many tensors could not be evaluated."""
+    names = list(names)
     rows: dict[str, ParityRow] = {}
-    looked, wanted = 0, 0
+    looked, wanted = 0, sum(1 for name in names if not all(walk.fetchable(name) for walk in walks))
     for chunk in _chunks(mine, other, walks, names):
         wanted += len(chunk)
         for (name, ours, _), (expected, got) in _evaluated(mine, other, chunk):

@@ -7,6 +7,7 @@ Keras' safe mode refuses Lambda layers, too; this says which and why, before Ker
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import zipfile
@@ -68,7 +69,8 @@ def _reading(path: Path) -> Iterator[None]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise _damaged(path, "a whole Keras archive", error) from None
     except OSError as error:
-        if error.errno is None or not path.is_file():  # h5py's own have none
+        # h5py's own have no number; a zip's directory may name a place before the file's beginning.
+        if error.errno in (None, errno.EINVAL) or not path.is_file():
             raise _damaged(path, "a whole HDF5 file", error) from None
         raise EnvironmentFailure.from_os(error, str(path)) from None
     # h5py maps what the library finds wrong to whatever class is nearest.

@@ -68,7 +68,8 @@ def candidate(
         ]
         found += _not_compared(one.name, pairs, only_this)
         constants = graphs.constants(brought.meta.graph_def, outputs_of(brought.names.signatures), brought.names.assets)
-        found.append(values_row(one.name, values, chain(brought.live.values(), constants)))
+        held = (fact for fact in brought.live.values() if fact.dtype != "uninitialised")  # Keras exports such copies
+        found.append(values_row(one.name, values, chain(held, constants)))
         return Answered(
             path=one.name,
             form=one.found.form.value,

@@ -89,10 +89,10 @@ def compare(
             isolate.call(candidate, one, first.signatures, first.values, tolerance, folder) for one in subjects[1:]
         ]
         applied = {option for one in (first, *others) for option in one.applied}
-        for option in pairing.words(given, code):
-            if option not in applied:
-                names = ", ".join(one.name for one in subjects)
-                raise UsageError(option, f"something that one of {names} has use for", "none", "leave it out.")
+        if unused := [option for option in pairing.words(given, code) if option not in applied]:
+            names = ", ".join(dict.fromkeys(one.name for one in subjects))
+            remedy = "name what `tfship inspect` lists of one of them, or leave it out."
+            raise UsageError(" ".join(unused), f"what one of {names} has use for", "words for none of them", remedy)
         found = Comparison(baseline=first, candidates=tuple(others))
         if explained and (divergent := found.divergent) is not None:
             one = subjects[others.index(divergent) + 1]

@@ -70,7 +70,8 @@ class _Start:
     names: GraphNames
     feeds: Fed
     step: int
-    unneeded: tuple[str, ...]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @classmethod
     def of(cls, brought: Brought, found: Found, training: Training) -> _Start:
@@ -94,6 +95,8 @@ class _Start:
         _require_held(needed, brought, part, targets)
         names = train_ops.counted(names, part)
         by_name = {variable.op.name: variable for variable in graph.get_collection("variables")}
+        for variable in by_name.values():
+            variable._save_slice_info = None  # parts of partitioned variables are saved as tensors of their own
         with graph.as_default():
             saving = saver_of(training, [by_name[name] for name in sorted(brought.sources)])
         kept = graphs.restored(graph.as_graph_def(), saving.as_saver_def())
@@ -101,9 +104,9 @@ class _Start:
             found_words = f"{', '.join(left[:5])} left out"
             remedy = "leave var_list out: interrupted training could not be resumed."
             raise UsageError("training.saver.var_list", "every variable that is trained", found_words, remedy)
-        every = {*needed, *names.needed}
         variables = graphs.variable_facts(brought.meta.graph_def).keys()
-        return cls(brought, found, graph, saving, names, feeds, step, tuple(sorted(variables - every)))
+        unused = tuple(sorted(variables - needed - set(names.needed)))
+        return cls(brought, found, graph, saving, names, feeds, step, unused, train_ops.defaults(part))
 
 
 def _require_held(needed: set[str], brought: Brought, part: Any, targets: list[str]) -> None:
@@ -228,10 +231,10 @@ def _started(start: _Start) -> StartedFrom:
         checkpoint=found.path.name,
         step=start.step,
         restored=tuple(sorted(brought.sources)),
-        unused=start.unneeded,
+        unused=start.unused,
         left_out=tuple(sorted(keys - {source.key for source in brought.sources.values()})),
         pins=brought.pins,
-        notes=brought.notes,
+        notes=(*brought.notes, *start.notes),
     )
 
 

@@ -47,7 +47,7 @@ def _train_op(brought: Brought, training: Training) -> str:
         if name not in nodes:
             raise UsageError(f"--train-op {name}", "an operation of the graph", "none of that name", remedy)
         return name
-    held = brought.meta.collection_def["train_op"] if "train_op" in brought.meta.collection_def else None
+    held = brought.meta.collection_def.get("train_op")
     listed = [graphs.node_name(name) for name in held.node_list.value] if held is not None else []
     listed = [name for name in dict.fromkeys(listed) if name in nodes]
     if not listed:
@@ -96,9 +96,7 @@ def part(brought: Brought, names: GraphNames, feeds: Collection[str]) -> Any:
         remedy = "add them to the file of --batches: rows by name, or a scalar (keep_prob) that is fed in every step."
         raise UsageError("--batches", "everything that the train op has to be fed", f"no {some}", remedy)
     filled = graphs.reached(graph_def, [names.table_init]) if names.table_init else set()
-    tables = [
-        node.name for node in graph_def.node if node.name in reached - filled and _TABLES.fullmatch(node.op)
-    ]
+    tables = [node.name for node in graph_def.node if node.name in reached - filled and _TABLES.fullmatch(node.op)]
     if tables:
         found = f"{', '.join(tables[:5])}, which the outputs do not read"
         remedy = "feed the tensor after the lookup in the file of --batches."
@@ -111,6 +109,14 @@ def counted(names: GraphNames, run: Any) -> GraphNames:
     step = graphs.node_name(names.global_step) if names.global_step else None
     counts = any(node.op in _WRITES and graphs.node_name(node.input[0]) == step for node in run.node)
     return names if counts else names.model_copy(update={"global_step": None})
+
+
+def defaults(run: Any) -> tuple[str, ...]:
+    """What is worth knowing of a step: the placeholders that keep their defaults in it."""
+    kept = [node.name for node in run.node if node.op == "PlaceholderWithDefault"]
+    return tuple(
+        f"{name} keeps its default while training; name it in the file of --batches to feed it" for name in kept
+    )
 
 
 def _cut(graph_def: Any, names: set[str]) -> Any:

@@ -38,7 +38,9 @@ def train(source: ModelSource | None, training: Training, given: Given, probe: P
             raise UsageError("train", "a model's code, or a checkpoint to go on from (--from)", "neither", "give one.")
         continued.train(given, probe, training, out)
         return
-    alone = ("batches", "train_op", "loss") if training.start is not None else ("batches", "train_op", "loss", "restore")
+    alone = (
+        ("batches", "train_op", "loss") if training.start is not None else ("batches", "train_op", "loss", "restore")
+    )
     _require_unset(training, alone, "nothing that only a checkpoint takes (--from): the model's code says it")
     with sources.importable(source) as model_class:
         model = model_class()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks import isolate
-from tasks.errors import CoverageError, PipelineError, UsageError
+from tasks.errors import CoverageError
 from tasks.records.adoption import Form
 from tests.adoption import ways
 from tests.adoption.shipping import Shipped, Shipyard, answers_in, answers_of_saved_model, require_shipped
@@ -130,3 +130,46 @@ def test_a_checkpoint_is_the_same_by_its_folder_its_prefix_or_one_of_its_files(y
     assert again.steps["adopt"]["digest"] == shipped.steps["adopt"]["digest"]
     assert {again.steps[name]["state"] for name in ("adopt", "export", "smoke_test")} == {"cached"}
     assert again.steps["promote"]["state"] == "unchanged"
+
+
+def test_what_a_run_writes_is_adopted_again_and_answers_the_same(yard: Shipyard) -> None:
+    """The other direction of the table: SavedModel, frozen graph, and on request checkpoints of either version."""
+    written = yard.written(ways.saver_v2)
+    probe = {"file": written / "probe.npz"}
+    first = yard.ship(written, "out", given=NAMED, probe=probe, also=["saver_v1", "saver_v2"])
+    made = first.artifact("convert")
+    outs = {
+        Form.SAVED_MODEL: first.promoted,
+        Form.GRAPH_DEF: first.artifact("freeze") / "frozen_graph.pb",
+        V1: made / "saver_v1",
+        V2: made / "saver_v2",
+    }
+    for form, path in outs.items():
+        given = {} if form is Form.SAVED_MODEL else NAMED
+        again = yard.ship(path, "again", given=given, probe=probe, until="adopt")
+        assert again.adopted.form is form
+        np.testing.assert_array_equal(again.baseline["serving_default/y"], first.baseline["serving_default/y"])
+
+
+def test_a_keras_model_is_written_as_an_archive_again(yard: Shipyard) -> None:
+    written = yard.written(ways.keras_hdf5)
+    probe = {"file": written / "probe.npz"}
+    first = yard.ship(written / "model.h5", "out-keras", probe=probe, also=["keras"])
+    again = yard.ship(first.artifact("convert") / "keras", "again-keras", probe=probe, until="adopt")
+    assert again.adopted.form is Form.KERAS
+    np.testing.assert_allclose(*(run.baseline["serving_default/y"] for run in (first, again)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["graph.pb", "graph.pbtxt"])
+def test_a_graph_that_is_not_frozen_has_no_values_and_says_so(yard: Shipyard, name: str) -> None:
+    error = yard.refused(yard.written(ways.without_meta) / name, given=NAMED)
+    assert isinstance(error, CoverageError)
+    assert error.expected == "values for 3 variables (net/b, net/out, net/w)"
+    assert "--graph" in error.remedy
+
+
+def test_a_meta_graph_alone_has_no_values_and_says_so(yard: Shipyard, tmp_path: Path) -> None:
+    (tmp_path / "alone.meta").write_bytes((yard.written(ways.saver_v2) / "model.ckpt-7.meta").read_bytes())
+    error = yard.refused(tmp_path / "alone.meta", given=NAMED)
+    assert isinstance(error, CoverageError)
+    assert "values for 3 variables" in error.expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,22 @@ from typing import Any
 import numpy as np
 
 OPTIONS = ("--input", "x:0", "--output", "logits:0", "--output", "probs:0")
-MEANWHILE = ("--input", "x:0", "--output", "y:0")
+
+
+def every(folder: Path) -> None:
+    """Everything that is made here: each fault of `frozen.pb` under its name, and the forms below."""
+    for place in (folder, folder / "resource"):
+        place.mkdir(exist_ok=True)
+        written(place, resource=place is not folder)
+        for fault in FAULTS:
+            spoiled(place / "frozen.pb", fault, place / f"{fault}.pb")
+    shutil.copytree(folder / "saved_model", folder / "swapped_model")
+    signatures_swapped(folder / "swapped_model")
+    keras(folder)
+    two_signatures(folder)
+    talking(folder)
+    called(folder)
+    looping(folder)
 
 
 def written(folder: Path, resource: bool = False) -> None:
@@ -147,6 +163,25 @@ def signatures_swapped(folder: Path) -> None:
     outputs = model.meta_graphs[0].signature_def["serving_default"].outputs
     outputs["logits"].name, outputs["probs"].name = outputs["probs"].name, outputs["logits"].name
     path.write_bytes(model.SerializeToString())
+
+
+def called(folder: Path) -> None:
+    """`called` and `called_changed`: SavedModels of TF2 whose function computes x + 1, and x + 2."""
+    import tensorflow as tf
+
+    for name, added in (("called", 1.0), ("called_changed", 2.0)):
+        module = tf.Module()
+        tf.saved_model.save(module, str(folder / name), signatures=_adding(added))
+
+
+def _adding(added: float) -> Any:
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def main(x: Any) -> dict[str, Any]:
+        return {"y": x + added}
+
+    return main
 
 
 def looping(folder: Path) -> None:

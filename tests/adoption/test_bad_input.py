@@ -1,0 +1,336 @@
+"""What is broken, hostile or not meant for us: each with an error of its own, before anything of it is executed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import isolate
+from tasks.errors import (
+    ChildFailed,
+    CoverageError,
+    DamagedError,
+    PipelineError,
+    UnsafeGraph,
+    UnsupportedGraph,
+    UsageError,
+)
+from tasks.models import adoption
+from tasks.forms.detect import detect
+from tasks.isolate import Limits
+from tasks.records.adoption import Given, ProbeSource
+from tasks.records.settings import SessionOptions
+from tests.adoption import hostile, ways
+from tests.adoption.shipping import Shipyard
+from tests.forms import live_calls
+
+NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
+XY = Given(inputs=("x",), outputs=("y",))
+
+
+def adopt(path: Path, given: Given, out: Path) -> None:
+    """What the step does, without its store."""
+    out.mkdir()
+    isolate.call(adoption.adopt, detect(path), given, ProbeSource(rows=3), SessionOptions(), None, out)
+
+
+def refusal(path: Path, given: Given, out: Path, **limits: Any) -> PipelineError:
+    with isolate.limits(Limits(**{"seconds": 60.0, "memory": 3 * 2**30, **limits})), pytest.raises(PipelineError) as at:
+        adopt(path, given, out)
+    assert "Traceback" not in str(at.value)
+    assert "Error:" not in str(at.value).split("Remedy")[0], f"an exception of Python's reached the user: {at.value}"
+    return at.value
+
+
+@pytest.fixture
+def copy(yard: Shipyard, tmp_path: Path) -> Callable[[Callable[[Path], None]], Path]:
+    """A copy of what a way has written, to be spoiled."""
+
+    def copied(way: Callable[[Path], None]) -> Path:
+        shutil.copytree(yard.written(way), tmp_path / way.__name__, dirs_exist_ok=True)
+        return tmp_path / way.__name__
+
+    return copied
+
+
+Copy = Callable[[Callable[[Path], None]], Path]
+V2 = ("model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001", "model.ckpt-7.meta")
+FILES = {
+    **{name: (ways.saver_v2, name, "") for name in V2},
+    "V1": (ways.saver_v1, "model.ckpt-7", ""),
+    "frozen.pb": (ways.frozen, "frozen.pb", "frozen.pb"),
+    "frozen.pbtxt": (ways.frozen, "frozen.pbtxt", "frozen.pbtxt"),
+    "saved_model.pb": (ways.simple_save, "model/saved_model.pb", "model"),
+    "variables.index": (ways.simple_save, "model/variables/variables.index", "model"),
+    "variables.data": (ways.simple_save, "model/variables/variables.data-00000-of-00001", "model"),
+    "model.keras": (ways.keras_archive, "model.keras", "model.keras"),
+    "model.h5": (ways.keras_hdf5, "model.h5", "model.h5"),
+}
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.6], ids=["empty", "truncated"])
+@pytest.mark.parametrize("name", FILES)
+def test_an_empty_or_truncated_file_is_damage_and_is_named(copy: Copy, tmp_path: Path, name: str, kept: float) -> None:
+    way, file, path = FILES[name]
+    folder = copy(way)
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[: int(kept * len(content))])
+    error = refusal(folder / path, Given() if path in ("model", "model.keras", "model.h5") else NAMED, tmp_path / "out")
+    assert isinstance(error, DamagedError), error
+    assert Path(file).name.split(".data")[0].split(".index")[0] in str(error)
+
+
+def test_nothing_at_a_path_lists_what_is_beside_it(copy: Copy) -> None:
+    with pytest.raises(UsageError, match=r"frozen\.pb, frozen\.pbtxt"):
+        detect(copy(ways.frozen) / "frozen.bp")
+
+
+def test_an_index_of_another_model_is_refused(copy: Copy, tmp_path: Path) -> None:
+    """The swap that file sizes do not give away: every checksum of the index is of other data."""
+    folder = copy(ways.saver_v2)
+    (tmp_path / "other").mkdir()
+    isolate.call(hostile.other_graph, tmp_path / "other")
+    shutil.copyfile(tmp_path / "other" / V2[0], folder / V2[0])
+    error = refusal(folder, NAMED, tmp_path / "out")
+    assert isinstance(error, CoverageError | DamagedError)
+    assert "net/" in str(error) or "model.ckpt-7" in str(error)
+
+
+def test_data_of_another_checkpoint_of_the_same_model_is_damage(copy: Copy, tmp_path: Path) -> None:
+    folder = copy(ways.saver_v2)
+    content = bytearray((folder / V2[1]).read_bytes())
+    (folder / V2[1]).write_bytes(bytes(reversed(content)))
+    assert isinstance(refusal(folder, NAMED, tmp_path / "out"), DamagedError)
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+@pytest.mark.parametrize(
+    ("way", "pattern"), [(ways.saver_v2_two_shards, "*.data-0000{}-of-00002"), (ways.saver_v1_two_shards, "*-0000{}-of-00002")]
+)  # fmt: skip
+def test_a_missing_shard_is_named_before_tensorflow_is_asked(
+    copy: Copy, way: Callable[[Path], None], pattern: str, shard: int
+) -> None:
+    folder = copy(way)
+    (gone,) = folder.glob(pattern.format(shard))
+    gone.unlink()
+    with pytest.raises(DamagedError, match=gone.name):
+        detect(folder)
+
+
+@pytest.mark.parametrize("place", [10, -60])
+def test_a_corrupt_index_is_damage(copy: Copy, tmp_path: Path, place: int) -> None:
+    folder = copy(ways.saver_v2)
+    content = bytearray((folder / V2[0]).read_bytes())
+    content[place] ^= 0xFF
+    (folder / V2[0]).write_bytes(content)
+    assert isinstance(refusal(folder, NAMED, tmp_path / "out"), DamagedError)
+
+
+def test_a_checkpoint_file_of_another_machine_is_a_hint(copy: Copy) -> None:
+    folder = copy(ways.saver_v2)
+    (folder / "checkpoint").write_text('model_checkpoint_path: "/home/else/run/model.ckpt-7"\n')
+    found = detect(folder)
+    assert found.path == folder / "model.ckpt-7"
+    assert "/home/else/run/model.ckpt-7" in " ".join(found.notes)
+
+
+def test_a_checkpoint_file_that_names_a_deleted_step_says_so_and_what_was_taken(copy: Copy) -> None:
+    folder = copy(ways.saver_v2)
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-9"\n')
+    found = detect(folder)
+    assert "model.ckpt-7" in found.chosen
+    assert "model.ckpt-9, which is not there" in " ".join(found.notes)
+
+
+def test_a_checkpoint_file_alone_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/Users/me/model.ckpt-12"\n')
+    with pytest.raises(DamagedError, match="/Users/me/model.ckpt-12"):
+        detect(tmp_path)
+
+
+def test_v1_and_v2_under_one_prefix_are_asked_about(copy: Copy) -> None:
+    folder = copy(ways.saver_v2)
+    shutil.copyfile(copy(ways.saver_v1) / "model.ckpt-7", folder / "model.ckpt-7")
+    for path in (folder, folder / "model.ckpt-7"):
+        with pytest.raises(UsageError, match="V1 .* and V2"):
+            detect(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error_class", "words"),
+    [
+        ("duplicate nodes", DamagedError, "2 nodes named 'y'"),
+        ("unknown op", UnsupportedGraph, "the unknown op SentencepieceTokenizeOp"),
+        ("no kernel", UnsupportedGraph, "CudnnRNN"),
+    ],
+)
+def test_a_graph_that_cannot_be_run_here(
+    tmp_path: Path, kind: str, error_class: type[PipelineError], words: str
+) -> None:
+    isolate.call(hostile.odd, kind, tmp_path / "graph.pb")
+    error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out")
+    assert type(error) is error_class
+    assert words in str(error)
+
+
+def test_an_unknown_python_class_is_an_error_of_its_own(tmp_path: Path) -> None:
+    isolate.call(live_calls.save_custom, tmp_path / "model.keras")
+    error = refusal(tmp_path / "model.keras", Given(), tmp_path / "out")
+    assert type(error) is UnsupportedGraph
+    assert "Python class unknown" in str(error)
+
+
+def test_a_saved_model_without_a_meta_graph(tmp_path: Path) -> None:
+    isolate.call(hostile.no_meta_graphs, tmp_path / "model")
+    error = refusal(tmp_path / "model", Given(), tmp_path / "out")
+    assert isinstance(error, DamagedError)
+    assert "0 MetaGraphDefs" in str(error)
+
+
+@pytest.mark.parametrize(("way", "file"), [(ways.frozen, "frozen.pb"), (ways.simple_save, "model/saved_model.pb")])
+def test_a_graph_of_more_than_2_gib_is_not_read(copy: Copy, way: Callable[[Path], None], file: str) -> None:
+    path = copy(way) / file
+    with path.open("ab") as stream:
+        stream.truncate(2**31 + 5)  # sparse
+    began = time.monotonic()
+    with pytest.raises(DamagedError, match=r"2\.0 GiB"):
+        detect(path)
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_meta_of_more_than_2_gib_is_not_read(copy: Copy, tmp_path: Path) -> None:
+    folder = copy(ways.saver_v2)
+    with (folder / V2[2]).open("ab") as stream:
+        stream.truncate(2**31 + 5)
+    error = refusal(folder, NAMED, tmp_path / "out")
+    assert isinstance(error, DamagedError)
+    assert "2.0 GiB" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("way", "file"),
+    [
+        (ways.saver_v2, V2[1]),
+        (ways.saver_v2, V2[2]),
+        (ways.simple_save, "model/variables/variables.data-00000-of-00001"),
+        (ways.frozen, "frozen.pb"),
+        (ways.module_with_a_table, "model/assets/words.txt"),
+    ],
+)
+def test_a_link_out_of_the_models_folder_is_not_followed(
+    copy: Copy, tmp_path: Path, way: Callable[[Path], None], file: str
+) -> None:
+    path = copy(way) / file
+    moved = tmp_path / "elsewhere.bin"
+    path.rename(moved)
+    path.symlink_to(moved)
+    with pytest.raises(UnsafeGraph, match=r"a link to .*elsewhere\.bin"):
+        detect(path.parents[len(Path(file).parts) - 1] / Path(file).parts[0] if "/" in file else path)
+
+
+def test_a_folder_in_the_model_that_links_out_of_it_is_not_followed(copy: Copy, tmp_path: Path) -> None:
+    variables = copy(ways.simple_save) / "model" / "variables"
+    variables.rename(tmp_path / "elsewhere")
+    variables.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeGraph, match="elsewhere"):
+        detect(variables.parent)
+
+
+@pytest.mark.parametrize("kind", ["WriteFile", "ReadFile", "PyFunc", "EagerPyFunc", "WriteFile in a function"])
+@pytest.mark.parametrize("wrapped", ["GraphDef", "MetaGraphDef", "SavedModel"])
+def test_a_hostile_graph_is_refused_and_nothing_of_it_runs(tmp_path: Path, kind: str, wrapped: str) -> None:
+    target = tmp_path / "target"
+    path = tmp_path / "graph.pb"
+    isolate.call(hostile.attack, kind, target, path)
+    if wrapped != "GraphDef":
+        path = Path(isolate.call(hostile.wrapped, path, wrapped))
+    error = refusal(path, XY, tmp_path / "out")
+    assert isinstance(error, UnsafeGraph)
+    assert kind.split(" ")[0] in str(error)
+    assert "nothing of this graph was run" in error.remedy
+    assert not target.exists()
+
+
+def test_what_a_saved_models_loader_would_run_is_judged_too(tmp_path: Path) -> None:
+    """A main op that writes, in a model whose outputs never reach it."""
+    target = tmp_path / "target"
+    isolate.call(hostile.attack, "WriteFile", target, tmp_path / "graph.pb")
+    path = Path(isolate.call(hostile.wrapped, tmp_path / "graph.pb", "main op"))
+    error = refusal(path, Given(), tmp_path / "out")
+    assert isinstance(error, UnsafeGraph)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("there", ["/etc/passwd", "elsewhere"])
+def test_a_table_that_reads_a_file_outside_the_models_folder_is_refused(tmp_path: Path, there: str) -> None:
+    """Or the file would be shipped as an asset: whoever writes a model could have any file of its reader published."""
+    secret = tmp_path / "secret.txt" if there == "elsewhere" else Path(there)
+    if there == "elsewhere":
+        secret.write_text("a secret\n")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    isolate.call(hostile.table_of, secret, folder)
+    error = refusal(folder, XY, tmp_path / "out")
+    assert isinstance(error, UnsafeGraph | DamagedError)
+    assert str(secret) in str(error)
+    assert not list((tmp_path / "out").rglob("*passwd*")) + list((tmp_path / "out").rglob("secret*"))
+
+
+@pytest.mark.parametrize("named", ["/etc/passwd", "../../../../../../../../etc/passwd", "elsewhere"])
+def test_an_asset_entry_that_leads_out_of_a_saved_model_is_refused(tmp_path: Path, named: str) -> None:
+    (tmp_path / "words.txt").write_text("a\nb\n")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("c\nd\n")
+    folder = tmp_path / "model"
+    pointed = secret if named == "elsewhere" else Path(named)
+    isolate.call(hostile.saved_table_of, tmp_path / "words.txt", pointed, folder)
+    (tmp_path / "words.txt").unlink()
+    error = refusal(folder, Given(), tmp_path / "out")
+    assert isinstance(error, UnsafeGraph | DamagedError)
+    assert not list((tmp_path / "out").rglob("*passwd*")) + list((tmp_path / "out").rglob("secret*"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a Const of a negative shape",
+        "a Const of a huge shape",
+        "a Const whose shape overflows",
+        "a Const with more bytes than shape",
+        "a Fill of a tebibyte",
+    ],
+)
+def test_an_op_that_wants_the_impossible_ends_in_a_message(tmp_path: Path, kind: str) -> None:
+    isolate.call(hostile.bomb, kind, tmp_path / "graph.pb")
+    error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", memory=2 * 2**30)
+    assert isinstance(error, PipelineError)
+
+
+def test_a_graph_that_never_ends_meets_its_deadline(tmp_path: Path) -> None:
+    isolate.call(hostile.bomb, "a loop without end", tmp_path / "graph.pb")
+    began = time.monotonic()
+    error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", seconds=4.0)
+    assert isinstance(error, ChildFailed)
+    assert "within 4 s" in str(error)
+    assert time.monotonic() - began < 20.0
+
+
+@pytest.mark.parametrize("depth", [0, 40, 3000], ids=["calls itself", "doubles 40 times", "3000 deep"])
+def test_functions_that_call_each_other_without_end_end_in_a_message(tmp_path: Path, depth: int) -> None:
+    isolate.call(hostile.recursion, depth, tmp_path / "graph.pb")
+    error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", seconds=8.0, memory=2 * 2**30)
+    assert isinstance(error, PipelineError)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_cannot_be_read_is_the_environments_fault(copy: Copy) -> None:
+    path = copy(ways.frozen) / "frozen.pb"
+    path.chmod(0)
+    with pytest.raises(PipelineError, match="permission"):
+        detect(path)
