@@ -20,7 +20,7 @@ from tasks.records.parity import ParityRow, ParityTest
 _CHUNK_TENSORS = 64
 _CHUNK_BYTES = 64 * 2**20
 _LISTED = 5
-_HANDLES = ("resource", "variant")
+_HANDLES = ("resource", "variant", "string_ref")  # the last is how TF1 hands on tables and queues
 
 
 class Divergence(Record):
@@ -191,7 +191,7 @@ def _tensors(side: Side, walk: Walk, name: str) -> list[str | None]:
     if name in side.variables:
         return [side.variables[name]]
     held = side.session.graph.get_operation_by_name(name).outputs
-    return [tensor.name if tensor.dtype.base_dtype.name not in _HANDLES else None for tensor in held]
+    return [tensor.name if tensor.dtype.name not in _HANDLES else None for tensor in held]
 
 
 def _bytes(tensor: Any, feeds: Mapping[str, Array]) -> int:

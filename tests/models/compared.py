@@ -25,6 +25,7 @@ def every(folder: Path) -> None:
     two_signatures(folder)
     talking(folder)
     called(folder)
+    picky(folder)
     looping(folder)
 
 
@@ -182,6 +183,16 @@ def _adding(added: float) -> Any:
         return {"y": x + added}
 
     return main
+
+
+def picky(folder: Path) -> None:
+    """`picky.pb`: y = three numbers by index, which fails on any other index."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.int32, [None], name="x")
+        tf.raw_ops.GatherV2(params=[1.0, 2.0, 3.0], indices=x, axis=0, name="y")
+        (folder / "picky.pb").write_bytes(graph.as_graph_def().SerializeToString())
 
 
 def looping(folder: Path) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tasks import isolate
-from tasks.errors import NondeterministicError, UsageError
+from tasks.errors import NondeterministicError, ParityError, UsageError
 from tasks.forms import tensors
 from tasks.models import comparison, pairing
-from tasks.models.candidate import values_row
+from tasks.models.candidate import Answered, values_row
 from tasks.models.comparison import Comparison
 from tasks.records.adoption import Given, ProbeSource
 from tasks.records.baseline import TensorFact
-from tasks.records.parity import ParityTest, Tolerance
+from tasks.records.parity import ParityRow, ParityTest, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Method, Signature, TensorSpec
 from tests.models import compared
@@ -129,6 +129,19 @@ def test_outputs_that_cannot_be_paired_are_both_named(forms: Path) -> None:
     with pytest.raises(UsageError) as raised:
         _compare(forms / "model.keras", forms / "frozen.pb")
     assert "out (float32)" in str(raised.value) and "logits (float32), probs (float32)" in str(raised.value)
+
+
+def test_a_signature_whose_outputs_are_all_empty_is_not_called_equal() -> None:
+    def row(output: str, passed: bool | None) -> ParityRow:
+        return ParityRow(candidate="B", signature=output, output="y", test=ParityTest.SERVED, passed=passed)
+
+    first = Answered(path="A", form="", chosen="", signatures=(_signature("a", [], ["y"]), _signature("b", [], ["y"])))
+    other = Answered(path="B", form="", chosen="", rows=(row("a", True), row("b", None)))
+    found = Comparison(baseline=first, candidates=(other,))
+    assert found.divergent == other
+    report = found.refused(other)
+    assert report is not None and not report.failures
+    assert "something that was compared" in str(ParityError.of(report))
 
 
 def _signature(key: str, inputs: Sequence[str], outputs: Sequence[str]) -> Signature:
