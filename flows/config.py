@@ -5,6 +5,7 @@ The only place that reads a configuration file or the environment.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -115,7 +116,9 @@ class PipelineConfig(Record):
     def files(self) -> ModelFiles | None:
         """The brought model that `source` is the path of, None where it names code."""
         path = Path(self.source)
-        if self.source in sources.EXAMPLES or (":" in self.source and not path.exists()):
+        # A prefix is no file, but files begin with it; what leads nowhere may be an example's name mistyped.
+        there = "/" in self.source or path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))
+        if self.source in sources.EXAMPLES or not there or (":" in self.source and not path.exists()):
             return None
         asked = self.selection.which if isinstance(self.selection.which, int) else None
         return ModelFiles(name=_served_name(path), path=path, step=asked)

@@ -17,7 +17,7 @@ from tasks.records.adoption import Given, ProbeSource
 from tasks.records.settings import Training
 from tasks.step import Facts, current, progress, step
 
-VERSION = 1
+VERSION = 2
 _NOTHING, _DRAWN = Given(), ProbeSource()
 
 

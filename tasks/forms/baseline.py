@@ -2,7 +2,7 @@
 
 probe.tensors                 `signature/input` -> array
 baselines/<step>.json         Baseline
-baselines/<step>.tensors      `signature/output` -> array; with a slash before it, for the first row asked alone
+baselines/<step>.tensors      `signature/output` -> array; with `/1/` or `/7/` before it, for the first rows alone
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from tasks.forms.tensors import Array, Tensors
 from tasks.records.baseline import Baseline, TensorFact, Variable
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
+
+SMALLER = (1, 7)
+"""Other batches than the whole probe: one row, and an odd number of them."""
 
 
 def record(
@@ -35,7 +38,11 @@ def record(
     folder.mkdir(exist_ok=True)
     signatures = list(signatures)
     first, second = ask(live, signatures, probe), ask(live, signatures, probe)
-    alone = {f"/{name}": array for name, array in ask_first_rows(live, signatures, probe).items()}
+    alone = {
+        f"/{count}/{name}": array
+        for count in SMALLER
+        for name, array in ask_first_rows(live, signatures, probe, count).items()
+    }
     tensors.write_tensors(folder / f"{step}.tensors", first | alone)
     allowed = {signature.key for signature in signatures if signature.allow_nonfinite}
     found = Baseline(
@@ -63,13 +70,13 @@ def ask(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Ten
     }
 
 
-def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Tensors:
-    """What `ask` gives for the first row alone, for signatures whose inputs and outputs all have an open batch."""
+def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tensors, count: int) -> Tensors:
+    """What `ask` gives for the first rows alone, for signatures whose inputs and outputs all have an open batch."""
     answers: Tensors = {}
     for signature in signatures:
         open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
-        if open_ended and parity.rows_of(signature, probe) > 1:
-            inputs = parity.first_row(parity.select(probe, signature.key))
+        if open_ended and parity.rows_of(signature, probe) > count:
+            inputs = parity.first_rows(parity.select(probe, signature.key), count)
             found = live.predict(signature.key, inputs)
             answers |= {f"{signature.key}/{name}": value for name, value in found.items()}
     return answers

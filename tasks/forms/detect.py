@@ -208,6 +208,8 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
     meta = prefix.with_name(prefix.name + saver.META)
     has_meta = meta.is_file()
+    if has_meta:
+        _require_readable(meta)
     return Found(
         form=form,
         path=prefix,
@@ -243,7 +245,6 @@ def sniff(path: Path) -> Form | None:
     Raises:
         DamagedError: it is a graph of more than 2 GiB, or cut.
     """
-    size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -256,10 +257,17 @@ def sniff(path: Path) -> Form | None:
         if pattern.match(head):
             return written
     form = _message(path)
-    if form is not None and size >= GRAPH_LIMIT:
-        found = f"{size / 2**30:.1f} GiB"
-        raise DamagedError(str(path), "a graph of less than 2 GiB, protobuf's limit", found, "save its weights apart.")
+    if form is not None:
+        _require_readable(path)
     return form
+
+
+def _require_readable(graph: Path) -> None:
+    """Raise DamagedError for a graph that no protobuf library reads."""
+    size = graph.stat().st_size
+    if size >= GRAPH_LIMIT:
+        found = f"{size / 2**30:.1f} GiB"
+        raise DamagedError(str(graph), "a graph of less than 2 GiB, protobuf's limit", found, "save its weights apart.")
 
 
 def _message(path: Path) -> Form | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import DamagedError, UsageError
+from tasks.errors import ChildFailed, DamagedError, UsageError
 from tasks.forms import detect, flatten, saved_model, saver
 from tasks.forms import graph as graphs
 from tasks.forms import predictor as predictors
@@ -122,8 +122,19 @@ class OriginalPredictor(SessionPredictor):
         self.pins = dict(pins)
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
-        """See `Predictor`."""
-        return self.ask(signature, inputs, self.pins)
+        """See `Predictor`. Raises UsageError or ChildFailed where the model does not take the inputs."""
+        import tensorflow as tf
+
+        try:
+            return self.ask(signature, inputs, self.pins)
+        except tf.errors.ResourceExhaustedError as error:
+            remedy = "give fewer or smaller rows (--probe FILE), or run where there is more memory."
+            raise ChildFailed(f"{self.form}, signature {signature}", "an answer", _said(error), remedy) from None
+        except tf.errors.OpError as error:
+            remedy = "give inputs that it takes: --probe FILE; if no inputs work, the file itself is broken."
+            raise UsageError(
+                f"{self.form}, signature {signature}", "an answer to the probe", _said(error), remedy
+            ) from None
 
 
 @contextmanager
@@ -149,8 +160,11 @@ def restored(
     # Closed, but not entered: an entered session's graph is the default one, where nothing eager is done.
     with closing(predictors.session(imported, options)) as session:
         if prefix is not None and variables:
-            with imported.as_default():
-                saving.restore(session, saver.spelled(prefix))
+            try:
+                with imported.as_default():
+                    saving.restore(session, saver.spelled(prefix))
+            except (tf.errors.OpError, ValueError) as error:
+                raise _unreadable(prefix, error) from None
         if table_init is not None:
             feeds = {asset.tensor: str(places[asset.filename]) for asset in assets}
             session.run(imported.get_operation_by_name(table_init), feeds)
@@ -162,9 +176,32 @@ def loaded(
     folder: Path, meta: Any, signatures: Iterable[Signature], pins: Mapping[str, Array], options: SessionOptions
 ) -> Iterator[OriginalPredictor]:
     """A SavedModel by the v1 loader, which TensorFlow Serving uses. Raises DamagedError where it refuses the model."""
-    with saved_model.session_of(folder, meta.meta_info_def.tags, options) as (session, _):
+    with ExitStack() as stack:
+        try:
+            session, _ = stack.enter_context(saved_model.session_of(folder, meta.meta_info_def.tags, options))
+        except DamagedError:
+            if (folder / "variables").is_dir():
+                saver.tensor_table(folder / "variables" / "variables")  # says which file it is, if it is one of these
+            raise
         readers = graphs.readers(session.graph, graphs.variable_facts(meta.graph_def))
         yield OriginalPredictor("SavedModel", session, signatures, readers, pins)
+
+
+def _unreadable(prefix: Path, error: Exception) -> DamagedError:
+    """The error for a checkpoint that cannot be restored: of the first tensor that cannot be read, if there is one."""
+    try:
+        saver.tensor_table(prefix)
+    except DamagedError as damage:
+        return damage
+    return DamagedError(str(prefix), "a checkpoint that its graph restores", _said(error), "save the model again.")
+
+
+def _said(error: Exception) -> str:
+    """What TensorFlow says of an error, without the places in the code that met it."""
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
+    noise = ("Graph execution error", "Detected at node", "Node:", "Original stack trace", "Hint:")
+    told = [line for line in lines if line and not line.startswith(noise)]
+    return (told[0] if told else type(error).__name__)[:300]
 
 
 def values_of(

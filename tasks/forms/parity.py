@@ -215,9 +215,9 @@ def rows_of(signature: Signature, probe: Tensors) -> int:
     return sizes.pop() if len(sizes) == 1 else 0
 
 
-def first_row(probe: Tensors) -> Tensors:
-    """The first row of every input that has rows."""
-    return {name: array[:1] if array.ndim else array for name, array in probe.items()}
+def first_rows(probe: Tensors, count: int) -> Tensors:
+    """The first rows of every input that has rows."""
+    return {name: array[:count] if array.ndim else array for name, array in probe.items()}
 
 
 def select(tensors: Tensors, signature: str) -> Tensors:

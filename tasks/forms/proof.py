@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.artifacts.manifest import hash_file
 from tasks.errors import PipelineError
+from tasks.forms import baseline as baselines
 from tasks.forms import frozen, parity, predictor, saved_model, saver, tensors
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
@@ -36,14 +37,14 @@ OPENERS: dict[str, Opener] = {
 class Reference:
     """What a run recorded of its live session at one step: what every form is compared with.
 
-    `first` are the outputs for the probe's first row asked alone, of the signatures whose batch is open.
+    `smaller` are the outputs for the probe's first rows alone, by their number, of the signatures whose batch is open.
     """
 
     names: GraphNames
     baseline: Baseline
     probe: Tensors
     outputs: Tensors
-    first: Tensors
+    smaller: dict[int, Tensors]
 
     @classmethod
     def read(cls, run: Path, step: int) -> Reference:
@@ -61,7 +62,7 @@ class Reference:
             baseline=baseline,
             probe=tensors.read_tensors(run / "probe.tensors"),
             outputs={name: array for name, array in answered.items() if not name.startswith("/")},
-            first={name[1:]: array for name, array in answered.items() if name.startswith("/")},
+            smaller={count: parity.select(answered, f"/{count}") for count in baselines.SMALLER},
         )
         for signature in reference.names.signatures:
             answers = parity.select(reference.outputs, signature.key)

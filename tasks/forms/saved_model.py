@@ -180,7 +180,7 @@ def write_warmup(path: Path, signatures: Iterable[Signature], probe: Tensors) ->
             inputs = {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
             writer.write(prediction_log(signature, inputs).SerializeToString(deterministic=True))
             if parity.rows_of(signature, probe) > 1:
-                first = parity.first_row(inputs)
+                first = parity.first_rows(inputs, 1)
                 writer.write(prediction_log(signature, first).SerializeToString(deterministic=True))
 
 

@@ -106,6 +106,10 @@ def values_row(name: str, wanted: Sequence[TensorFact], held: Iterable[TensorFac
     )
 
 
+class NoAnswer(Exception):  # noqa: N818 - it says what happened
+    """A candidate fails on inputs that the first model takes."""
+
+
 class _Paired:
     """A candidate under the first model's names. `answers` keeps what it said, keyed `signature/output`."""
 
@@ -118,7 +122,10 @@ class _Paired:
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`; outputs that the first model has not are left out."""
         pair = self._pairs[signature]
-        got = self._live.predict(pair.candidate.key, {pair.inputs[name]: array for name, array in inputs.items()})
+        try:
+            got = self._live.predict(pair.candidate.key, {pair.inputs[name]: array for name, array in inputs.items()})
+        except UsageError as error:  # the first model answered these inputs: to refuse them is to differ
+            raise NoAnswer(error.found) from None
         named = {mine: got[theirs] for mine, theirs in pair.outputs.items()}
         self.answers |= {f"{signature}/{name}": array for name, array in named.items()}
         return named

@@ -49,6 +49,8 @@ def train(given: Given, source: ProbeSource, training: Training, out: Path) -> N
     if found.form not in (Form.SAVER_V1, Form.SAVER_V2):
         remedy = "give a checkpoint of tf.compat.v1.train.Saver with its `.meta`, or fine-tune from Python code."
         raise UsageError(str(training.start), "a Saver checkpoint with its graph", found.form.value, remedy)
+    for left in out.glob("scratch-*"):  # by a run that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch:
         with adoption.opened(found, given, None, training.session, Path(scratch)) as brought:
             start = _Start.of(brought, found, training)

@@ -35,9 +35,9 @@ def _explained(
     first: Subject, other: Subject, rows: tuple[ParityRow, ...], tolerance: Tolerance, folder: Path
 ) -> Explanation:
     for one in (first, other):
-        if one.found.form not in original.WITH_GRAPH and one.code is None:
-            why = "it is built by Python code, whose tensors have no names in common with a graph's"
-            return Explanation(sentence=f"it cannot be explained: {one.name} is a {one.found.form.value}; {why}")
+        if one.found.form not in original.WITH_GRAPH:
+            why = "is built by Python code, whose tensors have no names in common with a graph's"
+            return Explanation(sentence=f"it cannot be explained: {one.name} ({one.found.form.value}) {why}")
     failed = next((row for row in rows if row.passed is False), None)
     if failed is None:
         return Explanation(sentence="it cannot be explained: nothing was compared")

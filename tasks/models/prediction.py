@@ -37,8 +37,7 @@ def predict(
     sent in batches of that size, the last one filled up with its last row, whose answers are dropped.
 
     Raises:
-        UsageError: the file holds inputs for no signature, or values that they do not take.
-        PipelineError: the model fails on these inputs.
+        UsageError: the file holds inputs for no signature, or values that they or the model do not take.
         As `adoption.opened`.
     """
     with (
@@ -49,7 +48,10 @@ def predict(
         answers: Tensors = {}
         chosen = _inputs(file, signatures)
         for signature, inputs in chosen:
-            got = _in_batches(brought.live, signature, inputs, str(found.path))
+            try:
+                got = _in_batches(brought.live, signature, inputs, str(found.path))
+            except UsageError as error:
+                raise _of_inputs(error) from None
             answers |= {f"{signature.key}/{name}": array for name, array in got.items()}
         tensors.write_tensors(out, answers)
         keys = tuple(signature.key for signature, _ in chosen)
@@ -57,15 +59,15 @@ def predict(
 
 
 def ask(live: Predictor, signature: str, inputs: Mapping[str, Array], where: str) -> Tensors:
-    """The outputs of one batch. Raises PipelineError where the model fails on it."""
+    """The outputs of one batch. Raises UsageError where the model does not take it."""
     try:
         return live.predict(signature, inputs)
     except (PipelineError, MemoryError, OSError):
         raise
     except Exception as error:  # TensorFlow raises what its kernels say of the inputs
         found = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
-        remedy = "give inputs that it takes: see `tfship inspect`."
-        raise PipelineError(f"{where}, signature {signature}", "an answer", found, remedy) from None
+        remedy = "give inputs that it takes: --probe FILE."
+        raise UsageError(f"{where}, signature {signature}", "an answer", found, remedy) from None
 
 
 def _inputs(file: Path, signatures: list[Signature]) -> list[tuple[Signature, Tensors]]:
@@ -75,8 +77,15 @@ def _inputs(file: Path, signatures: list[Signature]) -> list[tuple[Signature, Te
         # None at all: the first one's error says what is missing.
         return [(one, probe_fit.fitted(held, one, file.name, cut=False).inputs) for one in served or signatures[:1]]
     except UsageError as error:
-        remedy = error.remedy.replace("--probe", "--inputs")
-        raise UsageError(error.where, error.expected, error.found, remedy, error.facts) from None
+        raise _of_inputs(error) from None
+
+
+def _of_inputs(error: UsageError) -> UsageError:
+    """The same, by the name that the file's option has here."""
+    remedy = error.remedy.replace("--probe", "--inputs")
+    return UsageError(
+        error.where, error.expected.replace("the probe", "these inputs"), error.found, remedy, error.facts
+    )
 
 
 def _in_batches(live: Predictor, signature: Signature, inputs: Tensors, where: str) -> Tensors:

@@ -47,7 +47,7 @@ def resolve(reference: str, folder: Path) -> ModelSource:
     Raises:
         UsageError: no such example, module or class.
     """
-    known = f"one of {', '.join(EXAMPLES)}, or module:Class"
+    known = f"one of {', '.join(EXAMPLES)}, module:Class, or the path of a model"
     if reference in EXAMPLES:
         module, _, attribute = EXAMPLES[reference].partition(":")
         return ModelSource(name=reference, module=module, attribute=attribute)

@@ -92,9 +92,12 @@ def part(brought: Brought, names: GraphNames, feeds: Collection[str]) -> Any:
         if name in reached and f"{name}:0" not in feeds:
             readers[f"{name}:0"] = "the train op, and is pinned for inference only"
     if readers:
-        some = ", ".join(f"{tensor} (feeds {reader})" for tensor, reader in list(readers.items())[:8])
+        own = {tensor: name for name, tensor in aliases(brought).items() if ":" in name}  # not the cut's own name
+        some = ", ".join(f"{own.get(tensor, tensor)} (feeds {reader})" for tensor, reader in list(readers.items())[:8])
+        some += f", and {len(readers) - 8} more" if len(readers) > 8 else ""
         remedy = "add them to the file of --batches: rows by name, or a scalar (keep_prob) that is fed in every step."
-        raise UsageError("--batches", "everything that the train op has to be fed", f"no {some}", remedy)
+        facts = {"missing": [own.get(tensor, tensor) for tensor in readers]}
+        raise UsageError("--batches", "everything that the train op has to be fed", f"no {some}", remedy, facts)
     filled = graphs.reached(graph_def, [names.table_init]) if names.table_init else set()
     tables = [node.name for node in graph_def.node if node.name in reached - filled and _TABLES.fullmatch(node.op)]
     if tables:

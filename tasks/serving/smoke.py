@@ -169,13 +169,14 @@ def examine(endpoint: Endpoint, name: str, reference: Reference, settings: Servi
 
 
 def ask_everything(predictor: Predictor, reference: Reference, tolerance: Tolerance) -> list[ParityRow]:
-    """The whole probe through every signature, then its first row alone, where the live model was asked that too."""
+    """The whole probe through every signature, then its first rows alone, where the live model was asked that too."""
     rows: list[ParityRow] = []
     for signature in reference.names.signatures:
         probe, expected = reference.probe, reference.outputs
         batches = [(predictor.form, probe, expected)]
-        if parity.select(reference.first, signature.key):
-            batches.append((f"{predictor.form}, batch 1", parity.first_row(probe), reference.first))
+        for count, answers in reference.smaller.items():
+            if parity.select(answers, signature.key):
+                batches.append((f"{predictor.form}, batch {count}", parity.first_rows(probe, count), answers))
         for form, inputs, outputs in batches:
             try:
                 rows += parity.outputs(

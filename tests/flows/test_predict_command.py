@@ -119,7 +119,8 @@ def test_what_a_user_can_cause_is_a_message(
 def test_inputs_that_the_model_fails_on_are_a_message(forms: Path, folder: Path) -> None:
     np.save(folder / "x.npy", np.array([7], np.int32))
     answer = tfship("predict", forms / "picky.pb", "--inputs", "x.npy", "--input", "x:0", "--output", "y:0")
-    assert answer.code == 1 and "expected an answer" in answer.err and "Traceback" not in answer.err
+    assert answer.code == 2 and "expected an answer" in answer.err and "Traceback" not in answer.err
+    assert "--inputs" in answer.err and "--probe" not in answer.err
 
 
 def test_puzzle15_answers_from_its_authors_frozen_graph(wild: Path, folder: Path) -> None:  # noqa: F811

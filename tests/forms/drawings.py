@@ -47,7 +47,7 @@ def _drawn_and_run(
         assert any(as_bytes(found[name]) != as_bytes(other[name]) for name in found)
         with v1.Session(graph=graph) as session:
             session.run([v1.global_variables_initializer(), v1.tables_initializer()])
-            for batch in (found, parity.first_row(found)):
+            for batch in (found, parity.first_rows(found, 1)):
                 answer = session.run(output, {specs[n].tensor: batch[f"s/{n}"] for n in specs})
                 if batch is found:
                     whole = answer
@@ -251,6 +251,6 @@ def of_a_saved_model(folder: Path) -> None:
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
         for signature in signatures:
-            for batch in (found, parity.first_row(found)):
+            for batch in (found, parity.first_rows(found, 1)):
                 feeds = {spec.tensor: batch[f"{signature.key}/{name}"] for name, spec in signature.inputs.items()}
                 session.run([spec.tensor for spec in signature.outputs.values()], feeds)

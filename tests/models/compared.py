@@ -186,13 +186,15 @@ def _adding(added: float) -> Any:
 
 
 def picky(folder: Path) -> None:
-    """`picky.pb`: y = three numbers by index, which fails on any other index."""
+    """`picky.pb`: y = three numbers by index, which fails on any other index; `easy.pb` has a hundred."""
     import tensorflow as tf
 
-    with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder(tf.int32, [None], name="x")
-        tf.raw_ops.GatherV2(params=[1.0, 2.0, 3.0], indices=x, axis=0, name="y")
-        (folder / "picky.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    for name, count in (("picky", 3), ("easy", 100)):
+        with tf.Graph().as_default() as graph:
+            x = tf.compat.v1.placeholder(tf.int32, [None], name="x")
+            numbers = [float(number) for number in range(count)]
+            tf.raw_ops.GatherV2(params=numbers, indices=x, axis=0, name="y")
+            (folder / f"{name}.pb").write_bytes(graph.as_graph_def().SerializeToString())
 
 
 def looping(folder: Path) -> None:

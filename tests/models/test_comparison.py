@@ -131,6 +131,13 @@ def test_outputs_that_cannot_be_paired_are_both_named(forms: Path) -> None:
     assert "out (float32)" in str(raised.value) and "logits (float32), probs (float32)" in str(raised.value)
 
 
+def test_a_model_that_fails_on_what_the_first_one_takes_differs(forms: Path) -> None:
+    found = _compare(forms / "easy.pb", forms / "picky.pb", given=Given(inputs=("x:0",), outputs=("y:0",)))
+    assert _rows(found)[0] == ("serving_default/*", False) and found.divergent is not None
+    worst = found.candidates[0].rows[0].worst
+    assert worst is not None and worst.expected == "an answer" and "not in [0, 3)" in worst.got
+
+
 def test_a_signature_whose_outputs_are_all_empty_is_not_called_equal() -> None:
     def row(output: str, passed: bool | None) -> ParityRow:
         return ParityRow(candidate="B", signature=output, output="y", test=ParityTest.SERVED, passed=passed)

@@ -142,16 +142,19 @@ def test_what_was_continued_goes_through_every_form(run: Run, script: Script, tm
 
 
 def test_killed_in_the_middle_and_run_again_is_the_same(run: Run, script: Script, tmp_path: Path) -> None:
-    training = settings(elsewhere(script, tmp_path / "moved"), script)
-    killed_at(run, 50, lambda: train(None, training, GIVEN))
+    training = settings(elsewhere(script, tmp_path / "moved"), script, saver={"every_steps": 1})
+    killed_at(run, 35, lambda: train(None, training, GIVEN))
     staging = run.store.staging("train", train.recipe(None, training, GIVEN)[0].key)
     assert run.store.artifacts("train") == []
-    done = saver.prefixes(staging / "checkpoints")
-    assert done
-    (staging / "checkpoints" / "model.ckpt-40.index").stat()
+    assert 35 <= (saver.step_of(saver.prefixes(staging / "checkpoints")[-1]) or 0) < 60
+    (staging / "scratch-of-the-killed").mkdir()
+    before = len(told(run))
     made = train(None, training, GIVEN)
+    assert len(told(run)) == before  # the start was not restored again
     assert table(last(made)) == table(script.left() / "model.ckpt-60")
-    assert [json.loads(line)["step"] for line in (made.path / "metrics.jsonl").read_text().splitlines()] == [40, 50, 60]
+    lines = [json.loads(line)["step"] for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(31, 61))
+    assert not list(made.path.glob("scratch-*"))
 
 
 def test_what_was_continued_can_be_continued(run: Run, script: Script, tmp_path: Path) -> None:
@@ -317,7 +320,7 @@ def test_only_the_head_was_trained(run: Run, script: Script, tmp_path: Path) -> 
 
 def test_fine_tuning_that_was_killed_never_restores_the_start_again(run: Run, script: Script, tmp_path: Path) -> None:
     start = elsewhere(script, tmp_path / "moved")
-    training = Training(start=start, steps=40, restore=("body/*",), saver=POLICY, hyperparameters={"pause": 0.01})
+    training = Training(start=start, steps=40, restore=("body/*",), saver=POLICY, hyperparameters={"pause": 0.02})
     killed_at(run, 20, lambda: train(TUNED, training))
     made = train(TUNED, training)
     assert told(run) == []  # it was said before the kill
@@ -345,6 +348,8 @@ def test_what_restore_names_must_be_there(run: Run, script: Script, tmp_path: Pa
         tuned(start, restore=("*",))
     with pytest.raises(UsageError, match="global step"):
         tuned(start, restore=("global_step",))
+    made = tuned(start, restore=("body/*", "glo*"))
+    assert started(made.path).restored == ("body/w",)
 
 
 def test_a_name_map_leads_to_other_keys(run: Run, script: Script, tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Every form with one byte changed or its end cut: a message, or what the whole model answers; no traceback, no hang.
+
+Never another answer, where the format lets anybody know: tensor bundles and V1 checkpoints carry a checksum for every
+block and tensor, the members of a `.keras` archive one for each. A GraphDef, a `.meta`, a `saved_model.pb`, an HDF5 file
+and a vocabulary carry none: in them a changed weight, constant or word is another model, as whole as the first, and only
+whoever kept the first one's digest (as our store does of what it adopted) can tell. For those the law is that nothing
+crashes, hangs or ends in an exception that nobody foresaw.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tasks import isolate
+from tasks.errors import PipelineError
+from tasks.forms import tensors
+from tasks.forms.detect import detect
+from tasks.isolate import Limits
+from tasks.models import adoption
+from tasks.models.source import ModelSource
+from tasks.records.adoption import Given, ProbeSource
+from tasks.records.settings import SessionOptions
+from tests.adoption import ways
+from tests.adoption.shipping import Shipyard
+
+NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
+GRAPH = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",), graph=Path("graph.pb"))
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One file of a written model; `checked` where its format carries checksums."""
+
+    way: Callable[[Path], None]
+    path: str
+    file: str
+    given: Given
+    checked: bool = False
+
+
+VICTIMS = {
+    "saver v2 index": Victim(ways.saver_v2, "", "model.ckpt-7.index", NAMED, checked=True),
+    "saver v2 data": Victim(ways.saver_v2, "", "model.ckpt-7.data-00000-of-00001", NAMED, checked=True),
+    "saver v2 meta": Victim(ways.saver_v2, "model.ckpt-7", "model.ckpt-7.meta", NAMED),
+    "saver v2 state": Victim(ways.saver_v2, "", "checkpoint", NAMED, checked=True),
+    "a shard": Victim(ways.saver_v2_two_shards, "", "model.ckpt-7.data-00001-of-00002", NAMED, checked=True),
+    "a partitioned index": Victim(ways.saver_v2_partitioned, "", "model.ckpt-7.index", NAMED, checked=True),
+    "saver v1": Victim(ways.saver_v1, "", "model.ckpt-7", NAMED, checked=True),
+    "a v1 shard": Victim(ways.saver_v1_two_shards, "", "model.ckpt-7-00000-of-00002", NAMED, checked=True),
+    "graph .pb": Victim(ways.without_meta, "model.ckpt-7", "graph.pb", GRAPH),
+    "frozen .pb": Victim(ways.frozen, "frozen.pb", "frozen.pb", NAMED),
+    "frozen .pbtxt": Victim(ways.frozen, "frozen.pbtxt", "frozen.pbtxt", NAMED),
+    "TF1 saved_model.pb": Victim(ways.simple_save, "model", "model/saved_model.pb", Given()),
+    "TF1 variables.index": Victim(
+        ways.simple_save, "model", "model/variables/variables.index", Given(), checked=True
+    ),
+    "TF1 variables.data": Victim(
+        ways.simple_save, "model", "model/variables/variables.data-00000-of-00001", Given(), checked=True
+    ),
+    "TF2 saved_model.pb": Victim(ways.module_with_a_table, "model", "model/saved_model.pb", Given()),
+    "TF2 variables.data": Victim(
+        ways.module_with_a_table, "model", "model/variables/variables.data-00000-of-00001", Given(), checked=True
+    ),
+    "TF2 vocabulary": Victim(ways.module_with_a_table, "model", "model/assets/words.txt", Given()),
+    "keras archive": Victim(ways.keras_archive, "model.keras", "model.keras", Given(), checked=True),
+    "keras hdf5": Victim(ways.keras_hdf5, "model.h5", "model.h5", Given()),
+    "object checkpoint index": Victim(ways.object_checkpoint, "ckpt-7", "ckpt-7.index", Given(), checked=True),
+    "object checkpoint data": Victim(
+        ways.object_checkpoint, "ckpt-7", "ckpt-7.data-00000-of-00001", Given(), checked=True
+    ),
+}
+ATTEMPTS = 4
+_answers: dict[str, dict[str, np.ndarray]] = {}
+
+
+def adopted(folder: Path, victim: Victim, out: Path) -> dict[str, np.ndarray]:
+    """The original's answers to the probe that was written with it."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    code = ModelSource(name="mine", module="mine", attribute="Mine", folder=folder)
+    asked = victim.given
+    if asked.graph is not None:
+        asked = asked.model_copy(update={"graph": folder / asked.graph})
+    probe = ProbeSource(file=folder / "probe.npz")
+    found = detect(folder / victim.path)
+    own = code if victim.way is ways.object_checkpoint else None
+    with isolate.limits(Limits(seconds=30.0, memory=3 * 2**30)):
+        isolate.call(adoption.adopt, found, asked, probe, SessionOptions(), own, out)
+    (baseline,) = (out / "baselines").glob("*.tensors")
+    return tensors.read_tensors(baseline)
+
+
+@pytest.mark.parametrize("name", VICTIMS)
+@settings(
+    max_examples=ATTEMPTS,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.sampled_from([False, False, False, True]))
+@example(where=0.0, bit=0, cut=False)
+def test_it_is_refused_in_words_or_answers_as_the_whole_one(
+    yard: Shipyard, tmp_path: Path, name: str, where: float, bit: int, cut: bool
+) -> None:
+    victim = VICTIMS[name]
+    written = yard.written(victim.way)
+    if name not in _answers:
+        _answers[name] = adopted(written, victim, tmp_path / "out")
+    folder = tmp_path / "hurt"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(written, folder)
+    content = bytearray((folder / victim.file).read_bytes())
+    place = int(where * len(content))
+    if cut:
+        del content[place:]
+    else:
+        content[place] ^= 1 << bit
+    (folder / victim.file).write_bytes(content)
+    try:
+        answers = adopted(folder, victim, tmp_path / "out")
+    except PipelineError as error:
+        assert "Traceback" not in str(error)
+        assert "expected no error" not in str(error), error
+        assert "an answer within" not in str(error), "it hangs"
+        return
+    if victim.checked:
+        assert answers.keys() == _answers[name].keys()
+        for output, expected in _answers[name].items():
+            np.testing.assert_array_equal(answers[output], expected)
