@@ -57,8 +57,8 @@ class Plain(Silent):
 
     def progress(self, name: str, facts: Mapping[str, Any]) -> None:
         """A line, if the last one is some seconds old."""
-        if "waiting" in facts:
-            self.write(f"{name}: {facts['waiting']}")
+        if said := facts.get("waiting") or facts.get("started"):
+            self.write(f"{name}: {said}")
         elif time.monotonic() - self.last_line >= self.every_seconds:
             self.last_line = time.monotonic()
             self.write(f"{name}: {described(facts)}")

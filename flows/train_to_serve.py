@@ -41,8 +41,11 @@ def train_to_serve(config: PipelineConfig) -> None:
 def pipeline(config: PipelineConfig, run: Run) -> None:
     """The steps in their order, as they belong to `run`; Reached ends them early."""
     files = config.files
+    start = config.training.start
     if files is None:
-        trained = train(config.model, config.training)
+        trained = train(config.model, config.training, **({"given": config.given} if start else {}))
+    elif start is not None:
+        trained = train(None, config.training, config.given, config.probe)
     else:
         trained = adopt(files, config.given, config.probe, config.training.session, config.code)
     pinned = checkpoint(trained, config.selection)

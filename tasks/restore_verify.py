@@ -91,7 +91,7 @@ def verify(
         coverage=coverage,
         parity=parity,
         hidden=hidden,
-        hyperparameters={key: value for item in encoded for key, value in json.loads(item).items()},
+        hyperparameters={key: value for item in encoded for key, value in _settings(item).items()},
         global_step=global_step,
         train_op=names.train_op,
         one_more_step=one_more,
@@ -106,6 +106,15 @@ def require_verified(verified: Artifact, checkpoint: Artifact, run: Artifact) ->
     these = {"checkpoint": checkpoint.digest, "run": run.digest}
     if verified.step != "restore_verify" or about != these:
         raise UsageError("verified", f"a restore-verify of {these}", f"{verified.step} of {about}", "verify this one.")
+
+
+def _settings(encoded: bytes) -> dict[str, Any]:
+    """One entry of the hyper-parameters' collection; another program's may hold anything."""
+    try:
+        found = json.loads(encoded)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _outputs(names: GraphNames) -> list[str]:

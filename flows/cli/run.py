@@ -100,7 +100,11 @@ def settings_of(given: Mapping[str, Any], until: str | None = None) -> PipelineC
         "training": {
             "steps": option("steps"),
             "start": option("start"),
+            "start_step": option("start_step"),
             "batches": option("batches"),
+            "batch_size": option("batch_size"),
+            "train_op": option("train_op"),
+            "loss": option("loss"),
             "restore": option("restore") or None,
         },
         "selection": {"which": int(select) if select and select.isdigit() else select},

@@ -31,7 +31,11 @@ _LATER = {"no_promote", "force", "reason", "serving_root", "name", "also"}
 _SERVING = {"runtime", "image"}
 _TRAINING: dict[str, Any] = {
     "start": Annotated[Path | None, typer.Option("--from", help="The checkpoint to start from.")],
-    "batches": Annotated[Path | None, typer.Option(help="Rows to train a brought graph on: npz.")],
+    "start_step": Annotated[int | None, typer.Option("--from-step", help="The step of that checkpoint.")],
+    "batches": Annotated[Path | None, typer.Option(help="What a brought graph's train op is fed: npz, rows by name.")],
+    "batch_size": Annotated[int | None, typer.Option(help="Rows of that file a step.")],
+    "train_op": Annotated[str | None, typer.Option(help="The brought graph's train op.")],
+    "loss": Annotated[str | None, typer.Option(help="The brought graph's loss.")],
     "restore": Annotated[
         list[str] | None, typer.Option(help="Variables to take from that checkpoint; repeatable, * for any.")
     ],
@@ -48,6 +52,8 @@ def register(app: typer.Typer) -> None:
 
 def _command(step: str) -> Callable[..., int]:
     def command(**options: Any) -> int:
+        if options.get("start") and not options["source"]:  # no code: the checkpoint's own graph goes on
+            options["source"] = str(options["start"])
         return pipeline.perform(options, until=step)
 
     leave_out = _LATER | (set() if step == "smoke_test" else _SERVING)

@@ -20,6 +20,7 @@ from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames, Signature, TensorSpec
 
 _SCOPE = "tfship_"
+PINNED = "_tfship_pinned"  # marks a Const that was a placeholder: whoever trains must feed it again
 
 
 def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
@@ -162,6 +163,7 @@ def pin(graph_def: Any, tensor: str, value: tensors.Array) -> None:
     node.attr.pop("_output_shapes", None)
     node.attr["dtype"].type = dtype
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype=tf.dtypes.as_dtype(dtype)))
+    node.attr[PINNED].b = True
 
 
 def cut(graph_def: Any, tensor: str, spec: TensorSpec) -> str:

@@ -155,7 +155,11 @@ def restored(
 
     imported = tf.Graph()
     with imported.as_default():
-        saving = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
+        try:
+            saving = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
+        except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
+            remedy = "save the model again, or restore its `.meta` from a backup."
+            raise DamagedError(f"the graph of the {form}", "one that can be imported", _said(error), remedy) from None
     readers = graphs.readers(imported, variables)
     # Closed, but not entered: an entered session's graph is the default one, where nothing eager is done.
     with closing(predictors.session(imported, options)) as session:
@@ -163,11 +167,17 @@ def restored(
             try:
                 with imported.as_default():
                     saving.restore(session, saver.spelled(prefix))
-            except (tf.errors.OpError, ValueError) as error:
+            except (tf.errors.OpError, ValueError, KeyError) as error:
                 raise _unreadable(prefix, error) from None
         if table_init is not None:
             feeds = {asset.tensor: str(places[asset.filename]) for asset in assets}
-            session.run(imported.get_operation_by_name(table_init), feeds)
+            try:
+                session.run(imported.get_operation_by_name(table_init), feeds)
+            except tf.errors.OpError as error:
+                listed = ", ".join(map(str, places.values())) or "the graph's own constants"
+                remedy = "give the file with which the model was trained."
+                where, expected = f"a lookup table ({table_init})", f"one that {listed} fills"
+                raise DamagedError(where, expected, _said(error), remedy) from None
         yield OriginalPredictor(form, session, signatures, readers, pins)
 
 

@@ -38,9 +38,11 @@ def _explained(
         if one.found.form not in original.WITH_GRAPH:
             why = "is built by Python code, whose tensors have no names in common with a graph's"
             return Explanation(sentence=f"it cannot be explained: {one.name} ({one.found.form.value}) {why}")
-    failed = next((row for row in rows if row.passed is False), None)
+    failures = [row for row in rows if row.passed is False]
+    failed = next((row for row in failures if row.compared), None)
     if failed is None:
-        return Explanation(sentence="it cannot be explained: nothing was compared")
+        found = "; ".join(f"{row.output}: {row.worst.got}" for row in failures if row.worst)
+        return Explanation(sentence=f"there are no two values to compare: {found or 'every output is empty'}")
     probe = tensors.read_tensors(folder / PROBE)
     with (
         tempfile.TemporaryDirectory(dir=folder) as scratch,
@@ -50,10 +52,7 @@ def _explained(
     ):
         mine_asked, theirs_asked = (asked(brought) for brought in (mine, theirs))
         pairs, _, _ = pairing.pair(mine_asked, theirs_asked, other.name)
-        pair = next((pair for pair in pairs if pair.baseline.key == failed.signature), None)
-        if pair is None or failed.output.startswith("input "):
-            found = failed.worst.got if failed.worst else "another one"
-            return Explanation(sentence=f"the models have not the same signatures: {failed.output} is {found}")
+        pair = next(pair for pair in pairs if pair.baseline.key == failed.signature)
         told = Explanation(sentence="")
         for inputs in _batches(pair.baseline, probe, failed):
             sides = [_side(one.live, pair, inputs, mine=one is mine) for one in (mine, theirs)]

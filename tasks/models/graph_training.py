@@ -56,6 +56,8 @@ def train(
     names = _names(built, graph)
     keys = graphs.restored(*_saved(graph, saving))
     readers = graphs.readers(graph, (variable.op.name for variable in _variables(graph)))
+    # What `var_list` leaves out comes back with no checkpoint: interrupted, such a training begins anew.
+    complete = {variable.op.name for variable in _variables(graph)} <= set(keys)
     loop.require_declared(names, source, training)
     probe = _write_once(out, names, built, model, graph, saving)
     with predictors.session(graph, training.session) as session:
@@ -63,7 +65,7 @@ def train(
         if names.table_init:
             session.run(built.table_init)
         resumed = None
-        if whole := loop.last_whole(out):
+        if whole := loop.last_whole(out, lambda prefix: complete):
             saving.restore(session, saver.spelled(whole[-1]))
             saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in whole])
             resumed = saver.step_of(whole[-1])

@@ -58,6 +58,8 @@ def train(
         remedy = "compile the Keras model, return a train_step, or set steps to 0."
         raise PipelineError("build()", f"a train_step for {steps} steps", "none", remedy)
     live = objects.live(built)
+    for left in out.glob("exported-*"):  # by a run that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix="exported-") as scratch:
         flat = _Flat.of(live, Path(scratch), out, training, hyperparameters)
         loop.require_declared(flat.names, source, training)

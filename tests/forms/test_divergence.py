@@ -89,3 +89,8 @@ def test_graphs_without_names_in_common_and_keras_cannot_be_explained(forms: Pat
     assert told.first is None
     keras = _explained(forms / "model.keras", forms / "other.keras", Given())
     assert keras.first is None and "it cannot be explained" in keras.sentence and "Keras" in keras.sentence
+
+
+def test_a_model_that_does_not_answer_has_nothing_to_compare(forms: Path) -> None:
+    told = _explained(forms / "easy.pb", forms / "picky.pb", Given(inputs=("x:0",), outputs=("y:0",)))
+    assert told.first is None and "no two values to compare" in told.sentence and "not in [0, 3)" in told.sentence
