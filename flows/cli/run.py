@@ -187,8 +187,8 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
             str(sum(row["mismatched"] for row in rows)),
             verdict,
         )
-    console = Console()
-    console.print(table)
+    if summary.parity:
+        Console().print(table)
     if summary.smoke:
         runtime = summary.smoke["image"] or summary.smoke["runtime"]
         print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")

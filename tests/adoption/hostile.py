@@ -126,7 +126,9 @@ def bomb(kind: str, out: Path) -> None:
     if kind == "a Fill of a tebibyte":
         dims = _constant(graph_def, "dims", [1 << 19, 1 << 19], INT64)
         graphs_made.node(graph_def, "big", "Fill", dims, "w", T=FLOAT, index_type=INT64)
-        graphs_made.node(graph_def, "sum", "Mean", "big", _constant(graph_def, "axes", [0, 1], INT32), T=FLOAT, Tidx=INT32)
+        graphs_made.node(
+            graph_def, "sum", "Mean", "big", _constant(graph_def, "axes", [0, 1], INT32), T=FLOAT, Tidx=INT32
+        )
         graphs_made.node(graph_def, "y", "AddV2", x, "sum", T=FLOAT)
     elif kind == "a loop without end":
         graph_def.Clear()
@@ -170,7 +172,9 @@ def no_meta_graphs(folder: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     folder.mkdir()
-    (folder / "saved_model.pb").write_bytes(saved_model_pb2.SavedModel(saved_model_schema_version=1).SerializeToString())
+    (folder / "saved_model.pb").write_bytes(
+        saved_model_pb2.SavedModel(saved_model_schema_version=1).SerializeToString()
+    )
 
 
 def table_of(asset: Path, out: Path) -> None:

@@ -158,7 +158,7 @@ def answers_of_saved_model(folder: Path, probe: Path, out: Path) -> None:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder))
-    answers = {}
+    answers: dict[str, Any] = {}
     given = probe_in(probe)
     for key, function in loaded.signatures.items():
         inputs = {name: given.get(f"{key}/{name}", given.get(name)) for name in function.structured_input_signature[1]}

@@ -152,7 +152,7 @@ def test_a_checkpoint_file_that_names_a_deleted_step_says_so_and_what_was_taken(
 
 def test_a_checkpoint_file_alone_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/Users/me/model.ckpt-12"\n')
-    with pytest.raises(DamagedError, match="/Users/me/model.ckpt-12"):
+    with pytest.raises(DamagedError, match=r"/Users/me/model\.ckpt-12"):
         detect(tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_v1_and_v2_under_one_prefix_are_asked_about(copy: Copy) -> None:
     folder = copy(ways.saver_v2)
     shutil.copyfile(copy(ways.saver_v1) / "model.ckpt-7", folder / "model.ckpt-7")
     for path in (folder, folder / "model.ckpt-7"):
-        with pytest.raises(UsageError, match="V1 .* and V2"):
+        with pytest.raises(UsageError, match=r"V1 .* and V2"):
             detect(path)
 
 

@@ -14,8 +14,6 @@ from tasks.forms.detect import detect
 from tests.adoption import classics
 from tests.adoption.shipping import Shipyard
 
-SUM = {"inputs": ["w1=w1:0", "w2=w2:0"], "outputs": ["op_to_restore=op_to_restore:0"], "pins": {}}
-
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -124,7 +122,9 @@ def test_collections_are_read_back(yard: Shipyard, doubled: Path) -> None:
 def test_as_graph_def_and_import_graph_def(yard: Shipyard, tmp_path: Path) -> None:
     expected = isolate.call(classics.write_graph_def, tmp_path / "graph.pb")
     given = {"inputs": ["x=x:0"], "outputs": ["y=y:0"]}
-    shipped = yard.ship(tmp_path / "graph.pb", "graph-def", given=given, probe={"file": tmp_path / "x.npy"}, until="adopt")
+    shipped = yard.ship(
+        tmp_path / "graph.pb", "graph-def", given=given, probe={"file": tmp_path / "x.npy"}, until="adopt"
+    )
     assert shipped.baseline["serving_default/y"].tolist() == expected
 
 
@@ -145,13 +145,9 @@ def test_inference_in_the_four_ways_is_equal(yard: Shipyard, doubled: Path, tmp_
         tmp_path / "saved": {},
     }
     for number, (place, said) in enumerate(places.items()):
-        shipped = yard.ship(
-            place, f"four-{number}", given=said, probe={"file": tmp_path / "probe.npz"}, until="smoke_test"
-        )
+        shipped = yard.ship(place, f"four-{number}", given=said, probe={"file": tmp_path / "probe.npz"}, until="adopt")
         assert shipped.baseline["serving_default/op_to_restore"].tolist() == session
-        assert shipped.summary.smoke is not None
-        assert shipped.summary.smoke["passed"]
 
 
-def saved_steps(folder: Path) -> list[int | None]:
+def saved_steps(folder: Path) -> list[int]:
     return sorted(saver.step_of(path.with_suffix("")) or 0 for path in folder.glob("model.ckpt-*.index"))

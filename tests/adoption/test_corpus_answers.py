@@ -42,7 +42,9 @@ def test_cartpole_takes_the_one_that_is_named_and_says_so(yard: Shipyard, wild: 
     for episode in ("50th", "100th"):
         error = yard.refused(wild / "cartpole-pg" / f"cart-pole-{episode}-episode")
         options = options_in(error)
-        taken = yard.ship(wild / "cartpole-pg" / f"cart-pole-{episode}-episode", "cartpole", given=options, until="adopt")
+        taken = yard.ship(
+            wild / "cartpole-pg" / f"cart-pole-{episode}-episode", "cartpole", given=options, until="adopt"
+        )
         assert taken.adopted.chosen == f"cart-pole-{episode}-episode, as asked"
         answers += [taken.baseline]
     assert answers[0].keys() == answers[1].keys()
@@ -103,7 +105,12 @@ def test_taxi_names_the_tensors_at_which_its_training_graph_is_cut_and_ships_so(
 def test_the_export_of_taxi_is_adopted_with_its_examples_and_vocabularies(yard: Shipyard, wild: Path) -> None:
     folder = wild / "taxi-estimator" / "export" / "chicago-taxi" / "1646034756"
     shipped = yard.ship(folder, "taxi-export", until="adopt")
-    assert {one.key for one in shipped.names.signatures} == {"classification", "predict", "regression", "serving_default"}
+    assert {one.key for one in shipped.names.signatures} == {
+        "classification",
+        "predict",
+        "regression",
+        "serving_default",
+    }
     assert len(shipped.names.assets) == 2
     assert len(np.unique(shipped.baseline["predict/logits"])) > 1, "the examples reach the answers"
 

@@ -157,7 +157,8 @@ def test_a_keras_model_is_written_as_an_archive_again(yard: Shipyard) -> None:
     first = yard.ship(written / "model.h5", "out-keras", probe=probe, also=["keras"])
     again = yard.ship(first.artifact("convert") / "keras", "again-keras", probe=probe, until="adopt")
     assert again.adopted.form is Form.KERAS
-    np.testing.assert_allclose(*(run.baseline["serving_default/y"] for run in (first, again)), rtol=1e-6)
+    ours, theirs = (run.baseline["serving_default/y"] for run in (again, first))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["graph.pb", "graph.pbtxt"])

@@ -251,7 +251,7 @@ def module_with_a_table(out: Path) -> None:
 
     (out / "words.txt").write_text("".join(f"{word}\n" for word in VOCABULARY))
 
-    class Embedded(tf.Module):  # type: ignore[misc]
+    class Embedded(tf.Module):
         def __init__(self) -> None:
             super().__init__()
             initialiser = tf.lookup.TextFileInitializer(
@@ -379,3 +379,12 @@ def refusal_of_the_v2_loader(folder: Path) -> str:
     except Exception as error:
         return str(error)
     return ""
+
+
+def bytes_of_constant(path: Path, name: str) -> str:
+    """The value of a Const in a GraphDef as it stands in the file, in hexadecimal."""
+    import tensorflow as tf
+
+    graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    (node,) = [node for node in graph_def.node if node.name == name]
+    return bytes(node.attr["value"].tensor.tensor_content).hex()
