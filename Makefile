@@ -25,7 +25,9 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  "tfship needs Python 3.11 to 3.13, and %s is %d.%d: name another with `make PYTHON=python3.12 …`" % (sys.executable, *v))'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@# The lock is whole: resolving again would only let a release of tomorrow in by an unpinned extra. `pip check` proves it.
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip check --quiet
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
