@@ -44,6 +44,7 @@ STEPS = (
     "export",
     "convert",
     "smoke_test",
+    "rehearse",
     "promote",
     "report",
 )
@@ -70,6 +71,13 @@ class ReleaseSettings(Record):
     reason: str = ""
 
 
+class RehearsalSettings(Record):
+    """Whether to change versions under traffic before promoting, and how many seconds of it before and after."""
+
+    wanted: bool = False
+    window: float = Field(default=3.0, gt=0)
+
+
 class PipelineConfig(Record):
     """Everything a run can be told. Relative paths are relative to the folder the run is started in."""
 
@@ -85,6 +93,8 @@ class PipelineConfig(Record):
     selection: Selection = Selection()
     tolerance: Tolerance = Tolerance()
     serving: Serving = Serving()
+    images: tuple[str, ...] = ()
+    rehearsal: RehearsalSettings = RehearsalSettings()
     release: ReleaseSettings = ReleaseSettings()
     limits: LimitSettings = LimitSettings()
     also: tuple[Target, ...] = ()
@@ -143,6 +153,20 @@ class PipelineConfig(Record):
     def promotion(self) -> Release:
         """Promote's own parameters."""
         return Release(serving_root=self.serving_root, name=self.model_name, **self.release.model_dump())
+
+    @property
+    def servings(self) -> tuple[Serving, ...]:
+        """How to smoke-test in each of the servers."""
+        file = self.serving.model_config_file
+        named = self.serving.model_copy(
+            update={"model_name": self.serving.model_name or self.model_name if file else None}
+        )
+        return tuple(named.model_copy(update={"image": image}) for image in self.images) or (named,)
+
+    @property
+    def at_once(self) -> int:
+        """How many of them this machine has the memory for."""
+        return max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // self.serving.memory)
 
     @property
     def training_limits(self) -> Limits:

@@ -67,6 +67,7 @@ def _of(config: PipelineConfig) -> list[str]:
     first = "train" if config.files is None else "adopt"
     names = [name for name in STEPS if name not in ("train", "adopt") or name == first]
     names = [name for name in names if name != "convert" or config.also]
+    names = [name for name in names if name != "rehearse" or config.rehearsal.wanted]
     names = [name for name in names if name != "promote" or config.release.promote]
     other = {"freeze": "export", "export": "freeze"}.get(config.until or "")
     names = names[: names.index(config.until) + 1] if config.until in names else names

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from flows.config import STEPS
@@ -84,15 +84,15 @@ class Logged(Plain):
 
 
 class Terminal(Silent):
-    """A live table of all steps, with a bar while training, on a terminal."""
+    """A live table of all steps, with a bar for one that says how far it is, on a terminal."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
         self.outcomes: dict[str, StepOutcome] = {}
         self.running: dict[str, float] = {}
         self.notes: dict[str, str] = {}
-        self.bar = Progress(TextColumn("train"), BarColumn(40), TextColumn("{task.description}"))
-        self.training = self.bar.add_task("", visible=False)
+        self.bar = Progress(TextColumn("{task.fields[of_step]}"), BarColumn(40), TextColumn("{task.description}"))
+        self.bars: dict[str, TaskID] = {}
 
     def started(self, name: str) -> None:
         """The step is under way."""
@@ -103,9 +103,10 @@ class Terminal(Silent):
         """Move the bar."""
         self.notes[name] = str(facts.get("waiting", ""))
         if "of" in facts:
+            if name not in self.bars:
+                self.bars[name] = self.bar.add_task("", of_step=name)
             self.bar.update(
-                self.training,
-                visible=True,
+                self.bars[name],
                 total=facts["of"],
                 completed=facts["step"],
                 description=described(facts),
@@ -116,8 +117,8 @@ class Terminal(Silent):
         """The step has its state."""
         self.outcomes[outcome.name] = outcome
         self.running.pop(outcome.name, None)
-        if outcome.name == "train":
-            self.bar.update(self.training, visible=False)
+        if outcome.name in self.bars:
+            self.bar.remove_task(self.bars.pop(outcome.name))
         self.live.update(self.render(), refresh=True)
 
     def render(self) -> Group:
@@ -141,8 +142,8 @@ class Terminal(Silent):
 
 
 def described(facts: Mapping[str, Any]) -> str:
-    """Training's progress in words: `step 120 of 400, loss 0.08`."""
-    parts = [f"step {facts['step']} of {facts['of']}"] if "of" in facts else []
+    """Progress in words: `step 120 of 400, loss 0.08`."""
+    parts = [f"{facts.get('unit', 'step')} {facts['step']} of {facts['of']}"] if "of" in facts else []
     parts += [f"{name} {value:.4g}" for name, value in facts.items() if isinstance(value, float)]
     return ", ".join(parts)
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from prefect import flow
 
@@ -21,6 +22,7 @@ from tasks.export import export
 from tasks.freeze import freeze
 from tasks.promote import promote
 from tasks.records.run import RunSummary
+from tasks.rehearse import rehearse
 from tasks.report import keep, report, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
@@ -59,8 +61,12 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
     if config.until in forms:
         forms[config.until]()
     _, exported = together(forms["freeze"], forms["export"])
-    blessed = smoke_test(exported, pinned, trained, config.serving, config.tolerance)
-    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, config.serving, config.tolerance)
+    servers = [partial(smoke_test, exported, pinned, trained, serving, config.tolerance) for serving in config.servings]
+    blessed, *_ = together(*servers, at_once=config.at_once)
+    serving, served = config.servings[0], config.serving_root / config.model_name
+    if config.rehearsal.wanted:
+        rehearse(exported, blessed, pinned, trained, serving, served, config.rehearsal.window)
+    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, serving, config.tolerance)
 
 
 summaries: list[RunSummary] = []

@@ -99,6 +99,8 @@ def _not_keras(run: Artifact, files: ModelFiles | None) -> str:
     if brought is None or brought.form not in (Form.KERAS, Form.HDF5) or files is None:
         what = brought.form.value if brought else "a model trained here"
         return f"not made: Keras writes what it has read, and this is {what}"
+    if run.manifest.params.get("code") is not None:
+        return "not made: Keras writes what it has read, and this file's weights are in a model of Python code"
     if not files.path.exists():
         raise EnvironmentFailure(str(files.path), "the Keras model that was adopted", "nothing", "put it back.")
     return ""

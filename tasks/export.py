@@ -18,7 +18,7 @@ from tasks.records.parity import ParityReport, Tolerance
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
-VERSION = 1
+VERSION = 2
 MODEL = "saved_model"
 FORMS = ("saved_model (v1 loader)", "saved_model (v2 loader)")
 

@@ -23,8 +23,9 @@ from tasks.records.settings import Release, Serving
 from tasks.releases import rules
 from tasks.releases.publish import Releases
 from tasks.serving import runtimes, smoke
+from tasks.serving.asked import compared, questions
 from tasks.serving.client import GrpcPredictor
-from tasks.smoke_test import REPORT
+from tasks.smoke_test import REPORT, setups
 from tasks.step import action, current
 
 
@@ -141,26 +142,35 @@ def _confirm(
     releases: Releases, version: int, checkpoint: Artifact, run: Artifact, serving: Serving, tolerance: Tolerance
 ) -> str:
     """Ask a server over the serving root itself: the new version must be AVAILABLE, answer, and answer right."""
-    runtime = runtimes.choose(serving, current().run_id)
+    *_, production = setups(serving)
+    runtime = runtimes.choose(production.serving, current().run_id)
     with smoke.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
         step = pinned(checkpoint).step
-        report = isolate.call(ask, endpoint, releases.name, version, run.path, step, serving, tolerance)
+        report = isolate.call(
+            ask, endpoint, releases.name, version, run.path, step, production.serving, tolerance, production.largest
+        )
     if not report.passed:
         raise ParityError.of(report)
     return f"{runtime.identity.runtime} server, AVAILABLE after {seconds:.2f} s"
 
 
 def ask(
-    endpoint: Endpoint, name: str, version: int, run: Path, step: int, serving: Serving, tolerance: Tolerance
+    endpoint: Endpoint,
+    name: str,
+    version: int,
+    run: Path,
+    step: int,
+    serving: Serving,
+    tolerance: Tolerance,
+    largest: int | None,
 ) -> ParityReport:
     """In a child: the probe over gRPC, and which version answered."""
     reference = Reference.read(run, step)
     signatures = {signature.key: signature for signature in reference.names.signatures}
     predictor = GrpcPredictor(endpoint, name, signatures, serving.request_timeout)
     try:
-        report = ParityReport(
-            baseline=reference.baseline.form, rows=tuple(smoke.ask_everything(predictor, reference, tolerance))
-        )
+        rows = [row for one in questions(predictor, reference, largest) for row in compared(one, tolerance)]
+        report = ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
     finally:
         predictor.close()
     if report.passed and predictor.version != version:

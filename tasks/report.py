@@ -21,8 +21,9 @@ from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
 from tasks.records.parity import ParityReport, ParityRow
 from tasks.records.pinned import Pinned, RestoreReport
+from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import RunSummary, StepState
-from tasks.records.serving import SmokeReport
+from tasks.records.serving import RuntimeIdentity, ServerVerdict, SmokeReport
 from tasks.records.signature import GraphNames
 from tasks.step import Run, action
 
@@ -49,7 +50,7 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
 
 def summary(run: Run, name: str, page: Path | None) -> RunSummary:
     """The document that `tfship run --json` prints."""
-    smoke = _smoke(run.artifacts)
+    smokes, rehearsal = _smokes(run.artifacts), _rehearsal(run.artifacts)
     return RunSummary(
         run_id=run.run_id,
         name=name,
@@ -58,7 +59,9 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
             {field: getattr(row, field) for field in _ROW_FIELDS} | {"test": row.test.value}
             for row in parity_rows(run.artifacts)
         ),
-        smoke=_smoke_fields(smoke) if smoke else None,
+        smoke=_smoke_fields(smokes[0]) if smokes else None,
+        servers=servers(run.artifacts),
+        rehearsal=rehearsal.model_dump(mode="json", exclude={"identity"}) if rehearsal else None,
         promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,
         report=str(page) if page else None,
         adopted=_adopted_fields(run.artifacts),
@@ -92,15 +95,47 @@ def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
 
 
 def _reports(artifacts: Mapping[str, Artifact]) -> list[ParityReport]:
-    places = [artifacts[step].path / "parity.json" for step in _CHAIN if step in artifacts]
-    return [ParityReport.model_validate_json(place.read_bytes()) for place in places if place.exists()]
+    reports = []
+    for step in _CHAIN:
+        for artifact in _of(artifacts, step):
+            if place := _left(artifact, "parity.json"):
+                report = ParityReport.model_validate_json(place.read_bytes())
+                reports.append(_named(report, artifact) if len(_of(artifacts, step)) > 1 else report)
+    return reports
+
+
+def _of(artifacts: Mapping[str, Artifact], step: str) -> list[Artifact]:
+    """What every call of a step made."""
+    return [artifact for name, artifact in artifacts.items() if name.partition(" ")[0] == step]
+
+
+def _named(report: ParityReport, smoked: Artifact) -> ParityReport:
+    """The rows of one server among several."""
+    server = _identity(smoked).called
+    rows = [row.model_copy(update={"candidate": f"{row.candidate}, {server}"}) for row in report.rows]
+    return report.model_copy(update={"rows": tuple(rows)})
+
+
+def _identity(smoked: Artifact) -> RuntimeIdentity:
+    return RuntimeIdentity.model_validate(smoked.manifest.params["facts"]["runtime"])
+
+
+def servers(artifacts: Mapping[str, Artifact]) -> tuple[ServerVerdict, ...]:
+    """Which servers took the model, and why the others did not."""
+    found = []
+    for artifact in _of(artifacts, "smoke_test"):
+        identity, refusal = _identity(artifact), artifact.refusal()
+        pass_ = "passed (stand-in)" if identity.stand_in else "passed"
+        reason = str(refusal).splitlines()[0] if refusal else ""
+        found.append(ServerVerdict(server=identity.called, verdict="refused" if refusal else pass_, reason=reason))
+    return tuple(sorted(found, key=lambda one: one.server))
 
 
 def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
     """What the steps say beside their rows, and why a form was not made."""
     notes = [note for report in _reports(artifacts) for note in report.notes]
     not_made = [row for row in parity_rows(artifacts) if row.passed is None and row.output == "*"]
-    return (*notes, *(f"{row.candidate}: {row.note}" for row in not_made))
+    return (*notes, *dict.fromkeys(f"{row.form}: {row.note}" for row in not_made))
 
 
 def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
@@ -109,8 +144,8 @@ def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
 
 
 def _quality_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    place = artifacts["restore_verify"].path / "restore.json" if "restore_verify" in artifacts else None
-    if place is None or not place.exists():
+    place = _left(artifacts.get("restore_verify"), "restore.json")
+    if place is None:
         return None
     found = RestoreReport.model_validate_json(place.read_bytes())
     return {
@@ -119,17 +154,31 @@ def _quality_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
     }
 
 
-def _smoke(artifacts: Mapping[str, Artifact]) -> SmokeReport | None:
-    path = artifacts["smoke_test"].path / "smoke.json" if "smoke_test" in artifacts else None
-    return SmokeReport.model_validate_json(path.read_bytes()) if path and path.exists() else None
+def _smokes(artifacts: Mapping[str, Artifact]) -> tuple[SmokeReport, ...]:
+    """What each server made of the model, by image."""
+    places = [place for artifact in _of(artifacts, "smoke_test") if (place := _left(artifact, "smoke.json"))]
+    found = [SmokeReport.model_validate_json(place.read_bytes()) for place in places]
+    return tuple(sorted(found, key=lambda smoke: smoke.identity.image or ""))
+
+
+def _rehearsal(artifacts: Mapping[str, Artifact]) -> Rehearsal | None:
+    place = _left(artifacts.get("rehearse"), "rehearsal.json")
+    return Rehearsal.model_validate_json(place.read_bytes()) if place else None
+
+
+def _left(artifact: Artifact | None, name: str) -> Path | None:
+    """A file that a step left, None where it did not come to it: an artifact may be a refusal and nothing else."""
+    place = artifact.path / name if artifact else None
+    return place if place and place.exists() else None
 
 
 def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
-    first = smoke.latency[0] if smoke.latency else None
+    asked = smoke.rounds[0]
+    first = asked.latency[0] if asked.latency else None
     return {
         "runtime": smoke.identity.runtime,
         "image": smoke.identity.image,
-        "load_seconds": smoke.load_seconds,
+        "load_seconds": asked.load_seconds,
         "latency_ms": {"p50": first.p50, "p99": first.p99} if first else None,
         "passed": smoke.passed,
         "verdict": smoke.verdict,
@@ -138,10 +187,10 @@ def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
 
 def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
     made = run.artifacts
-    trained, pinned = made.get("train") or made.get("adopt"), made.get("checkpoint")
-    names = proof.names_of(trained.path) if trained else None
-    restore = made["restore_verify"].path / "restore.json" if "restore_verify" in made else None
-    restored = RestoreReport.model_validate_json(restore.read_bytes()) if restore and restore.exists() else None
+    trained = made.get("train") or made.get("adopt")
+    names = proof.names_of(trained.path) if trained and _left(trained, "graph.json") else None
+    pinned, restore = _left(made.get("checkpoint"), "pinned.json"), _left(made.get("restore_verify"), "restore.json")
+    restored = RestoreReport.model_validate_json(restore.read_bytes()) if restore else None
     return ReportFacts(
         run_id=run.run_id,
         name=name,
@@ -150,9 +199,11 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         steps=tuple(run.outcomes),
         parity=tuple(parity_rows(made)),
         notes=_notes(made),
-        smoke=_smoke(made),
+        smokes=_smokes(made),
+        servers=servers(made),
+        rehearsal=_rehearsal(made),
         promotion=run.promotion,
-        pinned=Pinned.model_validate_json((pinned.path / "pinned.json").read_bytes()) if pinned else None,
+        pinned=Pinned.model_validate_json(pinned.read_bytes()) if pinned else None,
         restore=restored,
         adopted=proof.adopted(trained.path) if trained else None,
         training=_metrics(trained.path / "metrics.jsonl") if trained else (),

@@ -1,43 +1,55 @@
 """smoke-test: serve the exported SavedModel in a real server and compare what it answers with the baseline.
 
-Follows export; promote needs its blessing. Layout: `smoke.json` (SmokeReport), `parity.json`, `server.log`.
+Follows export; promote needs its blessing. Layout: `smoke.json` (SmokeReport), `parity.json`, and the server's log of
+each round, `server.log`, `server-1.log`.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.manifest import hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import ChildFailed, ParityError
+from tasks.errors import ChildFailed, ParityError, SmokeRefused, UsageError
 from tasks.export import MODEL
-from tasks.forms import proof
+from tasks.forms import proof, warmup
 from tasks.forms.proof import Reference
-from tasks.records.parity import ParityReport, Tolerance
-from tasks.records.serving import Endpoint, SmokeReport
-from tasks.records.settings import Serving
+from tasks.forms.warmup import WarmupFound
+from tasks.records.parity import ParityRow, Tolerance
+from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
+from tasks.records.settings import FILE_FLAGS, Gates, Serving, batches
 from tasks.restore_verify import PARITY
-from tasks.serving import runtimes, smoke
+from tasks.serving import model_config, questions, runtimes, smoke
 from tasks.serving.client import GrpcPredictor
+from tasks.serving.model_config import Entry
+from tasks.serving.questions import Findings
 from tasks.serving.runtime import ServingRuntime
-from tasks.step import Facts, current, step
+from tasks.step import Facts, current, progress, step
 
-VERSION = 1
+VERSION = 2
 REPORT, LOG = "smoke.json", "server.log"
 _SERVED_AS, _SERVED_VERSION = "model", 1
 
 
 def _facts(serving: Serving, **_: object) -> Facts:
-    identity = runtimes.choose(serving, "key").identity
-    files = [flag.partition("=")[2] for flag in serving.flags]
+    if current().planner is not None:  # a plan fetches nothing
+        serving = serving.model_copy(update={"pull": "never"})
+    identity = runtimes.choose(serving, "key", progress=_pulled).identity
+    named = {flag.partition("=")[0]: flag.partition("=")[2] for flag in serving.flags}
+    given = {name: str(file) for name in FILE_FLAGS if (file := getattr(serving, name))}
+    files = {name: Path(file) for name, file in (named | given).items() if file and Path(file).is_file()}
+    for name in given.keys() - files.keys():
+        raise UsageError(f"serving.{name}", "a file", given[name], "give the path of production's file.")
     return Facts(
         {
             "runtime": identity.model_dump(mode="json"),
-            "flag files": {name: hash_file(Path(name)) for name in files if name and Path(name).is_file()},
+            "flag files": {name: hash_file(file) for name, file in files.items()},
         }
     )
 
@@ -52,92 +64,192 @@ def smoke_test(
     (out / PARITY).write_text(on_disk.model_dump_json(indent=1))
     if not on_disk.passed and on_disk.failures:
         raise ParityError.of(on_disk)
-    runtime = runtimes.choose(serving, current().run_id)
+    brought = isolate.call(look_at_warmup, exported.path / MODEL, run.path)
+    if brought.problem:
+        remedy = "write the warmup requests anew (--refresh export)."
+        facts = {"cause": Cause.WARMUP_REFUSED.value}
+        raise SmokeRefused(str(warmup.FILE), "records that a server runs", brought.problem, remedy, facts)
+    entry = _entry(serving)
+    parity, rounds = on_disk, list[Round]()
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base:
         Path(base).chmod(0o755)
         link_model(exported, Path(base) / str(_SERVED_VERSION))
-        try:
-            report = _ask(runtime, Path(base), run.path, training_step, serving, tolerance, on_disk)
-        finally:
-            (out / LOG).write_text(runtime.logs())
-    (out / REPORT).write_text(report.model_dump_json(indent=1))
-    (out / PARITY).write_text(report.parity.model_dump_json(indent=1))
-    _judge(report, runtime)
+        for number, setup in enumerate(setups(serving)):
+            runtime = runtimes.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
+            try:
+                found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
+            finally:
+                (out / (LOG if not number else f"server-{number}.log")).write_text(runtime.logs())
+            rounds.append(one)
+            parity = parity.model_copy(update={"rows": (*parity.rows, *setup.named(found.parity.rows))})
+            report = SmokeReport(
+                identity=runtime.identity,
+                version=_SERVED_VERSION,
+                rounds=tuple(rounds),
+                parity=parity,
+                notes=entry.notes if entry else (),
+                passed=parity.passed and all(check.passed for check in one.checks) and _everything(found, run.path),
+            )
+            (out / REPORT).write_text(report.model_dump_json(indent=1))
+            (out / PARITY).write_text(parity.model_dump_json(indent=1))
+            _judge(report, runtime)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to start the server. `largest` is how many rows it takes in a request, None where it does not batch."""
+
+    name: str
+    serving: Serving
+    largest: int | None = None
+
+    def named(self, rows: Iterable[ParityRow]) -> list[ParityRow]:
+        """The rows of a comparison in this set-up."""
+        if not self.name:
+            return list(rows)
+        return [row.model_copy(update={"candidate": f"{row.candidate}, {self.name}"}) for row in rows]
+
+
+def _pulled(done: int, total: int) -> None:
+    progress({"unit": "MiB", "step": done >> 20, "of": max(total >> 20, 1)})
+
+
+def setups(serving: Serving) -> Iterator[Setup]:
+    """The server as production has it; where that batches, first without: a difference then has a name.
+
+    Its image was fetched when its digest became part of the key.
+    """
+    serving = serving.model_copy(update={"pull": "never"})
+    without = tuple(flag for flag in serving.flags if not batches(flag))
+    if without == serving.flags:
+        yield Setup("", serving)
+        return
+    yield Setup("", serving.model_copy(update={"flags": without, "batching_parameters_file": None}))
+    yield Setup("batching", serving, isolate.call(largest_request, serving.batching_parameters_file))
+
+
+def largest_request(parameters: Path | None) -> int:
+    """In a child: the most rows that a batching server takes in one request."""
+    from tasks.serving.embedded.batching import BatchingParameters, read_parameters
+    from tasks.serving.embedded.errors import ServingError
+
+    try:
+        return (read_parameters(parameters) if parameters else BatchingParameters()).queue.max_batch_size
+    except ServingError as error:
+        where = f"serving.batching_parameters_file {parameters}"
+        raise UsageError(where, "BatchingParameters as text", error.message, "mend the file.") from None
+
+
+def _entry(serving: Serving) -> Entry | None:
+    file = serving.model_config_file
+    return isolate.call(model_config.entry_of, file, serving.model_name or "", _SERVED_AS) if file else None
+
+
+def look_at_warmup(model: Path, run: Path) -> WarmupFound:
+    """In a child: the warmup requests that the SavedModel brings."""
+    return warmup.looked_at(model, {one.key: one for one in proof.names_of(run).signatures})
 
 
 def _ask(
     runtime: ServingRuntime,
+    setup: Setup,
     base: Path,
     run: Path,
     training_step: int,
-    serving: Serving,
     tolerance: Tolerance,
-    on_disk: ParityReport,
-) -> SmokeReport:
+    brought: WarmupFound,
+) -> tuple[Findings, Round]:
+    serving = setup.serving
     with smoke.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout) as (endpoint, load_seconds):
-        memory = runtime.memory()
-        try:
-            found = isolate.call(examine, endpoint, run, training_step, serving, tolerance)
-        except Exception:
-            smoke.require_alive(runtime)
-            raise
+        with smoke.watched(runtime) as memory:
+            try:
+                found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest)
+            except Exception:
+                smoke.require_alive(runtime, smoke.NOTICED_SECONDS)
+                raise
         smoke.require_alive(runtime)
-        memory = max(filter(None, (memory, runtime.memory())), default=None)
         log = runtime.logs()
-    if found.signature_difference:
-        what = f"{runtime.identity.runtime} server, metadata"
-        raise smoke.refused(
-            runtime, "signature differs", what, "the signatures of the live model", found.signature_difference
-        )
-    if found.version != _SERVED_VERSION:
-        what = f"{runtime.identity.runtime} server, model_spec"
-        raise ChildFailed(what, str(_SERVED_VERSION), str(found.version), "another server listens there; run again.")
-    parity = ParityReport(baseline=on_disk.baseline, rows=(*on_disk.rows, *found.parity.rows))
-    looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
-    everything = looked_at == {signature.key for signature in proof.names_of(run).signatures}
-    return SmokeReport(
-        identity=runtime.identity,
-        version=_SERVED_VERSION,
+    one = Round(
+        setup=setup.name or "as configured",
         load_seconds=round(load_seconds, 3),
-        peak_memory=memory,
-        parity=parity,
-        signatures_match=not found.signature_difference,
-        refusals=found.refusals,
+        peak_memory=max(memory, default=None),
+        checks=found.checks,
         latency=found.latency,
-        warmup=warmup_word(log),
-        passed=parity.passed and everything and bool(found.refusals) and all(check.passed for check in found.refusals),
+        warmup=warmup_word(log, brought.records),
     )
+    return found, one.model_copy(update={"checks": (*one.checks, *gates(serving.gates, one))})
 
 
 def examine(
-    endpoint: Endpoint, run: Path, training_step: int, serving: Serving, tolerance: Tolerance
-) -> smoke.Findings:
+    endpoint: Endpoint, run: Path, training_step: int, serving: Serving, tolerance: Tolerance, largest: int | None
+) -> Findings:
     """In a child: everything that is asked of the server."""
-    return smoke.examine(endpoint, _SERVED_AS, Reference.read(run, training_step), serving, tolerance)
+    reference = Reference.read(run, training_step)
+    return questions.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest)
+
+
+def gates(limits: Gates, measured: Round) -> Iterator[Check]:
+    """What was measured against what it may be at most; a number that is wanted and was not measured is no pass.
+
+    A round that ended early measured nothing, and another check says why.
+    """
+    if not all(check.passed for check in measured.checks):
+        return
+    slowest = max((one.p99 for one in measured.latency), default=None)
+    for case, unit, limit, found, cause in (
+        ("p99", "ms", limits.max_p99_ms, slowest, Cause.TOO_SLOW),
+        ("load", "s", limits.max_load_seconds, measured.load_seconds, Cause.TOO_SLOW),
+        ("resident memory", "bytes", limits.max_rss_bytes, measured.peak_memory, Cause.TOO_LARGE),
+    ):
+        if limit is not None:
+            yield Check(
+                protocol="server",
+                case=case,
+                expected=f"at most {limit:g} {unit}",
+                answered="not measured" if found is None else f"{found:g} {unit}",
+                passed=found is not None and found <= limit,
+                cause=cause,
+            )
+
+
+def _everything(found: Findings, run: Path) -> bool:
+    """Every signature was asked over gRPC, and what must be refused was sent."""
+    looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
+    refused = any(check.cause is Cause.NOT_REFUSED for check in found.checks)
+    return refused and looked_at == {signature.key for signature in proof.names_of(run).signatures}
 
 
 def _judge(report: SmokeReport, runtime: ServingRuntime) -> None:
-    if not report.parity.passed:
-        raise ParityError.of(report.parity)
-    for check in report.refusals:
-        if not check.passed:
-            what = f"{report.identity.runtime} server, {check.case} over {check.protocol}"
-            raise smoke.refused(runtime, "answered what it must refuse", what, check.expected, check.answered)
+    """Raise for the first cause found: the versions and signatures, then the answers, then the rest."""
+    bad = [check for check in report.rounds[-1].checks if not check.passed]
+    telling = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
+    if not report.parity.passed and not telling and report.parity.failures:
+        error = ParityError.of(report.parity)
+        if report.identity.image:  # one among several, perhaps
+            error = ParityError(
+                f"{report.identity.image}: {error.where}", error.expected, error.found, error.remedy, error.facts
+            )
+        raise error
+    for check in telling or bad:
+        what = f"{report.identity.called}, {check.case} over {check.protocol}"
+        raise smoke.refused(runtime, check.cause, what, check.expected, check.answered)
     if not report.passed:
         raise ChildFailed(
             "the smoke test", "every question asked", "some were not", "run again; report it if it stays."
         )
 
 
-def warmup_word(log: str) -> str:
+def warmup_word(log: str, records: int) -> str:
     """What the server itself said of warmup requests; without a word of its, `not proven`.
 
     (The real server: tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc.)
     """
-    real = re.search(r"Number of warmup records read: (\d+)", log)
-    ours = re.search(r"Warmup: (\d+) requests? run", log)
-    found = real or ours
-    return f"{found[1]} requests run" if found else "not proven"
+    found = re.search(r"Number of warmup records read: (\d+)", log)
+    if found and int(found[1]) == records:
+        return f"{records} requests run"
+    if not records:
+        return "no warmup requests"
+    return f"not proven: the server read {found[1]} of {records}" if found else "not proven"
 
 
 def link_model(exported: Artifact, target: Path) -> None:

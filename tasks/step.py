@@ -84,6 +84,11 @@ class Run:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     promotion: Promotion | None = None
 
+    def keep(self, name: str, artifact: Artifact) -> None:
+        """Note what a step committed; under `NAME 2` and on where a run calls it more than once."""
+        others = sum(noted.partition(" ")[0] == name for noted in self.artifacts)
+        self.artifacts[f"{name} {others + 1}" if others else name] = artifact
+
     def end(self, outcome: StepOutcome) -> None:
         """Record how a step ended and show it."""
         self.outcomes.append(outcome)
@@ -187,7 +192,7 @@ class Step(Generic[P]):
         run.observer.started(self.name)
         try:
             artifact, state = self._find_or_build(run, *args, **kwargs)
-            run.artifacts[self.name] = artifact
+            run.keep(self.name, artifact)
             refusal = artifact.refusal()
         except BaseException as error:
             run.end(_failure(self.name, started, error))
@@ -293,12 +298,12 @@ def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
     return call
 
 
-def together(*calls: Callable[[], T]) -> list[T]:
-    """Run independent steps side by side; all end before the first error, in the order given, is raised.
+def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
+    """Run independent steps side by side, `at_once` of them; all end before the first error, in the order given, is raised.
 
     An interruption ends the children of every call at once.
     """
-    with ThreadPoolExecutor(max(1, len(calls))) as pool:
+    with ThreadPoolExecutor(at_once or max(1, len(calls))) as pool:
         futures = [pool.submit(contextvars.copy_context().run, call) for call in calls]
         try:
             return [future.result() for future in futures]

@@ -42,7 +42,7 @@ def test_every_command_it_names_exists_and_every_command_is_named() -> None:
 
 def test_its_table_of_options_is_the_command_lines_own() -> None:
     table = README.split("Options of `tfship run`:")[1].split("Exit codes:")[0]
-    listed = set(re.findall(r"--[a-z][a-z-]*", table))
+    listed = set(re.findall(r"--[a-z][a-z0-9-]*", table))
     assert listed == {option for option in options_of("run") if option.startswith("--")} - {"--help"}
 
 
@@ -50,7 +50,7 @@ def test_its_table_of_options_is_the_command_lines_own() -> None:
 def test_the_options_in_its_examples_exist(command: str) -> None:
     for line in README.splitlines():
         if f"tfship {command}" in line:
-            assert set(re.findall(r"--[a-z][a-z-]*", line)) <= options_of(command) | {"--to", "--reason"}
+            assert set(re.findall(r"--[a-z][a-z0-9-]*", line)) <= options_of(command) | {"--to", "--reason"}
 
 
 def test_its_make_commands_exist() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from flows.config import PipelineConfig
 from tasks.errors import UsageError
 
 _PANEL = "A brought model"
@@ -58,6 +59,39 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         "model": option("model"),
         "var_map": option("var_map"),
     }
+
+
+def require_files(settings: PipelineConfig) -> None:
+    """Raise UsageError where a file that is given beside the model is not there, before anything starts."""
+    for option, path, folders in (
+        ("--graph", settings.given.graph, True),  # a SavedModel's is one
+        ("--var-map", settings.given.var_map, False),
+        ("--probe", settings.probe.file, False),
+        ("--evaluate", settings.evaluate.file, False),
+        ("--batches", settings.training.batches, False),
+    ):
+        if path is not None and not path.is_file() and not (folders and path.is_dir()):
+            found = "a folder" if path.is_dir() else "something else" if path.exists() else "nothing there"
+            raise UsageError(f"{option} {path}", "a file", found, "give the path of one that is there.")
+
+
+def require_no_words(settings: PipelineConfig) -> None:
+    """Raise UsageError where a model of Python code is given what only a brought model has use for."""
+    given = settings.given
+    said = {
+        "--input": given.inputs,
+        "--output": given.outputs,
+        "--pin": given.pins,
+        "--signature": given.signature,
+        "--tags": given.tags,
+        "--graph": given.graph,
+        "--model": given.model,
+        "--var-map": None if settings.training.start else given.var_map,
+        "--probe": settings.probe.file,
+    }
+    if options := [option for option, value in said.items() if value]:
+        remedy = f"leave {', '.join(options)} out, or give the path of a saved model."
+        raise UsageError(", ".join(options), "a saved model as SOURCE", f"{settings.source}, which is code", remedy)
 
 
 def _pin(text: str) -> tuple[str, Any]:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
+from flows.cli import brought
 from tasks.errors import ExitCode
-from tasks.records.adoption import Given
 from tasks.records.inspection import Inspection
 
 
@@ -31,17 +31,18 @@ def inspect(
     ] = False,
     ops: Annotated[bool, typer.Option("--ops", help="Show the ops by count.")] = False,
     step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
-    graph: Annotated[Path | None, typer.Option("--graph", help="The graph of a checkpoint without .meta.")] = None,
-    tags: Annotated[str | None, typer.Option("--tags", help="A SavedModel's MetaGraph: tags with commas.")] = None,
+    graph: brought.GraphFile = None,
+    tags: brought.Tags = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
 ) -> int:
     """Show what a model's files hold and whether they are whole. Nothing of the model is executed."""
     from tasks import isolate
     from tasks.forms import inspection
 
-    given = Given(graph=graph, tags=tuple(tags.split(",")) if tags else None)
-    with isolate.limits(configuration.load(config, {}).child_limits):
-        found = isolate.call(inspection.inspect, path, given, step, read=not quick, values=tensors)
+    settings = configuration.load(config, {"given": brought.given({"graph": graph, "tags": tags})})
+    brought.require_files(settings)
+    with isolate.limits(settings.child_limits):
+        found = isolate.call(inspection.inspect, path, settings.given, step, read=not quick, values=tensors)
     if as_json:
         print(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
     else:

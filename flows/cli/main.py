@@ -9,7 +9,7 @@ from types import FrameType
 
 import typer
 
-from flows.cli import init, inspect, plan, predict, releases, run, steps, verify
+from flows.cli import doctor, gc, init, inspect, plan, predict, releases, run, serve, steps, verify
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 
 app = typer.Typer(
@@ -25,9 +25,12 @@ plan.register(app)
 init.register(app)
 steps.register(app)
 releases.register(app)
+serve.register(app)
 inspect.register(app)
 verify.register(app)
 predict.register(app)
+doctor.register(app)
+gc.register(app)
 
 
 class Terminated(BaseException):

@@ -62,6 +62,7 @@ def predict(
             "given": brought.given(options),
         },
     )
+    brought.require_files(settings)
     found = detect(path, settings.files.step if settings.files else None)
     if not file.is_file():
         raise UsageError("--inputs", "a file of inputs", f"{file}, which is none", "give the path of one.")

@@ -12,12 +12,13 @@ import typer
 
 from flows import config as configuration
 from flows import telemetry
-from flows.cli import brought
+from flows.cli import brought, served
 from flows.config import PipelineConfig
 from tasks.errors import PipelineError, UsageError
 from tasks.forms.detect import detect
+from tasks.records.parity import form_of
 from tasks.records.run import RunSummary
-from tasks.records.settings import RuntimeChoice, Target
+from tasks.records.settings import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +34,16 @@ def run(
     store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
     serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
     name: Annotated[str | None, typer.Option(help="The name to serve the model under.")] = None,
-    runtime: Annotated[RuntimeChoice | None, typer.Option(help="Which server to test in.")] = None,
-    image: Annotated[str | None, typer.Option(help="The docker image of the server.")] = None,
+    runtime: served.Runtime = None,
+    image: served.Images = None,
+    load_timeout: served.LoadTimeout = None,
+    max_p99_ms: served.MaxP99 = None,
+    max_load_s: served.MaxLoad = None,
+    max_rss_mb: served.MaxRss = None,
+    model_config_file: served.ModelConfig = None,
+    batching_parameters_file: served.Batching = None,
+    monitoring_config_file: served.Monitoring = None,
+    rehearse: served.Rehearse = False,
     inputs: brought.Inputs = None,
     outputs: brought.Outputs = None,
     pins: brought.Pins = None,
@@ -77,9 +86,14 @@ def perform(given: Mapping[str, Any], until: str | None = None) -> int:
 
 def require_source(settings: PipelineConfig) -> None:
     """Say what is wrong with the source before anything starts. Raises UsageError and what detection raises."""
+    brought.require_files(settings)
     if settings.files is None:
         settings.model
+        brought.require_no_words(settings)
     else:
+        if settings.training.start is not None and settings.given.model is not None:
+            remedy = f"give it as SOURCE: tfship train {settings.given.model} --from {settings.training.start}."
+            raise UsageError("--model", "the checkpoint's own graph to be trained", "code beside it", remedy)
         detect(settings.files.path, settings.files.step)
     settings.code
 
@@ -93,7 +107,7 @@ def settings_of(given: Mapping[str, Any], until: str | None = None) -> PipelineC
         "store": option("store"),
         "serving_root": option("serving_root"),
         "name": option("name"),
-        "serving": {"runtime": option("runtime"), "image": option("image")},
+        **served.settings(given),
         "given": brought.given(given),
         "probe": {"file": option("probe")},
         "evaluate": {"file": option("evaluate"), "label": option("label")},
@@ -192,6 +206,10 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     if summary.smoke:
         runtime = summary.smoke["image"] or summary.smoke["runtime"]
         print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
+    for one in summary.servers if len(summary.servers) > 1 else ():
+        print(f"server  {one.verdict} in {one.server}{': ' if one.reason else ''}{one.reason}")
+    if summary.rehearsal:
+        print(f"change  {_rehearsed(summary.rehearsal)}")
     for note in summary.notes:
         print(f"note    {note}")
     if summary.adopted:
@@ -238,8 +256,18 @@ def _print_quality(quality: Mapping[str, Any]) -> None:
             print(f"note    {one} {what}")
 
 
+def _rehearsed(found: Mapping[str, Any]) -> str:
+    switch = found["switch"]
+    if switch is None:
+        return f"not rehearsed: {found['note']}"
+    failed = sum(phase["failed"] for phase in switch["phases"])
+    slowest = ", ".join(f"{phase['name']} {phase['p99']} ms" for phase in switch["phases"])
+    took = "never" if switch["switch_seconds"] is None else f"after {switch['switch_seconds']} s"
+    return f"{failed} failed requests, new version took over {took}; p99 {slowest}"
+
+
 def _grouped(rows: tuple[Mapping[str, Any], ...]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["candidate"], row["test"]), []).append(row)
+        groups.setdefault((form_of(row["candidate"]), row["test"]), []).append(row)
     return groups

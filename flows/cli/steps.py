@@ -14,7 +14,10 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from flows.cli import run as pipeline
+from flows.cli import served
+from tasks.convert import ARCHIVE
 from tasks.errors import EnvironmentFailure, UsageError
+from tasks.forms import frozen
 from tasks.records.run import RunSummary
 from tasks.records.settings import Target
 
@@ -28,7 +31,7 @@ _STEPS = {
     "smoke-test": "Serve the SavedModel, and compare what the server answers.",
 }
 _LATER = {"no_promote", "force", "reason", "serving_root", "name", "also"}
-_SERVING = {"runtime", "image"}
+_SERVING = set(served.OPTIONS)
 _TRAINING: dict[str, Any] = {
     "start": Annotated[Path | None, typer.Option("--from", help="The checkpoint to start from.")],
     "start_step": Annotated[int | None, typer.Option("--from-step", help="The step of that checkpoint.")],
@@ -41,6 +44,8 @@ _TRAINING: dict[str, Any] = {
     ],
 }
 _MADE = {Target.SAVED_MODEL: ("export", "saved_model"), Target.FROZEN: ("freeze", "")}
+_FILES = {Target.FROZEN: (".pb", frozen.GRAPH), Target.KERAS: (".keras", ARCHIVE)}  # what is a form by itself
+_SUFFIXES = (".pb", ".pbtxt", ".meta", ".index", ".ckpt", ".keras", ".h5", ".hdf5")
 
 
 def register(app: typer.Typer) -> None:
@@ -54,9 +59,9 @@ def _command(step: str) -> Callable[..., int]:
     def command(**options: Any) -> int:
         if options.get("start") and not options["source"]:  # no code: the checkpoint's own graph goes on
             options["source"] = str(options["start"])
-        return pipeline.perform(options, until=step)
+        return pipeline.perform(options, until="rehearse" if options.get("rehearse") else step)
 
-    leave_out = _LATER | (set() if step == "smoke_test" else _SERVING)
+    leave_out = _LATER - {"serving_root", "name"} if step == "smoke_test" else _LATER | _SERVING
     return with_options(command, leave_out=leave_out, more=_TRAINING if step == "train" else {})
 
 
@@ -98,6 +103,7 @@ def convert(
     """Write a model in another form, proven equal to the original."""
     if out.exists() or out.is_symlink():
         raise UsageError(f"OUT {out}", "a path where nothing is", "something", "give another, or move it away.")
+    _require_named_as(to, out)
     step, folder = _MADE.get(to, ("convert", to.value))
     options |= {"source": source, "also": None if to in _MADE else [to]}
     settings = pipeline.settings_of(options, until=step)
@@ -106,7 +112,7 @@ def convert(
     not_made = [note for note in summary.notes if ": not made" in note]
     if not_made:
         raise UsageError(f"--to {to.value}", "a form that this model has", not_made[0], "choose another form.")
-    _place(artifact / folder, out)
+    _place(artifact / folder, out, to)
     if options["as_json"]:
         print(summary.model_dump_json(indent=1))
     else:
@@ -120,15 +126,26 @@ def _show(summary: RunSummary, settings: Any, to: Target, out: Path) -> None:
     print(f"next    tfship inspect {shlex.quote(str(out))}")
 
 
-def _place(made: Path, out: Path) -> None:
-    """Copy what was made to `out`, whole or not at all: the one file, where `out` is named like a file."""
-    names = [path.name for path in made.iterdir() if path.name not in ("manifest.json", "parity.json")]
-    single = next((name for name in names if Path(name).suffix and Path(name).suffix == out.suffix), None)
+def _require_named_as(to: Target, out: Path) -> None:
+    """Raise UsageError where OUT is called as a file is that this form is not."""
+    suffix, _ = _FILES.get(to, ("", ""))
+    if out.suffix in _SUFFIXES and out.suffix != suffix:
+        expected = "a folder's name" + (f", or one that ends with {suffix}" if suffix else "")
+        raise UsageError(f"OUT {out}, --to {to.value}", expected, f"one that ends with {out.suffix}", "give another.")
+
+
+def _place(made: Path, out: Path, to: Target) -> None:
+    """Copy what was made to `out`, whole or not at all: the one file that is the form, where `out` is named as one."""
+    suffix, single = _FILES.get(to, ("", ""))
+    alone = bool(suffix) and out.suffix == suffix
+    if alone and (made / "assets").exists():
+        remedy = f"give a folder's name; {single} will be in it."
+        raise UsageError(f"OUT {out}", "a folder: this graph reads files beside it", "a file's name", remedy)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
             whole = Path(staging) / "whole"
-            if single and (len(names) == 1 or "assets" not in names):
+            if alone:
                 shutil.copyfile(made / single, whole)
             else:
                 shutil.copytree(made, whole, ignore=shutil.ignore_patterns("manifest.json", "parity.json"))

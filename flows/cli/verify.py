@@ -65,6 +65,7 @@ def verify(
             "tolerance": _tolerance(tolerance),
         },
     )
+    brought.require_files(settings)
     try:
         with isolate.limits(settings.child_limits):
             found = comparison.compare(

@@ -1,38 +1,27 @@
-"""What a path holds, by the structure of its files and not by their names. No TensorFlow, nothing is executed.
-
-Formats: tensor bundles and V1 checkpoints are leveldb tables (tensorflow/core/lib/io/format.h); GraphDef, MetaGraphDef
-and SavedModel are protobufs of tensorflow/core/{framework,protobuf}, told apart by their first fields; `.keras` is a zip
-with a config.json (keras/src/saving/saving_lib.py), HDF5 has a signature of its own.
-"""
+"""What a path holds, by the structure of its files and not by their names. No TensorFlow, nothing is executed."""
 
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
 from tasks.forms import saver
+from tasks.forms.sniffing import is_table, require_readable, sniff
 from tasks.records.adoption import Form, Found
 
+__all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
+
 SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
-GRAPH_LIMIT = 2**31  # protobuf's limit on one message
 _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
-_TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _SHARD = re.compile(r"(.+?)(\.data)?-(\d{5})-of-(\d{5})")
-TEXT = (
-    (re.compile(rb"\s*(#.*\s+)*(node|versions|library)\s*\{"), Form.GRAPH_DEF),
-    (re.compile(rb"\s*(#.*\s+)*(meta_info_def|graph_def)\s*\{"), Form.META_GRAPH),
-    (re.compile(rb"\s*(#.*\s+)*(saved_model_schema_version\s*:|meta_graphs\s*\{)"), Form.SAVED_MODEL),
-)
 
 
 def detect(path: Path, step: int | None = None) -> Found:
     """The model at `path`: a folder, a file, or a checkpoint prefix; `step` chooses among several checkpoints.
 
     Raises:
-        UsageError: there is nothing, or more than one model and no telling which is meant.
+        UsageError: there is nothing, or no file, or more than one model and no telling which is meant.
         DamagedError: a file of it is missing, cut, or none that TensorFlow wrote.
         UnsafeGraph: a link in it leads out of its folder.
         EnvironmentFailure: it cannot be read.
@@ -40,6 +29,7 @@ def detect(path: Path, step: int | None = None) -> Found:
     try:
         found = _detect(path, step)
         for file in found.files:
+            _require_plain(file)
             _require_inside(file, found.path if found.path.is_dir() else found.path.parent)
     except OSError as error:
         raise EnvironmentFailure.from_os(error, str(path)) from None
@@ -47,6 +37,7 @@ def detect(path: Path, step: int | None = None) -> Found:
 
 
 def _detect(path: Path, step: int | None) -> Found:
+    _require_plain(path)
     if path.is_dir():
         return _folder(path, step)
     if path.name == "checkpoint" and path.is_file():
@@ -73,7 +64,7 @@ def _detect(path: Path, step: int | None) -> Found:
 
 def _assets(folder: Path) -> list[Path]:
     """The files that a graph's lookup tables may be filled from: those in `assets` beside it."""
-    return [path for path in sorted((folder / "assets").rglob("*")) if path.is_file() or path.is_symlink()]
+    return [path for path in sorted((folder / "assets").rglob("*")) if path.is_symlink() or not path.is_dir()]
 
 
 def _folder(folder: Path, step: int | None) -> Found:
@@ -112,7 +103,7 @@ def _folder(folder: Path, step: int | None) -> Found:
 
 
 def _saved_model(folder: Path) -> Found:
-    files = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+    files = tuple(path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     wanted = {"saved_model.pb", "saved_model.pbtxt", "variables", "assets", "assets.extra"}
     ours = tuple(path for path in files if path.relative_to(folder).parts[0] in wanted)
     _require_shards(folder / "variables" / "variables")
@@ -121,7 +112,7 @@ def _saved_model(folder: Path) -> Found:
 
 def prefixes(folder: Path) -> list[Path]:
     """Every checkpoint prefix in a folder, of either version, with or without a step in its name, by step."""
-    tables = {path for path in folder.iterdir() if path.is_file() and "." not in path.suffix[1:] and _is_table(path)}
+    tables = {path for path in folder.iterdir() if path.is_file() and "." not in path.suffix[1:] and is_table(path)}
     found = {path.with_suffix("") for path in folder.glob("*.index")}
     for path in folder.iterdir():
         shard = _SHARD.fullmatch(path.name)
@@ -143,7 +134,7 @@ def _prefix_of(path: Path) -> Path | None:
         return path.with_suffix("")
     if not path.parent.is_dir() or not saver.files(path):
         return None
-    return path if not path.is_file() or _is_table(path) or len(saver.files(path)) > 1 else None
+    return path if not path.is_file() or is_table(path) or len(saver.files(path)) > 1 else None
 
 
 def _among(folder: Path, found: list[Path], step: int | None) -> Found:
@@ -200,7 +191,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
         raise DamagedError(str(prefix), f"an index, {index.name}", "data alone", "restore it from a backup.")
     tables = old or [index]
     for table in tables:
-        if not _is_table(table):
+        if not is_table(table):
             found = f"{table.stat().st_size} bytes that do not end as such a file does"
             raise DamagedError(str(table), "a whole checkpoint file", found, "restore it from a backup.")
     _require_shards(prefix)
@@ -209,7 +200,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     meta = prefix.with_name(prefix.name + saver.META)
     has_meta = meta.is_file()
     if has_meta:
-        _require_readable(meta)
+        require_readable(meta)
     return Found(
         form=form,
         path=prefix,
@@ -239,123 +230,17 @@ def _require_shards(prefix: Path) -> None:
             raise DamagedError(str(prefix), f"{shard[4].lstrip('0')} shards", found, "restore it from a backup.")
 
 
-def sniff(path: Path) -> Form | None:
-    """What one file is, by its first bytes; None for nothing that TensorFlow wrote.
-
-    Raises:
-        DamagedError: it is a graph of more than 2 GiB, or cut.
-    """
-    with path.open("rb") as stream:
-        head = stream.read(4096)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Form.HDF5
-    if head.startswith(b"PK\x03\x04"):
-        return Form.KERAS if _is_keras(path) else None
-    if _is_table(path):
-        return Form.SAVER_V1 if path.suffix != ".index" else None
-    for pattern, written in TEXT:
-        if pattern.match(head):
-            return written
-    form = _message(path)
-    if form is not None:
-        _require_readable(path)
-    return form
-
-
-def _require_readable(graph: Path) -> None:
-    """Raise DamagedError for a graph that no protobuf library reads."""
-    size = graph.stat().st_size
-    if size >= GRAPH_LIMIT:
-        found = f"{size / 2**30:.1f} GiB"
-        raise DamagedError(str(graph), "a graph of less than 2 GiB, protobuf's limit", found, "save its weights apart.")
-
-
-def _message(path: Path) -> Form | None:
-    """Which of the three messages a binary protobuf is, by its first field."""
-    with path.open("rb") as stream:
-        head = stream.read(1 << 16)
-    try:
-        first = next(_fields(head), None)
-    except ValueError:
-        return None
-    if first is None:
-        return None
-    number, kind, payload = first
-    if (number, kind) == (1, 0):  # saved_model_schema_version
-        return Form.SAVED_MODEL
-    if (number, kind) == (2, 2):  # a SavedModel or a MetaGraphDef without its first field
-        return Form.META_GRAPH if path.suffix == saver.META else Form.SAVED_MODEL
-    if (number, kind) != (1, 2):
-        return None
-    try:
-        inner = {number: payload for number, kind, payload in _fields(payload) if kind == 2}
-    except ValueError:
-        return None
-    name, operation = inner.get(1, b""), inner.get(2, b"")
-    if re.fullmatch(rb"[A-Za-z0-9_.\\/>-]+", name) and re.fullmatch(rb"[A-Za-z0-9_>.-]+", operation):
-        return Form.GRAPH_DEF  # a NodeDef: name and op
-    return Form.META_GRAPH if inner.keys() & {1, 2, 4, 5, 6} else None
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Field number, wire type and payload, one after the other, as far as `message` goes.
-
-    (protobuf.dev, "Encoding".) Raises ValueError for what is no protobuf.
-    """
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        number, kind = key >> 3, key & 7
-        if number == 0:
-            raise ValueError("field 0")
-        if kind == 0:
-            _, end = _varint(message, position)
-        elif kind == 2:
-            length, position = _varint(message, position)
-            end = position + length
-        elif kind in (1, 5):
-            end = position + (8 if kind == 1 else 4)
-        else:
-            raise ValueError(f"wire type {kind}")
-        yield number, kind, message[position:end]
-        position = end
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            raise ValueError("a cut number")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number too long")
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a file ends as a leveldb table does."""
-    if not path.is_file() or path.stat().st_size < 48:
-        return False
-    with path.open("rb") as stream:
-        stream.seek(-8, 2)
-        return stream.read() == _TABLE_MAGIC
-
-
-def _is_keras(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "config.json" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
-
-
 def _no_model(path: Path) -> DamagedError:
     size = path.stat().st_size
     found = "an empty file" if size == 0 else f"{size} bytes that are none of these, or cut"
     expected = "a graph, a checkpoint, a SavedModel or a Keras model"
     return DamagedError(str(path), expected, found, "give a whole file that TensorFlow wrote.")
+
+
+def _require_plain(file: Path) -> None:
+    """Raise UsageError for a pipe, a socket or a device: who opens it may wait for ever."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise UsageError(str(file), "a file", "a pipe, a socket or a device", "give the model's own files.")
 
 
 def _require_inside(file: Path, folder: Path) -> None:

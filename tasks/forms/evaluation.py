@@ -11,7 +11,7 @@ import numpy as np
 from tasks.errors import PipelineError, UsageError
 from tasks.forms import judged, probe_cast, probe_file, probe_fit
 from tasks.forms.predictor import Predictor
-from tasks.forms.probe_fit import Held, Nested, Rows
+from tasks.forms.probe_fit import LABELS, Held, Nested, Rows
 from tasks.forms.probe_worth import probe_worth
 from tasks.forms.tensors import Array, Tensors
 from tasks.records.evaluation import ClassQuality, Evaluation
@@ -19,7 +19,6 @@ from tasks.records.signature import Signature
 
 __all__ = ["LABELS", "evaluate", "labelled", "probe_worth"]
 
-LABELS = ("label", "labels", "y", "target")
 _DEFAULT = "serving_default"
 
 

@@ -1,13 +1,14 @@
 """Flattening: a graph and its values, however they were saved, become one MetaGraphDef with a Saver and one checkpoint.
 
 That is what `train` leaves, so every later step works on what was brought as it does on what was trained. Nothing is
-computed here: nodes are added for saving and restoring, placeholders are pinned, inputs are cut free.
+computed here: nodes are added for saving and restoring.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,20 @@ from tasks.forms import saved_model as loader
 from tasks.forms import saver, tables, tensors
 from tasks.forms.graph import Slice
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import GraphNames, Signature, TensorSpec
+from tasks.records.signature import GraphNames
 
 _SCOPE = "tfship_"
-PINNED = "_tfship_pinned"  # marks a Const that was a placeholder: whoever trains must feed it again
 
 
 def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
     """Where a checkpoint holds each variable of a graph, and the graph's own SaverDef if that finds all of them there.
 
-    Of several savers in a graph the one is taken that finds most in this checkpoint; where there is none, variables are
-    found by their names. `renamed` (variable -> key) comes before either.
+    The graph's own saver is taken if this checkpoint holds all that it restores, else of all its savers the one that
+    finds most; where there is none, variables are found by their names. `renamed` (variable -> key) comes before either.
 
     Raises:
         UsageError: `renamed` names a variable or a key that there is not.
     """
-    from tensorflow.core.protobuf import saver_pb2
-
     keys = set(saver.reader(prefix).get_variable_to_shape_map())
     variables = graphs.variable_facts(meta.graph_def)
     for variable, key in renamed.items():
@@ -43,22 +41,30 @@ def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[s
             raise UsageError(
                 "--var-map", "variables of the graph, and keys of the checkpoint", wrong, f"among {listed}."
             )
-    definitions = [meta.saver_def] if meta.saver_def.restore_op_name else []
-    if "savers" in meta.collection_def:
-        held = meta.collection_def["savers"].bytes_list.value
-        definitions += [saver_pb2.SaverDef.FromString(encoded) for encoded in held]
-    best: dict[str, Slice] = {}
-    chosen = None
-    for definition in definitions:
-        restored = graphs.restored_slices(meta.graph_def, definition)
-        there = {name: source for name, source in restored.items() if source.key in keys}
-        if len(there) > len(best):
-            best = there
-            chosen = definition if len(there) == len(restored) else None
-    by_name = {name: Slice(name) for name in variables if name in keys}
+    savers = _savers(meta, keys)
+    of_graph = [one for one in savers[:1] if one.complete and one.definition == meta.saver_def]
+    best = of_graph[0] if of_graph else max(savers, key=lambda one: len(one.there), default=None)
     asked = {name: Slice(key) for name, key in renamed.items()}
-    own = bool(best) and not asked and chosen is not None
-    return {**({} if best else by_name), **best, **asked}, chosen if own else None
+    if best is None:
+        return {name: Slice(name) for name in variables if name in keys} | asked, None
+    return best.there | asked, best.definition if best.complete and not asked else None
+
+
+def other_savers(meta: Any, prefix: Path, taken: Mapping[str, Slice], needed: Iterable[str]) -> tuple[str, ...]:
+    """Where another saver of the graph would restore needed variables from other keys, as one of moving averages does."""
+    keys = set(saver.reader(prefix).get_variable_to_shape_map())
+    needed, notes = sorted(needed), []
+    for other in _savers(meta, keys):
+        differ = [name for name in needed if other.complete and taken[name] != other.there.get(name, taken[name])]
+        if differ:
+            name = differ[0]
+            more = f", and {len(differ) - 1} more so" if len(differ) > 1 else ""
+            key = other.there[name].key
+            notes.append(
+                f"{name} is restored from {taken[name].key}{more}; another saver of the graph takes {key}: "
+                "--var-map chooses"
+            )
+    return tuple(notes)
 
 
 def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
@@ -149,96 +155,6 @@ def saved_model(folder: Path, tags: Iterable[str], out_meta: Path, out_prefix: P
     )
 
 
-def pin(graph_def: Any, tensor: str, value: tensors.Array) -> None:
-    """Make the placeholder behind `tensor` a constant, in place."""
-    import tensorflow as tf
-
-    node = _node(graph_def, tensor)
-    dtype = node.attr["dtype"].type
-    node.op = "Const"
-    del node.input[:]
-    for name in list(node.attr):
-        if not name.startswith("_"):
-            del node.attr[name]
-    node.attr.pop("_output_shapes", None)
-    node.attr["dtype"].type = dtype
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype=tf.dtypes.as_dtype(dtype)))
-    node.attr[PINNED].b = True
-
-
-def cut(graph_def: Any, tensor: str, spec: TensorSpec) -> str:
-    """Make a placeholder of any tensor, in place: whoever read it reads the placeholder, whose tensor is returned."""
-    import tensorflow as tf
-
-    name, _, position = tensor.partition(":")
-    taken = {node.name for node in graph_def.node}
-    made = f"{_SCOPE}input/{name.rpartition('/')[2]}" + (f"_{position}" if position not in ("", "0") else "")
-    while made in taken:
-        made += "_"
-    spellings = {name, f"{name}:0"} if position in ("", "0") else {tensor}
-    for node in graph_def.node:
-        for index, source in enumerate(node.input):
-            if source in spellings:
-                node.input[index] = made
-    placeholder = graph_def.node.add(name=made, op="Placeholder")
-    placeholder.attr["dtype"].type = tf.dtypes.as_dtype(spec.dtype).as_datatype_enum
-    placeholder.attr["shape"].shape.CopyFrom(tf.TensorShape(spec.shape).as_proto())
-    return f"{made}:0"
-
-
-def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str, Any]) -> tuple[Signature, ...]:
-    """Pin and cut in place; the signatures by the tensors that are their inputs now."""
-    import tensorflow as tf
-
-    signatures = tuple(signatures)
-    for tensor, value in pins.items():
-        pin(graph_def, tensor, value)
-    moved: dict[str, str] = {}
-    for signature in signatures:
-        for spec in signature.inputs.values():
-            node = _node(graph_def, spec.tensor)
-            if node.op in ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault"):
-                # Graphs of TensorFlow < 1.0 hold no shape here, or one that is not read.
-                node.attr["shape"].shape.CopyFrom(tf.TensorShape(spec.shape).as_proto())
-                node.attr.pop("_output_shapes", None)
-            elif spec.tensor not in moved:
-                moved[spec.tensor] = cut(graph_def, spec.tensor, spec)
-
-    def renamed(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-        return {
-            alias: spec.model_copy(update={"tensor": moved.get(spec.tensor, spec.tensor)})
-            for alias, spec in specs.items()
-        }
-
-    return tuple(
-        one.model_copy(update={"inputs": renamed(one.inputs), "outputs": renamed(one.outputs)}) for one in signatures
-    )
-
-
-def described(meta: Any, signatures: Iterable[Signature]) -> tuple[Signature, ...]:
-    """The signatures with the dtypes and shapes that the graph gives their tensors, whatever was declared of them."""
-    import tensorflow as tf
-
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(meta.graph_def, name="")
-
-    def found(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-        tensors_ = {alias: graph.get_tensor_by_name(spec.tensor) for alias, spec in specs.items()}
-        return {
-            alias: TensorSpec(
-                tensor=specs[alias].tensor,
-                dtype=tensor.dtype.base_dtype.name,
-                shape=None if tensor.shape.rank is None else tuple(tensor.shape.as_list()),
-            )
-            for alias, tensor in tensors_.items()
-        }
-
-    return tuple(
-        one.model_copy(update={"inputs": found(one.inputs), "outputs": found(one.outputs)}) for one in signatures
-    )
-
-
 def session_values(session: Any, variables: Iterable[str], target: Path) -> dict[str, Slice]:
     """Write the values of a session's variables as a checkpoint, one by one; those without a value are left out."""
     import tensorflow as tf
@@ -260,9 +176,30 @@ def session_values(session: Any, variables: Iterable[str], target: Path) -> dict
     return held
 
 
-def _node(graph_def: Any, tensor: str) -> Any:
-    name = graphs.node_name(tensor)
-    return next(node for node in graph_def.node if node.name == name)
+@dataclass(frozen=True)
+class _Saver:
+    """A graph's saver: what of its variables a checkpoint holds, and whether that is all that it restores."""
+
+    definition: Any
+    there: dict[str, Slice]
+    complete: bool
+
+
+def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
+    """Those that find something among a checkpoint's keys, the graph's own first."""
+    from tensorflow.core.protobuf import saver_pb2
+
+    definitions = [meta.saver_def] if meta.saver_def.restore_op_name else []
+    if "savers" in meta.collection_def:
+        held = meta.collection_def["savers"].bytes_list.value
+        definitions += [saver_pb2.SaverDef.FromString(encoded) for encoded in held]
+    found = []
+    for definition in definitions:
+        restored = graphs.restored_slices(meta.graph_def, definition)
+        there = {name: source for name, source in restored.items() if source.key in keys}
+        if there:
+            found.append(_Saver(definition, there, len(there) == len(restored)))
+    return found
 
 
 def _declared(meta: Any) -> set[str]:
@@ -275,26 +212,29 @@ def _declared(meta: Any) -> set[str]:
 
 
 def _saver(graph: Any, found: Mapping[str, Slice]) -> Any | None:
-    """Nodes that restore `found` by key, and save it again, as Saver makes them (python/training/saver.py)."""
+    """Nodes that restore `found`, parts of tensors too, and save it again, as Saver makes them.
+
+    (tensorflow/python/training/saver.py.)
+    """
     import tensorflow as tf
     from tensorflow.core.protobuf import saver_pb2
 
     if not found:
         return None
     names = sorted(found)
-    keys, whole = [found[name].key for name in names], [""] * len(found)
+    keys, parts = [found[name].key for name in names], [found[name].spec for name in names]
     handles = [graph.get_operation_by_name(name) for name in names]
     dtypes = [handle.get_attr("dtype") for handle in handles]
     values = list(graphs.readers(graph, names).values())
     with tf.name_scope(f"{_SCOPE}save/"):
         filename = tf.compat.v1.placeholder_with_default("model", (), name="filename")
-        restored = tf.raw_ops.RestoreV2(prefix=filename, tensor_names=keys, shape_and_slices=whole, dtypes=dtypes)
+        restored = tf.raw_ops.RestoreV2(prefix=filename, tensor_names=keys, shape_and_slices=parts, dtypes=dtypes)
         assigns = [_assign(handle, value) for handle, value in zip(handles, restored, strict=True)]
         restore = tf.group(*assigns, name="restore_all")
         saved = tf.raw_ops.SaveV2(
             prefix=filename,
             tensor_names=keys,
-            shape_and_slices=whole,
+            shape_and_slices=parts,
             tensors=[graph.get_tensor_by_name(value) for value in values],
         )
         with tf.control_dependencies([saved]):

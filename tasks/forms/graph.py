@@ -298,6 +298,6 @@ def declare(meta: Any, signatures: Iterable[Any]) -> None:
 
 
 def targets(names: Any) -> list[str]:
-    """Every tensor and operation that a model's signatures need: outputs, and what fills lookup tables."""
-    wanted = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
+    """Every tensor and operation that a model's signatures name: outputs, inputs that no output may need, tables' filling."""
+    wanted = [spec.tensor for one in names.signatures for specs in (one.outputs, one.inputs) for spec in specs.values()]
     return wanted + ([names.table_init] if names.table_init else [])

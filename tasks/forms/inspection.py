@@ -188,14 +188,15 @@ def _despite(path: Path, step: int | None) -> Found | None:
         named = [one for one in detect.prefixes(near) if step is None or saver.step_of(one) == step]
         prefixes += named[-1:] if path.is_dir() else []
     for prefix in prefixes:
-        if not prefix.with_name(f"{prefix.name}.index").is_file():
+        index, files = prefix.with_name(f"{prefix.name}.index"), saver.files(prefix)
+        if index not in files or not all(file.is_file() for file in files):
             continue
         meta = prefix.with_name(prefix.name + saver.META)
         in_model = prefix.parent.name == "variables" and (prefix.parent.parent / "saved_model.pb").is_file()
         return Found(
             form=Form.SAVED_MODEL if in_model else Form.SAVER_V2,
             path=prefix.parent.parent if in_model else prefix,
-            files=tuple(saver.files(prefix)),
+            files=tuple(files),
             meta=meta if meta.is_file() else None,
         )
     return None

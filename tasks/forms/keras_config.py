@@ -43,6 +43,9 @@ _IN_CONFIG_ONLY = frozenset(
         "__none__",
     }
 )
+# Layers that are a way to something else (keras/src/export/tfsm_layer.py, keras/src/utils/torch_utils.py).
+_OF_OTHERS = {"TFSMLayer": "a SavedModel of another place", "TorchModuleWrapper": "a pickled module of PyTorch"}
+_WITH_WORDS = "save the model again with the Keras of this machine, which keeps the words in the file."
 _OF_THE_OWN_CODE = "keep the model's code: give it with --model module:Model, or export a SavedModel from it."
 _WITHOUT_LAMBDA = (
     "replace it by a layer that Keras has, or by a class of your own given with --model module:Model; "
@@ -69,6 +72,9 @@ def require_known(where: str, config: dict[str, Any]) -> None:
         inner = node.get("config")
         if isinstance(inner, dict) and isinstance(inner.get("name"), str):
             layer = f"{layer}/{inner['name']}".lstrip("/")
+        if isinstance(inner, dict) and isinstance(inner.get("vocabulary"), str):
+            found = f"a vocabulary in a file of this machine, {inner['vocabulary']}"
+            raise UnsafeGraph(f"{where}, layer {layer!r}", "a model that brings all it needs", found, _WITH_WORDS)
         if "class_name" in node:
             _require_known(f"{where}, {f'layer {layer!r}' if layer else 'the model'}", node)
         for key in node.keys() & {"function_type", "output_shape_type", "mask_type"}:
@@ -87,6 +93,9 @@ def _require_known(where: str, node: dict[str, Any]) -> None:
     if name in ("Lambda", "__lambda__"):
         found = "a Lambda layer" if name == "Lambda" else "a pickled Python lambda"
         raise UnsafeGraph(where, "layers without Python code of their own", found, _WITHOUT_LAMBDA)
+    if name in _OF_OTHERS:
+        found = f"{name}, which brings {_OF_OTHERS[name]}"
+        raise UnsafeGraph(where, "layers that Keras itself computes", found, _OF_THE_OWN_CODE)
     if name in _IN_CONFIG_ONLY:
         return
     if name in ("TensorFlowOpLayer", "TFOpLambda", "SlicingOpLambda"):

@@ -119,7 +119,9 @@ class Lineage:
         return {
             name
             for name, node in self.forward.items()
-            if node.op == "Const" and node.attr["dtype"].type in _FLOAT and node.attr["value"].tensor.tensor_shape.dim
+            if node.op == "Const"
+            and graphs.attribute(node, "dtype").type in _FLOAT
+            and graphs.attribute(node, "value").tensor.tensor_shape.dim
         }
 
     @cached_property
@@ -183,7 +185,7 @@ class Lineage:
         return {name for name, node in self.forward.items() if node.op in PLACEHOLDERS and not self.readers.get(name)}
 
     def _one_float(self, node: Any) -> bool:
-        return node.attr["dtype"].type in _FLOAT and self._scalar(node.name)
+        return graphs.attribute(node, "dtype").type in _FLOAT and self._scalar(node.name)
 
     def _scalar(self, name: str) -> bool:
         return self.shape(name) in (None, (), (1,))

@@ -79,7 +79,7 @@ HARMLESS = (
     ),
     (re.compile(r"TensorArray(Read|Write)(V\d+)?"), "memory"),
     (re.compile(r"Reader\w+|IdentityReader(V2)?"), "the reader that it is given stands in the list, or reads no file"),
-    (re.compile(r"InitializeTableFromTextFile(V2)?"), "an asset of the model, which adopt checks"),
+    (re.compile(r"InitializeTableFromTextFile(V2)?"), "judged by where its file's name comes from: table_files.py"),
     (re.compile(r"Sharded(Filename|Filespec)"), "makes a name only"),
     (re.compile(r"SummaryWriter|WorkerHeartbeat"), "a handle; what opens and writes it stands in the list"),
     (re.compile(r"\w*TPU\w*|_?Xla(Send|Recv)TPU\w*"), "has no kernel outside a TPU"),
@@ -89,6 +89,10 @@ HARMLESS = (
 )
 # Debugging ops send what they see to these URLs (tensorflow/core/debug/debug_io_utils.cc: file://, grpc://, memcbk://).
 DEBUG_URLS = "debug_urls"
+# Ops that read message descriptors from a file, unless these are TensorFlow's own or in the attribute itself
+# (tensorflow/core/util/proto/descriptors.cc).
+DESCRIBED = frozenset({"DecodeProtoV2", "EncodeProto"})
+DESCRIBED_HERE = re.compile(rb"(local://)?\Z|bytes://")
 
 # Registered without a kernel, because a graph pass replaces them before anything runs
 # (tensorflow/core/common_runtime/accumulate_n_optimizer.cc).

@@ -7,13 +7,14 @@ importing an old graph takes. Pins and cut inputs are fed.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import ChildFailed, DamagedError, UsageError
-from tasks.forms import detect, flatten, saved_model, saver
+from tasks.forms import detect, flatten, saved_model, saver, sniffing, unfolded
 from tasks.forms import graph as graphs
 from tasks.forms import predictor as predictors
 from tasks.forms.graph import Slice
@@ -28,6 +29,8 @@ WITH_GRAPH = (Form.SAVER_V2, Form.SAVER_V1, Form.META_GRAPH, Form.GRAPH_DEF, For
 
 def graph(found: Found, given: Given) -> Any:
     """The MetaGraphDef of a brought model, as it was saved but importable here; for a GraphDef one that holds only it.
+
+    Importing it runs nothing (`unfolded`).
 
     Raises:
         UsageError: the form holds no graph and none is given, or several and none is chosen.
@@ -55,15 +58,21 @@ def _of_saved_model(folder: Path, given: Given) -> Any:
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = next(folder / name for name in detect.SAVED_MODEL if (folder / name).is_file())
-    held = _parsed(path, saved_model_pb2.SavedModel).meta_graphs
+    held = _parsed(path, saved_model_pb2.SavedModel, text=path.suffix == ".pbtxt").meta_graphs  # as a loader does
     if not held:
         remedy = "export the model again."
         raise DamagedError(str(path), "a SavedModel with a MetaGraphDef", "0 MetaGraphDefs", remedy)
-    sets = {tuple(sorted(meta.meta_info_def.tags)): meta for meta in held}
-    wanted = tuple(sorted(given.tags)) if given.tags else (saved_model.SERVE,) if len(sets) > 1 else next(iter(sets))
+    sets: dict[frozenset[str], Any] = {}
+    for meta in held:  # a loader takes the first of a set (tensorflow/python/saved_model/loader_impl.py)
+        if sets.setdefault(frozenset(meta.meta_info_def.tags), meta) is not meta:
+            twice = ",".join(sorted(set(meta.meta_info_def.tags))) or "(none)"
+            found, remedy = f"two of {twice}", "export the model again."
+            raise DamagedError(str(path), "one MetaGraphDef of each set of tags", found, remedy)
+    wanted = frozenset(given.tags or ([saved_model.SERVE] if len(sets) > 1 else next(iter(sets))))
     if wanted not in sets:
-        listed = "; ".join(",".join(tags) or "(none)" for tags in sets)
-        raise UsageError(str(path), f"tags {','.join(wanted)}", listed, "choose one of these sets: --tags A,B.")
+        listed = "; ".join(",".join(sorted(tags)) or "(none)" for tags in sets)
+        expected, remedy = f"tags {','.join(sorted(wanted))}", "choose one of these sets: --tags A,B."
+        raise UsageError(str(path), expected, listed, remedy)
     return sets[wanted]
 
 
@@ -81,15 +90,15 @@ def _of_file(path: Path, form: Form) -> Any:
     return meta
 
 
-def _parsed(path: Path, message_class: Any) -> Any:
-    """A message from its binary or its text form."""
+def _parsed(path: Path, message_class: Any, *, text: bool | None = None) -> Any:
+    """A message from its binary or its text form; which, its first bytes say if nobody else does."""
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 
     content = path.read_bytes()
     message = message_class()
     try:
-        if any(pattern.match(content[:4096]) for pattern, _ in detect.TEXT):
+        if any(pattern.match(content[:4096]) for pattern, _ in sniffing.TEXT) if text is None else text:
             return text_format.Parse(content.decode(), message)
         message.ParseFromString(content)
     except (DecodeError, text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
@@ -104,7 +113,9 @@ def _importable(meta: Any) -> Any:
     version = meta.meta_info_def.tensorflow_version
     if version and not re.fullmatch(r"\d+\.\d+\.\d+.*", version):
         meta.meta_info_def.tensorflow_version = ""  # `0.12.head` cannot be parsed, and stops an import
-    return graphs.modernise(meta)
+    graphs.modernise(meta)
+    unfolded.guard(meta.graph_def)
+    return meta
 
 
 class OriginalPredictor(SessionPredictor):
@@ -188,13 +199,30 @@ def loaded(
     """A SavedModel by the v1 loader, which TensorFlow Serving uses. Raises DamagedError where it refuses the model."""
     with ExitStack() as stack:
         try:
-            session, _ = stack.enter_context(saved_model.session_of(folder, meta.meta_info_def.tags, options))
+            loadable = stack.enter_context(_unfolded(folder, meta))
+            session, _ = stack.enter_context(saved_model.session_of(loadable, meta.meta_info_def.tags, options))
         except DamagedError:
             if (folder / "variables").is_dir():
                 saver.tensor_table(folder / "variables" / "variables")  # says which file it is, if it is one of these
             raise
         readers = graphs.readers(session.graph, graphs.variable_facts(meta.graph_def))
         yield OriginalPredictor("SavedModel", session, signatures, readers, pins)
+
+
+@contextmanager
+def _unfolded(folder: Path, meta: Any) -> Iterator[Path]:
+    """The SavedModel, with the graph as it was read in the place of one of which loading it would run something."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    if not unfolded.guarded(meta.graph_def):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in ("variables", "assets"):
+            (Path(scratch) / part).symlink_to((folder / part).resolve())
+        model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[meta])
+        (Path(scratch) / detect.SAVED_MODEL[0]).write_bytes(model.SerializeToString())
+        yield Path(scratch)
 
 
 def _unreadable(prefix: Path, error: Exception) -> DamagedError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.forms import probe_drawn, probe_file, probe_fit, probe_records
-from tasks.forms.saved_model import WARMUP
+from tasks.forms import warmup as warmups
 from tasks.forms.tensors import Tensors
 from tasks.records.adoption import ProbeSource
 from tasks.records.signature import Signature
@@ -88,12 +88,12 @@ def _read(file: Path, signatures: Sequence[Signature]) -> tuple[Tensors, tuple[s
 
 
 def _warmup(folder: Path, signatures: Sequence[Signature]) -> tuple[Tensors, tuple[str, ...]] | None:
-    file = folder / WARMUP
+    file = folder / warmups.FILE
     if not file.is_file() or file.stat().st_size == 0:
         return None
-    held = probe_records.held(file, str(WARMUP))
+    held = probe_records.held(file, str(warmups.FILE))
     asked = [signature for signature in signatures if probe_fit.mentions(held, signature)]
-    return _fitted(held, asked, str(WARMUP)) if asked else None
+    return _fitted(held, asked, str(warmups.FILE)) if asked else None
 
 
 def _fitted(held: probe_fit.Held, signatures: Sequence[Signature], where: str) -> tuple[Tensors, tuple[str, ...]]:

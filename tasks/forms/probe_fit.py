@@ -12,6 +12,7 @@ from tasks.forms import probe_cast
 from tasks.forms.tensors import Array, Tensors, dtype_name
 from tasks.records.signature import Method, Signature, TensorSpec
 
+LABELS = ("label", "labels", "y", "target")  # what a file's labels are usually called
 _OTHER = "give another file with --probe"
 
 
@@ -127,6 +128,7 @@ def _chosen(held: Held, signature: Signature, where: str) -> tuple[dict[str, Val
         elif only not in found and held.table:
             joined, left = _numeric_columns(held)
             if joined is not None:
+                _require_no_labels(held, left, only, signature.inputs[only], where)
                 found[only] = joined
                 notes += [f"columns left out, not being numbers: {', '.join(left)}"] if left else []
     if missing := [name for name in signature.inputs if name not in found]:
@@ -152,6 +154,15 @@ def _numeric_columns(held: Held) -> tuple[Rows | None, list[str]]:
         for parts in zip(*(column.rows for column in numeric.values()), strict=True)
     ]
     return Rows(joined, text=True), [name for name in columns if name not in numeric]
+
+
+def _require_no_labels(held: Held, left: list[str], name: str, spec: TensorSpec, where: str) -> None:
+    """Raise UsageError where a column of labels may pass for one of an input's: one that takes rows of any width."""
+    labels = [repr(column) for column in LABELS if column in held.named and column not in left]
+    if labels and len(held.named) - len(left) > 1 and (spec.shape is None or None in spec.shape[1:]):
+        found = f"any number of columns, {', '.join(labels)} among them"
+        remedy = f"take it out of the file, or say which columns are the input's: call them {name}.0, {name}.1, …."
+        raise UsageError(where, f"the columns of {name}, {described(spec.dtype, spec.shape)}", found, remedy)
 
 
 def _cells(column: Rows) -> Iterator[str]:
@@ -194,12 +205,9 @@ def _row_shape(spec: TensorSpec, width: int, where: str) -> tuple[int, ...]:
     if dims.count(None) == 1 and known and width % known == 0:
         return tuple(width // known if size is None else size for size in dims)
     if None in dims or known != width:
-        raise UsageError(
-            where,
-            f"{described(spec.dtype, spec.shape)}, {known if None not in dims else 'some'} values a row",
-            f"{width} values a row",
-            f"give one value for each element, in row-major order; or {_OTHER}.",
-        )
+        expected = f"{described(spec.dtype, spec.shape)}, {known if None not in dims else 'some'} values a row"
+        remedy = f"give one value for each element, in row-major order; or {_OTHER}."
+        raise UsageError(where, expected, f"{width} values a row", remedy)
     return tuple(size for size in dims if size is not None)
 
 
@@ -218,12 +226,9 @@ def _require_shape(array: Array, spec: TensorSpec, where: str, *, free_batch: bo
     wanted = spec.shape if spec.shape is not None else (None,) * array.ndim
     wrong = any(size not in (None, got) for size, got in list(zip(wanted, array.shape, strict=True))[int(free_batch) :])
     if wrong or array.size == 0:
-        raise UsageError(
-            where,
-            described(spec.dtype, spec.shape) + ("" if wrong else " with at least one row"),
-            described(dtype_name(array), array.shape),
-            f"give rows of that shape; or {_OTHER}.",
-        )
+        expected = described(spec.dtype, spec.shape) + ("" if wrong else " with at least one row")
+        found = described(dtype_name(array), array.shape)
+        raise UsageError(where, expected, found, f"give rows of that shape; or {_OTHER}.")
 
 
 def described(dtype: str, shape: tuple[int | None, ...] | None) -> str:

@@ -16,16 +16,14 @@ from typing import Any
 
 from tasks.errors import DamagedError
 from tasks.forms import graph as graphs
-from tasks.forms import parity, saver, tensors
 from tasks.forms import predictor as predictors
+from tasks.forms import saver, tensors, warmup
 from tasks.forms.predictor import SessionPredictor
 from tasks.forms.tensors import Array, Tensors
 from tasks.records.baseline import TensorFact
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames, Method, Signature, TensorSpec
 
-WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
-WARMUP_LIMIT = 1000
 SERVE = "serve"
 _SHARD_BYTES = 256 * 2**20
 _KEPT_COLLECTIONS = ("variables", "trainable_variables", "table_initializer", "hyperparameters")
@@ -83,7 +81,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
                 for name in sorted(keys, key=keys.__getitem__)
             ),
         )
-    write_warmup(out / WARMUP, names.signatures, tensors.read_tensors(probe_file))
+    warmup.write(out, names.signatures, tensors.read_tensors(probe_file))
 
 
 def _cut(meta: Any, targets: Iterable[str], needed: set[str]) -> Any:
@@ -164,45 +162,6 @@ def write_bundle(prefix: Path, named: Iterable[tuple[str, Array]]) -> None:
     flush()
     if parts:
         tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=str(prefix), delete_old_dirs=False)
-
-
-def write_warmup(path: Path, signatures: Iterable[Signature], probe: Tensors) -> None:
-    """Write warmup requests: for each signature the whole probe, and its first row alone.
-
-    TFRecords of PredictionLog (tensorflow_serving/apis/prediction_log.proto); the real server runs them at load,
-    at most 1,000, and fails the load on a bad one.
-    """
-    import tensorflow as tf
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature in signatures:
-            inputs = {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
-            writer.write(prediction_log(signature, inputs).SerializeToString(deterministic=True))
-            if parity.rows_of(signature, probe) > 1:
-                first = parity.first_rows(inputs, 1)
-                writer.write(prediction_log(signature, first).SerializeToString(deterministic=True))
-
-
-def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
-    """One request as a PredictionLog of the kind that the signature's method takes."""
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    log = prediction_log_pb2.PredictionLog()
-    if signature.method is Method.PREDICT:
-        request = log.predict_log.request
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
-    else:
-        kind = log.classify_log if signature.method is Method.CLASSIFY else log.regress_log
-        request = kind.request
-        (examples,) = inputs.values()
-        for encoded in examples.ravel():
-            request.input.example_list.examples.append(tf.train.Example.FromString(encoded))
-    request.model_spec.name = "warmup"  # the server ignores it
-    request.model_spec.signature_name = signature.key
-    return log
 
 
 @contextmanager
@@ -295,7 +254,7 @@ def _meta_graph(folder: Path) -> Any:
     model = saved_model_pb2.SavedModel()
     try:
         model.ParseFromString((folder / "saved_model.pb").read_bytes())
-        (meta,) = [meta for meta in model.meta_graphs if SERVE in meta.meta_info_def.tags]
+        (meta,) = [meta for meta in model.meta_graphs if set(meta.meta_info_def.tags) == {SERVE}]
     except (DecodeError, ValueError, OSError) as error:
         raise unloadable(folder, error) from None
     return meta

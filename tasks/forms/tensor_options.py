@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import UsageError
+from tasks.forms import graph as graphs
 from tasks.forms import tensors
 from tasks.forms.tensor_specs import PLACEHOLDERS, Shape, Specs
 from tasks.records.signature import TensorSpec
@@ -73,6 +74,8 @@ def _read(specs: Specs, where: str, text: str) -> tuple[str, str, list[str]]:
 def _one(specs: Specs, option: str, text: str, stops: Collection[str]) -> tuple[str, TensorSpec]:
     where = f"{option} {text}"
     alias, tensor, parts = _read(specs, where, text)
+    if option == "--input":
+        _require_no_variable(specs, tensor, where)
     specs.infer([tensor], stops)
     spec = specs.spec(tensor)
     if len(parts) == 1 and _is_dtype(parts[0]):
@@ -87,6 +90,17 @@ def _one(specs: Specs, option: str, text: str, stops: Collection[str]) -> tuple[
             raise UsageError(where, f"a shape that agrees with {written(spec.shape)}", written(shape), remedy)
         spec = spec.model_copy(update={"shape": _narrowed(shape, spec.shape)})
     return alias, spec
+
+
+def _require_no_variable(specs: Specs, tensor: str, where: str) -> None:
+    """Raise UsageError for a variable itself: what writes it wants a reference, which no input can be."""
+    name = tensor.partition(":")[0]
+    if specs.nodes[name].op in graphs.VARIABLE_OPS:
+        readers = [
+            node.name for node in specs.nodes.values() if node.op == "Identity" and node.input[0] in (name, tensor)
+        ]
+        remedy = f"name what reads it: {' or '.join(f'{reader}:0' for reader in readers[:3]) or 'the tensor after it'}."
+        raise UsageError(where, "a tensor", f"{tensor}, a variable itself", remedy)
 
 
 def _is_dtype(text: str) -> bool:

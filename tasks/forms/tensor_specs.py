@@ -93,7 +93,8 @@ class Specs:
 
         node, index = _split(tensor)
         types = self.types(node)
-        dtype = tf.dtypes.as_dtype(types[index]).name if index < len(types) else "unknown"
+        known = index < len(types) and bool(types[index])
+        dtype = tf.dtypes.as_dtype(types[index]).name if known else "unknown"
         return TensorSpec(tensor=tensor, dtype=dtype, shape=self._shape(tensor))
 
     def _shape(self, tensor: str) -> Shape:
@@ -108,7 +109,7 @@ class Specs:
         if "_output_shapes" in node.attr and index < len(node.attr["_output_shapes"].list.shape):
             proto = node.attr["_output_shapes"].list.shape[index]
         elif node.op in ("Const", "HostConst"):
-            proto = node.attr["value"].tensor.tensor_shape
+            proto = graphs.attribute(node, "value").tensor.tensor_shape
         elif "shape" in node.attr and (node.op.startswith("Placeholder") or node.op in graphs.VARIABLE_OPS):
             proto = node.attr["shape"].shape
             if not proto.dim and node.op == "Placeholder" and self.graph_def.versions.producer <= _LEGACY_SCALAR:

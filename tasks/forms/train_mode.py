@@ -120,7 +120,7 @@ def training_switches(nodes: Mapping[str, Any]) -> list[str]:
 
 
 def _chooses(nodes: Mapping[str, Any], readers: Mapping[str, list[str]], placeholder: str) -> bool:
-    if nodes[placeholder].attr["dtype"].type != 10:  # DT_BOOL (tensorflow/core/framework/types.proto)
+    if graphs.attribute(nodes[placeholder], "dtype").type != 10:  # DT_BOOL (tensorflow/core/framework/types.proto)
         return False
     waiting, seen = [placeholder], set()
     while waiting:

@@ -16,18 +16,32 @@ from typing import Any
 
 from tasks.errors import CoverageError, UsageError
 from tasks.forms import baseline as baselines
-from tasks.forms import flatten, keras, ops, original, parity, probe, saver, signatures, tables, tensors
+from tasks.forms import (
+    beside,
+    flatten,
+    keras,
+    ops,
+    original,
+    parity,
+    probe,
+    saver,
+    signatures,
+    surgery,
+    tables,
+    tensors,
+)
 from tasks.forms import graph as graphs
 from tasks.forms.graph import Slice
 from tasks.forms.live_object import LivePredictor
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
 from tasks.models import code as codes
+from tasks.models import graph_names
 from tasks.models.source import ModelSource
 from tasks.records.adoption import Adopted, Form, Found, Given, ProbeSource
 from tasks.records.baseline import Variable
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import Asset, GraphNames, Signature
+from tasks.records.signature import GraphNames, Signature
 
 PREFIX = "model.ckpt"
 
@@ -76,6 +90,7 @@ def opened(
     found: Found, given: Given, code: ModelSource | None, options: SessionOptions, scratch: Path
 ) -> Iterator[Brought]:
     """A brought model, opened by its own loader. Raises as `adopt`."""
+    beside.require_used(found, given, coded=code is not None)
     if found.form in (Form.KERAS, Form.HDF5) and (code is None or found.form is Form.KERAS):
         with keras.loaded(found.path, options) as live:
             yield _of_object(live, given, scratch)
@@ -87,7 +102,7 @@ def opened(
             yield brought
         return
     built = codes.graph(code, found) if code is not None else None
-    meta = built.meta if built is not None else original.graph(found, given)
+    meta = built.meta if built is not None else original.graph(beside.graph_of(found, given), given)
     with _of_graph(found, given, meta, options, scratch) as brought:
         brought.probe = built.probe if built is not None else None
         yield brought
@@ -99,17 +114,19 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     ops.require_well_formed(meta.graph_def, where)
     resolved = signatures.resolve(meta, given)
     asked = tuple(one.model_copy(update={"allow_nonfinite": given.allow_nonfinite}) for one in resolved.signatures)
+    graph_names.require_keys(asked, where)
     pins = {tensor: tensors.as_array(value) for tensor, value in resolved.pins.items()}
     folder = found.path if found.path.is_dir() else found.path.parent
     written = found.form is Form.SAVED_MODEL
     flat = type(meta)()
     flat.CopyFrom(meta)
-    theirs = flatten.operated(flat.graph_def, asked, pins)
+    theirs = surgery.operated(flat.graph_def, asked, pins)
     outputs = [spec.tensor for signature in theirs for spec in signature.outputs.values()]
     table_init, assets, places = tables.find(flat, outputs, folder)
-    targets = [*outputs, *([table_init] if table_init else [])]
+    names = graph_names.of(meta, theirs, assets, table_init, graphs.variables_needed(flat.graph_def, outputs))
+    targets = graphs.targets(names)
     ops.require_runnable(flat.graph_def, targets, where)
-    names = _names(meta, theirs, assets, table_init, graphs.variables_needed(flat.graph_def, outputs))
+    graph_names.require_unwritten(flat.graph_def, names, where)
     notes = (*found.notes, *resolved.notes)
     if written:
         ops.require_loadable(meta, where)
@@ -119,6 +136,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
             saver.require_coverage(saver.compared(flat.graph_def, held, values, targets), values)
             complete = flatten.with_saver(flat, held, None)
             names = _described(complete, names)
+            notes += surgery.reshaped(live.session.graph, asked, names.signatures)
             yield Brought(complete, values, held, live, asked, names, places, notes, dict(resolved.pins))
         return
     prefix = found.path if found.form in (Form.SAVER_V1, Form.SAVER_V2) else None
@@ -127,6 +145,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     if prefix is not None:
         sources, own, more = original.values_of(flat, prefix, given, targets)
         notes += more
+        notes += flatten.other_savers(flat, prefix, sources, names.needed) if given.var_map is None else ()
     elif names.needed:
         some = ", ".join(names.needed[:5])
         remedy = "give the checkpoint that was saved with it: its prefix as PATH, and this file as --graph."
@@ -143,6 +162,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     names = _described(complete, names)
     form = found.form.value
     with original.restored(form, whole, prefix, sources, asked, pins, table_init, assets, places, options) as live:
+        notes += surgery.reshaped(live.session.graph, asked, names.signatures)
         yield Brought(complete, prefix, sources, live, asked, names, places, notes, dict(resolved.pins))
 
 
@@ -175,12 +195,26 @@ def outputs_of(asked: tuple[Signature, ...]) -> list[str]:
     return [spec.tensor for signature in asked for spec in signature.outputs.values()]
 
 
+def probe_of(brought: Brought, found: Found, source: ProbeSource) -> tuple[Tensors, str]:
+    """What a brought model is asked, and where that comes from: the file given, its own code, or what else there is.
+
+    Raises:
+        UsageError: an input has no rows, or not such as it takes.
+    """
+    own = brought.probe
+    if own is None or source.file is not None:
+        folder = found.path if found.form is Form.SAVED_MODEL else None
+        return probe.establish(source, brought.meta, brought.names.signatures, folder, brought.places)
+    wanted = [f"{one.key}/{name}" for one in brought.names.signatures for name in one.inputs]
+    if missing := [name for name in wanted if name not in own]:
+        remedy = "return rows for every input of every signature, or give them: --probe FILE."
+        raise UsageError("probe()", f"rows for {', '.join(wanted)}", f"none for {', '.join(missing)}", remedy)
+    return {name: own[name] for name in wanted}, "the model's own"
+
+
 def _leave(brought: Brought, found: Found, source: ProbeSource, options: SessionOptions, out: Path) -> None:
     """Write the run's files, and the baseline last."""
-    folder = found.path if found.form is Form.SAVED_MODEL else None
-    rows, words = brought.probe, "the model's own"
-    if rows is None or source.file is not None:
-        rows, words = probe.establish(source, brought.meta, brought.names.signatures, folder, brought.places)
+    rows, words = probe_of(brought, found, source)
     names, meta, sources = brought.names, brought.meta, brought.sources
     step = global_step(brought, found)
     if brought.prefix is not None:
@@ -257,43 +291,8 @@ def global_step(brought: Brought, found: Found) -> int:
     return saver.step_of(found.path) or 0 if found.form in (Form.SAVER_V1, Form.SAVER_V2) else 0
 
 
-def _names(
-    meta: Any, asked: tuple[Signature, ...], assets: tuple[Asset, ...], table_init: str | None, needed: set[str]
-) -> GraphNames:
-    """What later steps look for, with the train op, loss and global step that the graph's collections name."""
-    nodes = {node.name: node for node in meta.graph_def.node}
-    variables = graphs.variable_facts(meta.graph_def)
-
-    def listed(collection: str) -> list[str]:
-        held = meta.collection_def.get(collection)
-        names = [graphs.node_name(name) for name in held.node_list.value] if held is not None else []
-        return [name for name in names if name in nodes]
-
-    losses = listed("losses")
-    step = next((name for name in (*_stepping(meta), "global_step") if name in variables), None)
-    integral = step is not None and variables[step] in (("int64", ()), ("int32", ()))
-    return GraphNames(
-        signatures=asked,
-        assets=assets,
-        needed=tuple(sorted(needed)),
-        table_init=table_init,
-        train_op=next(iter(listed("train_op")), None),
-        loss=f"{losses[0]}:0" if len(losses) == 1 else None,
-        global_step=f"{step}:0" if integral else None,
-    )
-
-
-def _stepping(meta: Any) -> list[str]:
-    from tensorflow.core.framework import variable_pb2
-
-    if "global_step" not in meta.collection_def:
-        return []
-    held = meta.collection_def["global_step"].bytes_list.value
-    return [graphs.node_name(variable_pb2.VariableDef.FromString(encoded).variable_name) for encoded in held]
-
-
 def _described(meta: Any, names: GraphNames) -> GraphNames:
-    return names.model_copy(update={"signatures": flatten.described(meta, names.signatures)})
+    return names.model_copy(update={"signatures": surgery.described(meta, names.signatures)})
 
 
 def _reduced(meta: Any, targets: list[str], own: Any | None, asked: tuple[Signature, ...]) -> Any:

@@ -16,18 +16,18 @@ from tasks import isolate
 from tasks.errors import NondeterministicError, UsageError
 from tasks.forms import baseline as baselines
 from tasks.forms import graph as graphs
-from tasks.forms import ops, parity, probe, tensors
+from tasks.forms import ops, parity, tensors
 from tasks.forms.divergence import Explanation
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
 from tasks.models import pairing
-from tasks.models.adoption import Brought, outputs_of
+from tasks.models.adoption import Brought, outputs_of, probe_of
 from tasks.models.candidate import BASELINE, PROBE, Answered, candidate
 from tasks.models.explanation import explain
 from tasks.models.prediction import ask
 from tasks.models.source import ModelSource
 from tasks.models.subject import Subject, asked, opened, subject
-from tasks.records.adoption import Form, Given, ProbeSource
+from tasks.records.adoption import Given, ProbeSource
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.parity import ParityReport, Tolerance
@@ -104,10 +104,7 @@ def compare(
 def baseline(one: Subject, source: ProbeSource, folder: Path) -> Answered:
     """In a child: establish the probe and ask the first model, twice."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch, opened(one, Path(scratch)) as (brought, applied):
-        rows, words = brought.probe, "the model's own"
-        if rows is None or source.file is not None:
-            place = one.found.path if one.found.form is Form.SAVED_MODEL else None
-            rows, words = probe.establish(source, brought.meta, brought.names.signatures, place, brought.places)
+        rows, words = probe_of(brought, one.found, source)
         signatures = asked(brought)
         first, second = (_ask(brought.live, signatures, rows, one.name) for _ in range(2))
         tensors.write_tensors(folder / PROBE, rows)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.errors import UsageError
-from tasks.forms import tensor_options
+from tasks.forms import beside, tensor_options
 from tasks.forms.tensor_specs import PLACEHOLDERS, Specs
 from tasks.models.source import ModelSource
 from tasks.records.adoption import Form, Found, Given
@@ -47,12 +47,14 @@ def given_for(meta: Any | None, given: Given) -> Given:
 
 
 def code_for(found: Found, given: Given, code: ModelSource | None) -> tuple[Given, ModelSource | None]:
-    """`--graph`, `--model` and `--var-map` as far as they are for this model: one that was saved without its graph."""
+    """What is given beside models, as far as it is for this one: graph, code and name map for one without its graph,
+    tags for a SavedModel."""
     alone = found.form in _CHECKPOINTS and found.meta is None
     mapped = alone or (found.form in _CHECKPOINTS and given.graph is None and code is None)
-    kept = given.model_copy(
-        update={"graph": given.graph if alone else None, "var_map": given.var_map if mapped else None}
-    )
+    graph = given.graph if alone and code is None else None
+    kept = given.model_copy(update={"graph": graph, "var_map": given.var_map if mapped else None})
+    if beside.graph_of(found, kept).form is not Form.SAVED_MODEL:
+        kept = kept.model_copy(update={"tags": None})
     return kept, code if alone or found.form in (Form.OBJECT_CHECKPOINT, Form.HDF5) else None
 
 
@@ -61,6 +63,7 @@ def words(given: Given, code: ModelSource | None) -> tuple[str, ...]:
     options = [*(f"--input {text}" for text in given.inputs), *(f"--output {text}" for text in given.outputs)]
     options += [f"--pin {name}" for name in given.pins]
     options += [f"--signature {given.signature}"] if given.signature is not None else []
+    options += [f"--tags {','.join(given.tags)}"] if given.tags is not None else []
     options += [f"--graph {given.graph}"] if given.graph is not None else []
     options += [f"--var-map {given.var_map}"] if given.var_map is not None else []
     return (*options, f"--model {code.module}:{code.attribute}") if code is not None else tuple(options)

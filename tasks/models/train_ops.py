@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from tasks.errors import UsageError
-from tasks.forms import flatten
 from tasks.forms import graph as graphs
+from tasks.forms import surgery
 from tasks.forms.tensor_specs import Specs
 from tasks.models.adoption import Brought
 from tasks.records.settings import Training
@@ -88,7 +88,7 @@ def part(brought: Brought, names: GraphNames, feeds: Collection[str]) -> Any:
     specs = Specs(graph_def)
     reached, entered = specs.needed(targets(names), feeds)
     readers = dict(entered)
-    earlier = [node.name for node in graph_def.node if flatten.PINNED in node.attr]
+    earlier = [node.name for node in graph_def.node if surgery.PINNED in node.attr]
     for tensor in (*brought.pins, *earlier):
         name = graphs.node_name(tensor)
         if name in reached and f"{name}:0" not in feeds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tasks.presentation.numbers import number
-from tasks.records.parity import ParityRow, ParityTest
+from tasks.records.parity import ParityRow, ParityTest, worst_of
 from tasks.records.signature import Signature
 
 BASELINE = "live session"
@@ -17,11 +17,14 @@ FORMS = (
     "saved_model (files)",
     "served (gRPC)",
     "served (REST)",
+    "served (REST, rows)",
 )
 VARIABLES = "values: variables"
 _NOTHING = "\N{EN DASH}"
 _EVERY = "*"  # a row that speaks for a whole signature, or with no signature for the whole form
-_ALWAYS = tuple(form for form in FORMS if form != "saved_model (files)")  # what a full run compares
+_ALWAYS = tuple(
+    form for form in FORMS if form not in ("saved_model (files)", "served (REST, rows)")
+)  # what a full run compares
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def what(row: ParityRow) -> str:
 
 def ordered(parity: tuple[ParityRow, ...]) -> tuple[str, ...]:
     """The candidates in chain order; forms that this page does not know come last, as they were looked at."""
-    seen = dict.fromkeys(row.candidate for row in parity)
+    seen = dict.fromkeys(row.form for row in parity)
     known = [form for form in (BASELINE, *FORMS) if form in seen]
     return (*known, *(form for form in seen if form not in known))
 
@@ -77,7 +80,7 @@ def first_divergence(parity: tuple[ParityRow, ...]) -> ParityRow | None:
     """The first row that differs, of the first form in the chain that has one."""
     for form in ordered(parity):
         for row in parity:
-            if row.candidate == form and row.passed is False:
+            if row.form == form and row.passed is False:
                 return row
     return None
 
@@ -94,10 +97,10 @@ def build(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...], *, s
     diverged = first_divergence(parity)
     columns, cells = [], []
     for form in sorted([*forms, *unreached], key=lambda form: FORMS.index(form) if form in FORMS else len(FORMS)):
-        rows = [row for row in parity if row.candidate == form]
+        rows = [row for row in parity if row.form == form]
         made = any(row.passed is not None for row in rows)
         state = "compared" if made else "not made" if rows else "not reached"
-        columns.append(Column(form, state, bool(diverged and diverged.candidate == form)))
+        columns.append(Column(form, state, bool(diverged and diverged.form == form)))
         cells.append([_cell_of(label, rows) for label in labels])
     at_baseline = [row for row in parity if row.candidate == BASELINE]
     baseline = [_baseline(label, at_baseline) for label in labels]
@@ -144,7 +147,7 @@ def _cell_of(label: str, rows: list[ParityRow]) -> Cell:
     if label == VARIABLES and mine:
         return _values(mine)
     if mine:
-        return cell(mine[-1])
+        return cell(worst_of(row.model_copy(update={"candidate": row.form}) for row in mine)[0])
     for row in rows:
         if row.output == _EVERY and (not row.signature or label.startswith(f"{row.signature}/")):
             return cell(row)

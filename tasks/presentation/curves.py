@@ -1,15 +1,18 @@
-"""Training curves as inline SVG: the same lines give the same bytes, colours come from the page's style sheet."""
+"""Training curves and latencies as inline SVG: the same lines give the same bytes, colours come from the page's style sheet."""
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from tasks.presentation.numbers import counted, number
+from tasks.records.serving import Latency
 
 _NOT_METRICS = frozenset({"step", "of", "loss"})
 _STYLES = ("solid", "dashed", "dotted", "dashdot")
@@ -90,17 +93,9 @@ def _series(index: int, name: str, points: list[tuple[int, float]]) -> Series:
 
 
 def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic: bool) -> str:
-    import io
-
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-    with _drawing, matplotlib.rc_context(_RC | {"svg.hashsalt": f"tfship {title}"}):
-        figure = Figure(figsize=(5.4, 2.5), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+    with _axes(title, height=2.5) as (axes, drawn):
         for index, points in enumerate(logged.values()):
             axes.plot(
                 [step for step, _ in points],
@@ -121,6 +116,47 @@ def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic
         axes.set_xlabel("global step", color=_INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(True, axis="y", color=_RULE, linewidth=0.8)
+    return drawn[0]
+
+
+@functools.lru_cache(maxsize=16)
+def latencies(lines: tuple[Latency, ...]) -> str:
+    """p50, p90 and p99 of every protocol and batch size as one bar each: to p50 solid, then lighter to p90 and p99."""
+    if not lines:
+        return ""
+    labels = [f"{one.protocol.removeprefix('served ').strip('()')}, {_load(one)}" for one in lines]
+    places = range(len(lines) - 1, -1, -1)
+    with _axes("Latency", height=0.6 + 0.3 * len(lines)) as (axes, drawn):
+        for colour, read in ((3, "p99"), (2, "p90"), (0, "p50")):
+            widths = [getattr(one, read) for one in lines]
+            axes.barh(places, widths, height=0.55 if read == "p50" else 0.3, color=_SERIES[colour], label=read)
+        axes.set_yticks(places, labels)
+        axes.set_xlabel("milliseconds", color=_INK)
+        axes.grid(True, axis="x", color=_RULE, linewidth=0.8)
+    return drawn[0]
+
+
+def _load(measured: Latency) -> str:
+    if measured.concurrency > 1:
+        return f"{measured.concurrency} at once"
+    return counted(measured.batch, "row") if measured.batch else "no rows"
+
+
+@contextmanager
+def _axes(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
+    """One plot's axes; what was drawn is in the list afterwards."""
+    import io
+
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    drawn: list[str] = []
+    with _drawing, matplotlib.rc_context(_RC | {"svg.hashsalt": f"tfship {title}"}):
+        figure = Figure(figsize=(5.4, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        yield axes, drawn
         axes.set_axisbelow(True)
         axes.tick_params(which="both", color=_RULE, labelcolor=_INK)
         for side, spine in axes.spines.items():
@@ -128,7 +164,7 @@ def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic
             spine.set_color(_RULE)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True)
-    return _inlined(stream.getvalue())
+    drawn.append(_inlined(stream.getvalue()))
 
 
 def _inlined(svg: str) -> str:

@@ -8,8 +8,9 @@ from tasks.records.adoption import Adopted
 from tasks.records.base import Record
 from tasks.records.parity import ParityRow
 from tasks.records.pinned import Pinned, RestoreReport
+from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import Promotion, StepOutcome
-from tasks.records.serving import SmokeReport
+from tasks.records.serving import ServerVerdict, SmokeReport
 from tasks.records.signature import Asset, Signature
 
 
@@ -41,7 +42,9 @@ class ReportFacts(Record):
     steps: tuple[StepOutcome, ...] = ()
     parity: tuple[ParityRow, ...] = ()
     notes: tuple[str, ...] = ()
-    smoke: SmokeReport | None = None
+    smokes: tuple[SmokeReport, ...] = ()
+    servers: tuple[ServerVerdict, ...] = ()
+    rehearsal: Rehearsal | None = None
     promotion: Promotion | None = None
     pinned: Pinned | None = None
     restore: RestoreReport | None = None

@@ -5,6 +5,7 @@ Everything that comes from a model, a run or a server is escaped; the plots alon
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -36,6 +37,7 @@ def render(facts: ReportFacts) -> str:
             divergent_rows=[row for row in facts.parity if row.passed is False],
             shares=_shares(facts.steps),
             panels=curves.panels(facts.training),
+            latencies=curves.latencies,
             examples=usage.examples(facts),
             frozen=usage.frozen(facts),
             commands=usage.commands(facts),
@@ -45,6 +47,7 @@ def render(facts: ReportFacts) -> str:
     )
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -38,8 +38,9 @@ def _headline(facts: ReportFacts) -> tuple[str, str]:
     if chain.first_divergence(facts.parity):
         return "bad", f"Refused: {divergence(facts)}"
     failed = next((step.name for step in facts.steps if step.state is StepState.FAILED), None)
-    if facts.smoke is not None and not facts.smoke.passed:
-        return "bad", f"Refused: {_smoke_refusal(facts.smoke)}"
+    for tested in facts.smokes:
+        if not tested.passed:
+            return "bad", f"Refused: {_smoke_refusal(tested)}"
     if facts.restore and facts.restore.coverage.refused:
         variable = facts.restore.coverage.refused[0]
         return "bad", f"Refused: the checkpoint does not restore {variable.name} ({variable.status})"
@@ -70,11 +71,9 @@ def divergence(facts: ReportFacts) -> str:
 
 
 def _smoke_refusal(smoke: SmokeReport) -> str:
-    if not smoke.signatures_match:
-        return "the server reports other signatures than were exported"
-    for check in smoke.refusals:
+    for check in smoke.checks:
         if not check.passed:
-            return f"the server answered “{check.answered}” to {check.case} over {check.protocol}"
+            return f"{check.cause}: {check.case} over {check.protocol}, {check.answered}"
     return "the smoke test did not pass"
 
 
@@ -86,7 +85,7 @@ def parity(facts: ReportFacts) -> str:
     not_made = len(rows) - len(judged)
     if not judged:
         return "nothing was compared" + (f", {not_made} not made" if not_made else "")
-    forms = counted(len({row.candidate for row in judged}), "form")
+    forms = counted(len({row.form for row in judged}), "form")
     text = f"{differing} of {counted(len(judged), 'comparison')} differ, over {forms}"
     if not differing:
         text = f"equal in {forms}, {counted(len(judged), 'comparison')}"
@@ -95,10 +94,10 @@ def parity(facts: ReportFacts) -> str:
 
 def smoke(facts: ReportFacts) -> str:
     """The smoke test's verdict and the server that gave it. A stand-in's pass is always called one."""
-    if facts.smoke is None:
+    if not facts.smokes:
         return "not run"
-    identity = facts.smoke.identity
-    return f"{facts.smoke.verdict}, {identity.runtime} {identity.version}".rstrip()
+    said = [f"{one.verdict}, {one.identity.runtime} {one.identity.version}".rstrip() for one in facts.smokes]
+    return "; ".join(said)
 
 
 def promotion(facts: ReportFacts) -> str:

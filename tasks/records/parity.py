@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -71,6 +72,11 @@ class ParityRow(Record):
         """A row that says why nothing was compared."""
         return cls(candidate=candidate, signature="", output="*", test=ParityTest.VALUES, passed=None, note=note)
 
+    @property
+    def form(self) -> str:
+        """The form that the candidate is one way of asking."""
+        return form_of(self.candidate)
+
 
 class ParityReport(Record):
     """All rows of one form against the baseline; `notes` say what a reader of the rows should know."""
@@ -89,3 +95,25 @@ class ParityReport(Record):
     def failures(self) -> tuple[ParityRow, ...]:
         """The rows that differ, in the order in which they were looked at."""
         return tuple(row for row in self.rows if row.passed is False)
+
+
+def form_of(candidate: str) -> str:
+    """The form in a candidate's name: `served (gRPC), batch 7` is one way to ask `served (gRPC)`."""
+    head, bracket, _ = candidate.partition("), ")
+    return f"{head})" if bracket else head
+
+
+def worst_of(rows: Iterable[ParityRow]) -> list[ParityRow]:
+    """One row for each output of each form: the worst of its answers, and how many values were compared in all."""
+    worst: dict[tuple[str, str, str], ParityRow] = {}
+    for row in rows:
+        place = (row.candidate, row.signature, row.output)
+        other = worst.get(place)
+        if other is None:
+            worst[place] = row
+            continue
+        badly = max(
+            other, row, key=lambda one: (one.passed is False, one.passed is not None, one.mismatched, one.max_abs)
+        )
+        worst[place] = badly.model_copy(update={"compared": other.compared + row.compared})
+    return list(worst.values())

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from tasks.records.base import Record
+from tasks.records.serving import ServerVerdict
 
 
 class StepState(StrEnum):
@@ -55,3 +56,5 @@ class RunSummary(Record):
     adopted: dict[str, Any] | None = None
     quality: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    servers: tuple[ServerVerdict, ...] = ()
+    rehearsal: dict[str, Any] | None = None

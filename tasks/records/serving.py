@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from tasks.records.base import Record
 from tasks.records.parity import ParityReport
 
@@ -29,44 +31,91 @@ class RuntimeIdentity(Record):
     image: str | None = None
     image_digest: str | None = None
 
+    @property
+    def called(self) -> str:
+        """Its name in a message."""
+        return self.image or f"{self.runtime} server"
+
 
 class Latency(Record):
-    """Milliseconds over `requests` requests."""
+    """Milliseconds over `requests` requests of `batch` rows, `concurrency` of them at a time; `throughput` is rows a
+    second over all of them."""
 
     protocol: str
     batch: int
     requests: int
+    concurrency: int = 1
     p50: float
     p90: float
     p99: float
+    throughput: float
 
 
-class RefusalCheck(Record):
-    """A request that must be refused, and how it was answered."""
+class Cause(StrEnum):
+    """Why a server's test ended without a pass."""
+
+    DID_NOT_START = "did not start"
+    CRASHED = "crashed"
+    NEVER_AVAILABLE = "never AVAILABLE"
+    LOAD_ERROR = "load error"
+    UNKNOWN_OP = "unknown op"
+    WARMUP_REFUSED = "warmup refused"
+    SIGNATURE_DIFFERS = "signature differs"
+    VERSION_DIFFERS = "version differs"
+    ANSWER_DIFFERS = "answer differs"
+    NOT_REFUSED = "answered what it must refuse"
+    TOO_SLOW = "too slow"
+    TOO_LARGE = "too large"
+    DIED = "died during the test"
+
+
+class Check(Record):
+    """One question beside the comparison of outputs, and how it was answered; `cause` is what its failure means."""
 
     protocol: str
     case: str
     expected: str
     answered: str
     passed: bool
+    cause: Cause
 
 
-class SmokeReport(Record):
-    """What a server made of the model.
+class Round(Record):
+    """One server that was started and asked: `setup` says how it was configured.
 
     `load_seconds` runs from the start of the server to AVAILABLE, `peak_memory` is resident bytes.
     """
 
-    identity: RuntimeIdentity
-    version: int
+    setup: str
     load_seconds: float
     peak_memory: int | None
-    parity: ParityReport
-    signatures_match: bool
-    refusals: tuple[RefusalCheck, ...]
+    checks: tuple[Check, ...]
     latency: tuple[Latency, ...]
     warmup: str
+
+
+class ServerVerdict(Record):
+    """Whether one server took the model, and why not."""
+
+    server: str
+    verdict: str
+    reason: str = ""
+
+
+class SmokeReport(Record):
+    """What a server made of the model, in every set-up it was tried in."""
+
+    identity: RuntimeIdentity
+    version: int
+    rounds: tuple[Round, ...]
+    parity: ParityReport
+    notes: tuple[str, ...] = ()
     passed: bool
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The questions of every round."""
+        return tuple(check for one in self.rounds for check in one.checks)
 
     @property
     def verdict(self) -> str:

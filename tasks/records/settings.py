@@ -110,11 +110,35 @@ class RuntimeChoice(StrEnum):
 Pull = Literal["missing", "always", "never"]
 
 
-_OUR_FLAGS = {"port", "rest_api_port", "model_name", "model_base_path", "model_config_file"}
+_OUR_FLAGS = {"port", "rest_api_port", "model_name", "model_base_path"}
+FILE_FLAGS = ("model_config_file", "batching_parameters_file", "monitoring_config_file")
+
+
+def batches(flag: str) -> bool:
+    """Whether a server's flag switches batching on."""
+    return flag.lstrip("-") in ("enable_batching", "enable_batching=true")
+
+
+class Gates(Record):
+    """What a measured server may take at most, else the model is refused; None is no gate.
+
+    `max_p99_ms` holds for every protocol and batch size, `max_load_seconds` from the server's start to AVAILABLE,
+    `max_rss_bytes` for the resident memory at its peak.
+    """
+
+    max_p99_ms: float | None = Field(default=None, gt=0)
+    max_load_seconds: float | None = Field(default=None, gt=0)
+    max_rss_bytes: int | None = Field(default=None, gt=0)
 
 
 class Serving(Record):
-    """How to smoke-test. Times in seconds, memory in bytes."""
+    """How to smoke-test. Times in seconds, memory in bytes.
+
+    `image` is the docker image to test in (None: TensorFlow Serving of the installed TensorFlow's minor version). `flags` are the server's own; `model_config_file`, `batching_parameters_file` and
+    `monitoring_config_file` are production's files of these names: their contents are part of the key, their paths are
+    not. `model_name` says which entry of `model_config_file` is meant. `environment`, `mounts` (folder here: absolute path in the container, read-only), `gpus` (a count or `all`),
+    `memory`, `cpus` and `pids` apply to a container.
+    """
 
     runtime: RuntimeChoice = RuntimeChoice.AUTO
     image: str | None = None
@@ -125,14 +149,36 @@ class Serving(Record):
     latency_requests: int = Field(default=50, ge=1)
     memory: int = Field(default=4 * 2**30, gt=0)
     cpus: float = Field(default=2.0, gt=0)
+    pids: int = Field(default=1024, ge=1)
     flags: tuple[str, ...] = ()
+    environment: dict[str, str] = Field(default_factory=dict)
+    mounts: dict[Path, str] = Field(default_factory=dict)
+    gpus: int | Literal["all"] | None = None
+    model_name: str | None = None
+    model_config_file: Path | None = Field(default=None, exclude=True)
+    batching_parameters_file: Path | None = Field(default=None, exclude=True)
+    monitoring_config_file: Path | None = Field(default=None, exclude=True)
+    gates: Gates = Gates()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batching(cls, given: Any) -> Any:
+        """A batching file without the switch is refused by the server (tensorflow_serving/model_servers/server.cc)."""
+        flags = tuple(given.get("flags") or ()) if isinstance(given, dict) else ()
+        if not isinstance(given, dict) or not given.get("batching_parameters_file") or any(map(batches, flags)):
+            return given
+        return given | {"flags": (*flags, "--enable_batching=true")}
 
     @field_validator("flags")
     @classmethod
     def _ours(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
-        taken = sorted({flag.lstrip("-").partition("=")[0] for flag in flags} & _OUR_FLAGS)
-        if taken:
+        names = {flag.lstrip("-").partition("=")[0] for flag in flags}
+        if taken := sorted(names & _OUR_FLAGS):
             raise ValueError(f"flags that say neither what is served nor where, not {', '.join(taken)}")
+        if files := sorted(names & set(FILE_FLAGS)):
+            raise ValueError(
+                f"{', '.join(files)} as a setting of that name beside `flags`, so that the file is brought along"
+            )
         return flags
 
 

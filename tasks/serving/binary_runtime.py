@@ -16,11 +16,13 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
 from tasks.isolate.process import BoundProcess
 from tasks.records.serving import Endpoint, Exit, RuntimeIdentity
+from tasks.serving.flag_files import WrittenFiles
 
 PROGRAM = "tensorflow_model_server"
 VERSION_SECONDS = 30
@@ -32,13 +34,21 @@ _IN_USE = re.compile(r"address already in use|failed to (bind|start http server)
 class BinaryRuntime:
     """One process of the server at `path`; see `ServingRuntime` for what is promised.
 
-    `log_dir` holds its log while it runs.
+    `log_dir` holds its log while it runs. `flag_files` are texts by the flag that names them; see `flag_files.py`.
     """
 
-    def __init__(self, path: Path, log_dir: Path, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        log_dir: Path,
+        flags: tuple[str, ...] = (),
+        flag_files: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.log_dir = log_dir
         self.flags = flags
+        self.flag_files = dict(flag_files or {})
+        self._files = WrittenFiles()
         self._identity: RuntimeIdentity | None = None
         self._server: BoundProcess | None = None
         self._begun = False
@@ -61,10 +71,18 @@ class BinaryRuntime:
         self._begun = True
         self.identity  # says what is wrong with the program, if anything is
         until = time.monotonic() + deadline
+        try:
+            files = self._files.write(self.flag_files, base_path.resolve())
+            return self._start(name, base_path.resolve(), files, until)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, name: str, base_path: Path, files: list[str], until: float) -> Endpoint:
         for _ in range(ATTEMPTS):
             grpc, rest = free_ports(2)
             arguments = [f"--port={grpc}", f"--rest_api_port={rest}", f"--model_name={name}"]
-            arguments += [f"--model_base_path={base_path.resolve()}", "--max_num_load_retries=0", *self.flags]
+            arguments += [f"--model_base_path={base_path}", "--max_num_load_retries=0", *files, *self.flags]
             if self._server is not None:
                 self._server.stop()
             try:
@@ -74,7 +92,6 @@ class BinaryRuntime:
             if not self._collided((grpc, rest), min(until, time.monotonic() + _COLLISION_SECONDS)):
                 return Endpoint(grpc=f"127.0.0.1:{grpc}", rest=f"http://127.0.0.1:{rest}")
         log = self.logs()[-2000:]
-        self.stop()
         raise EnvironmentFailure(
             f"starting {self.path}",
             "two free ports on this host",
@@ -105,6 +122,7 @@ class BinaryRuntime:
         """SIGTERM, then SIGKILL, to the server and whatever it started; its log stays readable here."""
         if self._server is not None:
             self._server.stop()
+        self._files.remove()
 
     def _collided(self, ports: tuple[int, int], until: float) -> bool:
         """Whether the server ended over a port in use. Looks until it listens on both, ends, or the time is over."""

@@ -1,13 +1,10 @@
-"""Asking a model server, over gRPC and REST, as one more form of the model. Runs in a child: the protos import TensorFlow.
+"""Asking a model server over gRPC, as one more form of the model. Runs in a child: the protos import TensorFlow.
 
-Protocol facts: tensorflow_serving/apis/*.proto for gRPC, and the REST API as described in TensorFlow Serving's
-`g3doc/api_rest.md` (columnar format: one list for each input, under `inputs`).
+Protocol facts: tensorflow_serving/apis/*.proto. `rest_client.py` does the same over REST.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ChildFailed, PipelineError
-from tasks.forms.tensors import Array, Tensors, as_array, numpy_dtype
+from tasks.forms.tensors import Array, Tensors, as_array
 from tasks.records.baseline import TensorFact
 from tasks.records.serving import Endpoint
-from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.records.signature import Method, Signature
 
-# What REST's JSON has no way to carry (tensorflow_serving/util/json_tensor.cc).
-NOT_IN_JSON = frozenset({"bfloat16", "float16", "uint16", "complex64", "complex128"})
-# Answers that say nothing about the model (grpc/statuscodes.md; RFC 9110).
+# Answers that say nothing about the model (grpc/statuscodes.md).
 _TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED"})
-_BUSY = frozenset({429, 502, 503, 504})
 _MESSAGE_BYTES = 512 * 2**20
 
 
@@ -89,11 +83,9 @@ class GrpcPredictor:
             answer = call(request, timeout=self.seconds)
         self.version = int(answer.model_spec.version.value)
         if spec.method is Method.REGRESS:
-            (output,) = spec.outputs
-            values = [regression.value for regression in answer.result.regressions]
-            return {output: np.array(values, dtype=np.float32).reshape(_shape(spec.outputs[output], len(values)))}
+            return regressed(spec, [regression.value for regression in answer.result.regressions])
         rows = [[(c.label.encode(), c.score) for c in row.classes] for row in answer.result.classifications]
-        return _classified(spec, rows)
+        return classified(spec, rows)
 
     def _predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         import tensorflow as tf
@@ -142,6 +134,18 @@ class GrpcPredictor:
         answer.metadata["signature_def"].Unpack(reported)
         return signatures_in(reported.signature_def)
 
+    def status(self) -> dict[int, str]:
+        """version -> state, as ModelService reports it."""
+        from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = self.name
+        service = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        with reaching("gRPC", self.seconds):
+            answer = service.GetModelStatus(request, timeout=self.seconds)
+        states = get_model_status_pb2.ModelVersionStatus.State
+        return {int(one.version): str(states.Name(one.state)) for one in answer.model_version_status}
+
     def values(self) -> Iterator[TensorFact]:
         """None: a server does not show its variables."""
         return iter(())
@@ -151,115 +155,7 @@ class GrpcPredictor:
         self.channel.close()
 
 
-class RestPredictor:
-    """A served model over REST."""
-
-    form = "served (REST)"
-
-    def __init__(self, endpoint: Endpoint, name: str, signatures: Mapping[str, Signature], seconds: float) -> None:
-        import httpx
-
-        self.model = f"{endpoint.rest}/v1/models/{name}"
-        self.client = httpx.Client(timeout=seconds, trust_env=False)
-        self.signatures = signatures
-
-    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
-        """See `Predictor`.
-
-        Raises:
-            AnsweredError: the server answered with an error.
-            NotCarriedError: the protocol cannot carry a dtype of the signature.
-            ChildFailed: the server did not answer.
-        """
-        spec = self.signatures[signature]
-        carried = {spec.dtype for spec in (*spec.inputs.values(), *spec.outputs.values())} & NOT_IN_JSON
-        if carried:
-            raise NotCarriedError("REST", "a dtype that JSON can carry", ", ".join(sorted(carried)), "use gRPC.")
-        if spec.method is Method.PREDICT:
-            columns = {name: jsonable(array) for name, array in inputs.items()}
-            answer = self.ask(":predict", {"signature_name": signature, "inputs": columns})["outputs"]
-            outputs = {next(iter(spec.outputs)): answer} if len(spec.outputs) == 1 else answer
-            return {name: _parsed(value, spec.outputs.get(name)) for name, value in outputs.items()}
-        (examples,) = inputs.values()
-        body = {"signature_name": signature, "examples": [_example(encoded) for encoded in examples.ravel()]}
-        if spec.method is Method.REGRESS:
-            (output,) = spec.outputs
-            values = self.ask(":regress", body)["results"]
-            return {output: np.array(values, dtype=np.float32).reshape(_shape(spec.outputs[output], len(values)))}
-        rows = self.ask(":classify", body)["results"]
-        return _classified(spec, [[(label.encode(), score) for label, score in row] for row in rows])
-
-    def ask(self, verb: str, body: Mapping[str, Any]) -> Any:
-        """POST one request; the answer's JSON.
-
-        Raises:
-            AnsweredError: the server answered with an error.
-            ChildFailed: it did not answer.
-        """
-        with reaching("REST", self.client.timeout.read or 0):
-            answer = self.client.post(self.model + verb, content=json.dumps(body))
-        if answer.status_code in _BUSY:
-            found, remedy = f"{answer.status_code} {answer.text[:300]}", "see the server's log; run again."
-            raise ChildFailed("the server over REST", "an answer", found, remedy)
-        if answer.status_code != 200:
-            raise AnsweredError(f"{answer.status_code} {answer.text[:300]}")
-        return json.loads(answer.text)
-
-    def values(self) -> Iterator[TensorFact]:
-        """None: a server does not show its variables."""
-        return iter(())
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.client.close()
-
-
-def jsonable(array: Array) -> Any:
-    """An array as nested lists for JSON; strings as `{"b64": …}`."""
-    if array.dtype.kind in "OSU":
-        encoded = [{"b64": base64.b64encode(item).decode()} for item in array.ravel().tolist()]
-        nested = np.empty(array.shape, dtype=object)
-        nested.ravel()[:] = encoded
-        return nested.tolist()
-    return array.tolist()
-
-
-def _parsed(value: Any, spec: TensorSpec | None) -> Array:
-    """JSON as an array of the expected dtype; left as it is where it does not fit, so that the comparison sees it."""
-    flat, shape = _flattened(value)
-    if spec is None or shape is None:
-        return np.array(json.dumps(value), dtype=object)
-    if spec.dtype == "string":
-        texts = [base64.b64decode(item["b64"]) if isinstance(item, dict) else item for item in flat]
-        array = np.empty(len(flat), dtype=object)
-        if all(isinstance(text, (str, bytes)) for text in texts):
-            array[:] = [text.encode() if isinstance(text, str) else text for text in texts]
-            return array.reshape(shape)
-        return np.array(flat).reshape(shape)
-    wanted = numpy_dtype(spec.dtype)
-    kinds: dict[str, type] = {"f": float, "i": int, "u": int, "b": bool}
-    if not all(type(item) is kinds.get(wanted.kind) for item in flat):
-        return np.array(flat, dtype=None if flat else wanted).reshape(shape)
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(flat, dtype=wanted).reshape(shape)
-    except OverflowError:  # a number that the dtype cannot hold
-        return np.array(flat, dtype=object).reshape(shape)
-
-
-def _flattened(value: Any) -> tuple[list[Any], tuple[int, ...] | None]:
-    """Nested lists as (items, shape); no shape where the lists are ragged."""
-    shape: list[int] = []
-    level = [value]
-    while level and isinstance(level[0], list):
-        if any(not isinstance(row, list) or len(row) != len(level[0]) for row in level):
-            return level, None
-        shape.append(len(level[0]))
-        level = [item for row in level for item in row]
-    return level, tuple(shape)
-
-
-def _classified(spec: Signature, rows: list[list[tuple[bytes, float]]]) -> Tensors:
+def classified(spec: Signature, rows: list[list[tuple[bytes, float]]]) -> Tensors:
     """Classify answers as the arrays of the signature's outputs: `classes` and `scores`, whichever it declares.
 
     (tensorflow/python/saved_model/signature_constants.py: CLASSIFY_OUTPUT_CLASSES, CLASSIFY_OUTPUT_SCORES.)
@@ -273,21 +169,11 @@ def _classified(spec: Signature, rows: list[list[tuple[bytes, float]]]) -> Tenso
     return {name: array for name, array in (("classes", labels), ("scores", scores)) if name in spec.outputs}
 
 
-def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
-    return (rows, 1) if spec.shape is not None and len(spec.shape) == 2 else (rows,)
-
-
-def _example(encoded: bytes) -> dict[str, Any]:
-    """A serialized `tf.Example` as REST wants it: flat lists by feature name."""
-    import tensorflow as tf
-
-    features = {}
-    for name, feature in tf.train.Example.FromString(encoded).features.feature.items():
-        if feature.WhichOneof("kind") == "bytes_list":
-            features[name] = [{"b64": base64.b64encode(item).decode()} for item in feature.bytes_list.value]
-        else:
-            features[name] = list(feature.float_list.value or feature.int64_list.value)
-    return features
+def regressed(spec: Signature, values: list[float]) -> Tensors:
+    """A Regress answer as the array of the signature's one output."""
+    ((name, output),) = spec.outputs.items()
+    shape = (len(values), 1) if output.shape is not None and len(output.shape) == 2 else (len(values),)
+    return {name: np.array(values, dtype=np.float32).reshape(shape)}
 
 
 def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str, str]]:
@@ -299,7 +185,9 @@ def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str
 
     try:
         answer = httpx.get(f"{endpoint.rest}/v1/models/{name}", timeout=seconds, trust_env=False)
-        entries = answer.json().get("model_version_status", [])
-    except (httpx.HTTPError, ValueError):
+        return {
+            int(entry["version"]): (str(entry["state"]), str(entry["status"].get("error_message", "")))
+            for entry in answer.json()["model_version_status"]
+        }
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):  # nobody, or not such a server
         return {}
-    return {int(entry["version"]): (entry["state"], entry["status"].get("error_message", "")) for entry in entries}

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks import isolate
 from tasks.isolate import Child
 from tasks.records.serving import Endpoint, Exit, RuntimeIdentity
 from tasks.serving.binary_runtime import free_ports
+from tasks.serving.flag_files import WrittenFiles
 
 _TERM_SECONDS = 2.0
 
@@ -26,10 +28,15 @@ def serve(arguments: list[str]) -> int:
 
 
 class EmbeddedRuntime:
-    """One forked server; see `ServingRuntime` for what is promised."""
+    """One forked server; see `ServingRuntime` for what is promised.
 
-    def __init__(self, flags: tuple[str, ...] = ()) -> None:
+    `flag_files` are texts by the flag that names them; see `flag_files.py`.
+    """
+
+    def __init__(self, flags: tuple[str, ...] = (), flag_files: Mapping[str, str] | None = None) -> None:
         self.flags = flags
+        self.flag_files = dict(flag_files or {})
+        self._files = WrittenFiles()
         self._child: Child | None = None
 
     @property
@@ -41,8 +48,9 @@ class EmbeddedRuntime:
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
         """Fork the server on two free ports."""
         grpc, rest = free_ports(2)
+        files = self._files.write(self.flag_files, base_path.resolve())
         arguments = [f"--port={grpc}", f"--rest_api_port={rest}", f"--model_name={name}"]
-        arguments += [f"--model_base_path={base_path}", "--max_num_load_retries=0", *self.flags]
+        arguments += [f"--model_base_path={base_path}", "--max_num_load_retries=0", *files, *self.flags]
         self._child = isolate.start(serve, arguments)
         until = time.monotonic() + deadline
         while self._child.pid is None and self._child.exit is None and time.monotonic() < until:
@@ -68,3 +76,4 @@ class EmbeddedRuntime:
         """SIGTERM, then SIGKILL."""
         if self._child is not None:
             self._child.stop(_TERM_SECONDS)
+        self._files.remove()

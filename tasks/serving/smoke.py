@@ -1,48 +1,31 @@
-"""What a smoke test asks of a server, and how it waits for one. Every check is made against any runtime alike."""
+"""A server's life in a test: started, waited for, watched, and stopped; and why it was no pass. Any runtime alike."""
 
 from __future__ import annotations
 
 import re
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tasks.errors import ChildFailed, EnvironmentFailure, SmokeRefused
-from tasks.forms import parity
-from tasks.forms.predictor import Predictor
-from tasks.forms.proof import Reference
-from tasks.forms.tensors import Tensors
-from tasks.records.base import Record
-from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
-from tasks.records.serving import Endpoint, Latency, RefusalCheck
-from tasks.records.settings import Serving
-from tasks.records.signature import Method
-from tasks.serving.client import AnsweredError, GrpcPredictor, NotCarriedError, RestPredictor, reaching, status
+from tasks.records.serving import Cause, Endpoint
+from tasks.serving.client import status
 from tasks.serving.runtime import ServingRuntime
 
 # A load that fails for one of these says nothing about the model.
 _MACHINE = re.compile(
     "RESOURCE_EXHAUSTED|No space left|Too many open files|Cannot allocate|address already in use", re.IGNORECASE
 )
+# tensorflow/core/framework/op.cc and op_kernel.cc
+_UNKNOWN_OP = re.compile("Op type not registered|No OpKernel was registered|not registered in binary", re.IGNORECASE)
+_WARMUP = re.compile("warm-?up", re.IGNORECASE)
 _POLL_SECONDS = 0.05
-_MEASURE_SECONDS = 5.0  # for one protocol and batch size
-_FEWEST = 5
+_WATCH_SECONDS = 0.2
 _LOG_TAIL = 6000
-
-
-class Findings(Record):
-    """What the questions to a running server gave."""
-
-    parity: ParityReport
-    signature_difference: str
-    version: int | None
-    refusals: tuple[RefusalCheck, ...]
-    latency: tuple[Latency, ...]
+NOTICED_SECONDS = 3.0
 
 
 @contextmanager
@@ -59,16 +42,17 @@ def serving(
     started = time.monotonic()
     try:
         endpoint = runtime.start(name, base_path, deadline=load_timeout)
-        _wait(runtime, endpoint, name, version, started + load_timeout, load_timeout)
+        wait_for(runtime, endpoint, name, version, started + load_timeout, load_timeout)
         yield endpoint, time.monotonic() - started
     finally:
         runtime.stop()
 
 
-def _wait(
+def wait_for(
     runtime: ServingRuntime, endpoint: Endpoint, name: str, version: int, deadline: float, load_timeout: float
 ) -> None:
-    what = f"{runtime.identity.runtime} server, model {name} version {version}"
+    """Return when `version` is AVAILABLE; see `serving` for what is raised where it does not become so."""
+    what = f"{runtime.identity.called}, model {name} version {version}"
     while True:
         ended = runtime.exited()
         state, message = status(endpoint, name, 2.0).get(version, ("", ""))
@@ -76,22 +60,46 @@ def _wait(
             return
         if state == "END":
             if _MACHINE.search(message):
-                raise _ended(runtime, what, f"END: {message}", "free what it names, and run again")
-            raise refused(runtime, "load error", what, "AVAILABLE", f"END: {message}")
+                raise _ended(runtime, Cause.LOAD_ERROR, what, f"END: {message}", "free what it names, and run again")
+            raise refused(runtime, _cause_of(message, runtime.logs()), what, "AVAILABLE", f"END: {message}")
         if ended is not None:
             log = runtime.logs()
+            number = _signal(ended.code)
             if ended.oom_killed:
-                raise _ended(runtime, what, "killed for want of memory", "raise `serving.memory`")
+                raise _ended(
+                    runtime, Cause.CRASHED, what, "killed for want of memory (OOM-killed)", "raise `serving.memory`"
+                )
             if re.search("address already in use|failed to bind", log, re.IGNORECASE):
                 remedy = "end what listens there (`ss -ltnp` names it), or leave the ports out of `serving.flags`."
                 raise EnvironmentFailure(what, "its ports free", "a port that is taken", remedy)
             if (line := _load_error(log)) is not None:
-                raise refused(runtime, "load error", what, "AVAILABLE", line)
-            raise _ended(runtime, what, f"it ended with {ended.code}", "see the end of its log above")
+                raise refused(runtime, _cause_of(line, log), what, "AVAILABLE", line)
+            if number is not None:
+                found = f"it crashed by signal {number} ({signal.Signals(number).name})"
+                raise _ended(runtime, Cause.CRASHED, what, found, "see the end of its log")
+            found = f"it did not start: it ended with exit code {ended.code}"
+            raise _ended(runtime, Cause.DID_NOT_START, what, found, "see the end of its log")
         if time.monotonic() > deadline:
-            seen = state or "no answer"
-            raise _ended(runtime, what, f"{seen} after {load_timeout:g} s", "raise `serving.load_timeout`")
+            found = f"{state or 'no answer'} after {load_timeout:g} s"
+            raise _ended(runtime, Cause.NEVER_AVAILABLE, what, found, "raise `--load-timeout`")
         time.sleep(_POLL_SECONDS)
+
+
+def _signal(code: int) -> int | None:
+    number = -code if code < 0 else code - 128
+    return number if 0 < number < signal.NSIG else None
+
+
+def _cause_of(message: str, log: str) -> Cause:
+    """What a load failed for, by the server's own words; a warmup that has begun and not ended is what failed.
+
+    ("Starting to read warmup data …", "Finished reading warmup data …",
+    tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc.)
+    """
+    if _UNKNOWN_OP.search(message):
+        return Cause.UNKNOWN_OP
+    begun, ended = log.rfind("Starting to read warmup data"), log.rfind("Finished reading warmup data")
+    return Cause.WARMUP_REFUSED if _WARMUP.search(message) or begun > ended else Cause.LOAD_ERROR
 
 
 def _load_error(log: str) -> str | None:
@@ -105,194 +113,67 @@ def _load_error(log: str) -> str | None:
     return None
 
 
-def require_alive(runtime: ServingRuntime) -> None:
-    """Raise where the server has ended during the test.
+def require_alive(runtime: ServingRuntime, within: float = 0.0) -> None:
+    """Raise where the server has ended during the test; `within` so many seconds, for an engine notices an end only
+    after its clients have.
 
     Raises:
         SmokeRefused: it crashed, or left by itself: whatever it was asked, it must not.
         ChildFailed: somebody or something else ended it.
     """
-    ended = runtime.exited()
-    if ended is None:
-        return
-    what = f"{runtime.identity.runtime} server"
-    number = -ended.code if ended.code < 0 else ended.code - 128
+    until = time.monotonic() + within
+    while (ended := runtime.exited()) is None:
+        if time.monotonic() >= until:
+            return
+        time.sleep(_POLL_SECONDS)
+    what = runtime.identity.called
+    number = _signal(ended.code)
     if ended.oom_killed or number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        how = "for want of memory" if ended.oom_killed else f"by signal {number}"
-        raise _ended(runtime, what, f"it was killed {how}", "see who ended it, or raise `serving.memory`; run again")
-    raise refused(runtime, "died during the test", what, "it to go on serving", f"it ended: {ended.code}")
+        how = "for want of memory (OOM-killed)" if ended.oom_killed else f"by signal {number}"
+        remedy = "see who ended it, or raise `serving.memory`; run again"
+        raise _ended(runtime, Cause.DIED, what, f"it was killed {how}", remedy)
+    found = f"it ended by signal {number}" if number else f"it ended with exit code {ended.code}"
+    raise refused(runtime, Cause.DIED, what, "it to go on serving", found)
 
 
-def refused(runtime: ServingRuntime, cause: str, what: str, expected: str, found: str) -> SmokeRefused:
-    """The verdict against the model, with the end of the server's log."""
-    remedy = "the log of the server below says more; export the model again once its cause is mended."
-    log = runtime.logs()[-_LOG_TAIL:]
-    return SmokeRefused(what, expected, f"{found} ({cause})", remedy, facts={"cause": cause, "log": log})
+@contextmanager
+def watched(runtime: ServingRuntime) -> Iterator[list[int]]:
+    """What the server's resident memory was, sample by sample, in bytes, while the block ran."""
+    samples = [memory] if (memory := runtime.memory()) else []
+    over = threading.Event()
 
+    def watch() -> None:
+        while not over.wait(_WATCH_SECONDS):
+            if memory := runtime.memory():
+                samples.append(memory)
 
-def _ended(runtime: ServingRuntime, what: str, found: str, remedy: str) -> ChildFailed:
-    log = runtime.logs()[-_LOG_TAIL:]
-    tail = "".join(f"\n    | {line}" for line in log.splitlines()[-8:])
-    return ChildFailed(what, "AVAILABLE", f"{found}{tail}", f"{remedy}.", facts={"log": log})
-
-
-def examine(endpoint: Endpoint, name: str, reference: Reference, settings: Serving, tolerance: Tolerance) -> Findings:
-    """In a child: ask everything, in an order in which the first surprise is the most telling one."""
-    signatures = {signature.key: signature for signature in reference.names.signatures}
-    over_grpc = GrpcPredictor(endpoint, name, signatures, settings.request_timeout)
-    over_rest = RestPredictor(endpoint, name, signatures, settings.request_timeout)
+    thread = threading.Thread(target=watch, daemon=True, name="memory of the server")
+    thread.start()
     try:
-        difference = parity.signature_difference(list(signatures.values()), over_grpc.metadata())
-        rows: list[ParityRow] = []
-        if not difference:
-            for protocol in (over_grpc, over_rest):
-                rows += ask_everything(protocol, reference, tolerance)
-        report = ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
-        refusals: tuple[RefusalCheck, ...] = ()
-        latency: tuple[Latency, ...] = ()
-        if rows and not report.failures:
-            refusals = tuple(must_be_refused(endpoint, over_grpc, over_rest, reference, settings))
-            again = [row for row in ask_everything(over_grpc, reference, tolerance) if row.passed is False]
-            if again:
-                report = ParityReport(baseline=reference.baseline.form, rows=(*rows, *again))
-            latency = tuple(measure(over_grpc, over_rest, reference, settings.latency_requests))
-        return Findings(
-            parity=report,
-            signature_difference=difference,
-            version=over_grpc.version,
-            refusals=refusals,
-            latency=latency,
-        )
+        yield samples
     finally:
-        over_grpc.close()
-        over_rest.close()
+        over.set()
+        thread.join()
+        if memory := runtime.memory():
+            samples.append(memory)
 
 
-def ask_everything(predictor: Predictor, reference: Reference, tolerance: Tolerance) -> list[ParityRow]:
-    """The whole probe through every signature, then its first rows alone, where the live model was asked that too."""
-    rows: list[ParityRow] = []
-    for signature in reference.names.signatures:
-        probe, expected = reference.probe, reference.outputs
-        batches = [(predictor.form, probe, expected)]
-        for count, answers in reference.smaller.items():
-            if parity.select(answers, signature.key):
-                batches.append((f"{predictor.form}, batch {count}", parity.first_rows(probe, count), answers))
-        for form, inputs, outputs in batches:
-            try:
-                rows += parity.outputs(
-                    _Named(predictor, form), [signature], inputs, outputs, ParityTest.SERVED, tolerance
-                )
-            except NotCarriedError as reason:
-                rows.append(
-                    ParityRow(
-                        candidate=form,
-                        signature=signature.key,
-                        output="*",
-                        test=ParityTest.SERVED,
-                        passed=None,
-                        note=f"not made: {reason.where} cannot carry {reason.found}",
-                    )
-                )
-    return rows
+def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, found: str) -> SmokeRefused:
+    """The verdict against the model, with the end of the server's log."""
+    remedy = f"mend what it names and make the model again.{_fenced(runtime)}"
+    return SmokeRefused(what, expected, f"{found} ({cause.value})", remedy, facts=_facts(runtime, cause))
 
 
-class _Named:
-    """A predictor under another form's name."""
-
-    def __init__(self, predictor: Predictor, form: str) -> None:
-        self.form, self.signatures = form, predictor.signatures
-        self.predict, self.values = predictor.predict, predictor.values
+def _ended(runtime: ServingRuntime, cause: Cause, what: str, found: str, remedy: str) -> ChildFailed:
+    expected, found = "AVAILABLE", f"{found} ({cause.value})"
+    return ChildFailed(what, expected, found, f"{remedy}.{_fenced(runtime)}", facts=_facts(runtime, cause))
 
 
-def must_be_refused(
-    endpoint: Endpoint, over_grpc: GrpcPredictor, over_rest: RestPredictor, reference: Reference, settings: Serving
-) -> Iterator[RefusalCheck]:
-    """Requests that no server may answer: each must get a client's error, over gRPC and over REST."""
-
-    def over_wire(case: str, call: Callable[[], Any]) -> RefusalCheck:
-        allowed = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND")
-        try:
-            with reaching("gRPC", settings.request_timeout):
-                call()
-            answered, passed = "OK", False
-        except AnsweredError as error:
-            answered = str(error).partition(":")[0]
-            passed = answered in allowed
-        return RefusalCheck(protocol="gRPC", case=case, expected="INVALID_ARGUMENT", answered=answered, passed=passed)
-
-    def over_http(case: str, url: str, body: str) -> RefusalCheck:
-        with reaching("REST", settings.request_timeout):
-            code = over_rest.client.post(url, content=body).status_code
-        return RefusalCheck(protocol="REST", case=case, expected="4xx", answered=str(code), passed=400 <= code < 500)
-
-    predicts = [s for s in reference.names.signatures if s.method is Method.PREDICT and s.inputs]
-    model = over_rest.model
-    yield over_http("broken JSON", f"{model}:predict", '{"inputs": [')
-    yield over_http("neither inputs nor instances", f"{model}:predict", "{}")
-    yield over_http("unknown signature", f"{model}:predict", '{"signature_name": "no such", "inputs": [1.0]}')
-    yield over_http("unknown model", f"{endpoint.rest}/v1/models/no_such_model:predict", '{"inputs": [1.0]}')
-    for signature in predicts[:1]:
-        inputs = parity.select(reference.probe, signature.key)
-        good = over_grpc.request(signature.key, inputs)
-
-        def ask(change: Callable[[Any], None], base: Any = good) -> Callable[[], Any]:
-            request = type(base)()
-            request.CopyFrom(base)
-            change(request)
-            return lambda: over_grpc.service.Predict(request, timeout=settings.request_timeout)
-
-        name = next(iter(inputs))
-
-        def drop(request: Any, name: str = name) -> None:
-            del request.inputs[name]
-
-        def retype(request: Any, name: str = name) -> None:
-            _retype(request, name)
-
-        yield over_wire("unknown signature", ask(lambda r: setattr(r.model_spec, "signature_name", "no such")))
-        yield over_wire("missing input", ask(drop))
-        yield over_wire("wrong dtype", ask(retype))
-        yield over_wire("unknown model", ask(lambda r: setattr(r.model_spec, "name", "no_such_model")))
+def _facts(runtime: ServingRuntime, cause: Cause) -> dict[str, str]:
+    return {"cause": cause.value, "log": runtime.logs()[-_LOG_TAIL:]}
 
 
-def _retype(request: Any, name: str) -> None:
-    import tensorflow as tf
-
-    wrong = np.zeros((1,), dtype=bool)
-    if request.inputs[name].dtype == tf.bool.as_datatype_enum:
-        wrong = np.zeros((1,), dtype=np.int64)
-    request.inputs[name].CopyFrom(tf.make_tensor_proto(wrong))
-
-
-def measure(
-    over_grpc: GrpcPredictor, over_rest: RestPredictor, reference: Reference, requests: int
-) -> Iterator[Latency]:
-    """Latency of `serving_default`, or of the first signature where there is none, over both protocols, one row and the whole probe at a time."""
-    by_key = {signature.key: signature for signature in reference.names.signatures}
-    signature = by_key.get("serving_default", reference.names.signatures[0])
-    inputs = parity.select(reference.probe, signature.key)
-    count = parity.rows_of(signature, reference.probe)
-    batches = {1: {name: array[:1] for name, array in inputs.items()}, count: inputs} if count > 1 else {1: inputs}
-    for protocol, predictor in (("gRPC", over_grpc), ("REST", over_rest)):
-        for batch, tensors in batches.items():
-            try:
-                times = _times(predictor, signature.key, tensors, requests)
-            except NotCarriedError:
-                continue
-            p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
-            yield Latency(protocol=protocol, batch=batch, requests=len(times), p50=p50, p90=p90, p99=p99)
-
-
-def _times(predictor: Predictor, signature: str, inputs: Tensors, requests: int) -> list[float]:
-    """Milliseconds of up to `requests` requests; of fewer, but some, where they take long. The report says how many."""
-    until = time.monotonic() + _MEASURE_SECONDS
-    times: list[float] = []
-    while len(times) < requests and (len(times) < _FEWEST or time.monotonic() < until):
-        times.append(_timed(predictor, signature, inputs))
-    return times
-
-
-def _timed(predictor: Predictor, signature: str, inputs: Tensors) -> float:
-    started = time.perf_counter()
-    predictor.predict(signature, inputs)
-    return (time.perf_counter() - started) * 1e3
+def _fenced(runtime: ServingRuntime) -> str:
+    """The last words of the server, set apart from ours."""
+    lines = runtime.logs()[-_LOG_TAIL:].splitlines()[-8:]
+    return "".join(["\nThe server's last words:", *(f"\n    | {line[:300]}" for line in lines)]) if lines else ""

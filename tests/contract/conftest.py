@@ -6,24 +6,22 @@ CONTRACT_IMAGE=REF   with that image instead of our stand-in's, which tests/engi
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tasks.serving.binary_runtime import BinaryRuntime
 from tasks.serving.docker_runtime import DockerParameters, DockerRuntime
+from tasks.serving.embedded_runtime import EmbeddedRuntime
 from tasks.serving.runtime import ServingRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
-EMBEDDED_RUNTIME = "tasks.serving.embedded_runtime"
 
 HALF_PLUS_TWO = """
 import sys
@@ -104,8 +102,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     chosen = str(request.param)
     if chosen == "docker" and os.environ.get("TFSHIP_DOCKER") != "1":
         pytest.skip("the docker runtime is tested where TFSHIP_DOCKER=1 says that an engine is to be had")
-    if chosen == "embedded" and importlib.util.find_spec(EMBEDDED_RUNTIME) is None:
-        pytest.skip(f"{EMBEDDED_RUNTIME} is not written yet")
     return chosen
 
 
@@ -119,23 +115,23 @@ def arguments(kind: str, request: pytest.FixtureRequest, tmp_path: Path, run_id:
     return [kind]
 
 
-def new_runtime(kind: str, *details: str) -> ServingRuntime:
+def new_runtime(kind: str, *details: str, flag_files: Mapping[str, str] | None = None) -> ServingRuntime:
     """A runtime that has not started."""
+    files = dict(flag_files or {})
     if kind == "docker":
-        return DockerRuntime(DockerParameters(image=details[0], run_id=details[1], pull="never"))
+        return DockerRuntime(DockerParameters(image=details[0], run_id=details[1], pull="never", flag_files=files))
     if kind == "binary":
-        return BinaryRuntime(Path(details[0]), Path(details[1]))
-    runtime: ServingRuntime = importlib.import_module(EMBEDDED_RUNTIME).EmbeddedRuntime()
-    return runtime
+        return BinaryRuntime(Path(details[0]), Path(details[1]), flag_files=files)
+    return EmbeddedRuntime(flag_files=files)
 
 
 @pytest.fixture
-def make(arguments: list[str]) -> Iterator[Callable[[], ServingRuntime]]:
-    """Makes runtimes of the kind under test, all stopped when the test ends."""
+def make(arguments: list[str]) -> Iterator[Callable[..., ServingRuntime]]:
+    """Makes runtimes of the kind under test, with flag files where any are given; all stopped when the test ends."""
     made: list[ServingRuntime] = []
 
-    def one() -> ServingRuntime:
-        made.append(new_runtime(*arguments))
+    def one(flag_files: Mapping[str, str] | None = None) -> ServingRuntime:
+        made.append(new_runtime(*arguments, flag_files=flag_files))
         return made[-1]
 
     yield one

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.errors import EnvironmentFailure
-from tasks.serving import docker_engine, docker_runtime
+from tasks.errors import EnvironmentFailure, UsageError
+from tasks.serving import docker_container, docker_engine, docker_image, docker_owner
+from tasks.serving.docker_address import EngineAddress, resolve
 from tasks.serving.docker_engine import available, connect
-from tasks.serving.docker_runtime import PID, PID_SPACE, PID_START, DockerParameters, DockerRuntime
+from tasks.serving.docker_owner import PID, PID_SPACE, PID_START
+from tasks.serving.docker_runtime import DockerParameters
 
 
 @contextmanager
@@ -65,35 +67,91 @@ def test_a_forbidden_socket_names_the_group(short_folder: Path) -> None:
     assert "usermod -aG docker" in failure.value.remedy
 
 
-@pytest.mark.parametrize("address", ["tcp://10.0.0.1:2376", "ssh://build@host", "http://localhost:2375"])
-def test_a_remote_engine_is_refused_because_the_model_could_not_be_mounted(address: str) -> None:
-    with pytest.raises(EnvironmentFailure, match="bind-mounted"):
-        DockerRuntime(DockerParameters(image="any", run_id="r", host=address)).identity
-
-
 def test_docker_host_is_heard_as_the_docker_command_hears_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2376")
-    with pytest.raises(EnvironmentFailure, match=r"tcp://10\.0\.0\.1:2376"):
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    with pytest.raises(EnvironmentFailure, match=r"nobody who answers at DOCKER_HOST=tcp://127\.0\.0\.1:1") as failure:
         connect()
+    assert "unset DOCKER_HOST" in failure.value.remedy
 
 
-def test_limits_that_the_engine_cannot_hold_are_left_out_and_named_in_the_log() -> None:
+def test_ssh_that_does_not_lead_there_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EnvironmentFailure, match="ssh to lead there") as failure:
+        connect("ssh://nobody@127.0.0.1:1")
+    assert "refused" in failure.value.found
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(EnvironmentFailure, match="ssh"):
+        connect("ssh://nobody@127.0.0.1:2")
+
+
+def test_an_address_of_another_kind_is_a_mistake() -> None:
+    with pytest.raises(UsageError, match="npipe"):
+        connect("npipe:////./pipe/docker_engine")
+
+
+@pytest.mark.parametrize(
+    ("url", "remote", "published"),
+    [
+        ("unix:///var/run/docker.sock", False, "127.0.0.1"),
+        ("http://127.0.0.2:2375", True, "127.0.0.2"),
+        ("tcp://127.0.0.3:2375", True, "127.0.0.3"),
+        ("ssh://build@far.example", True, "127.0.0.1"),
+        ("tcp://[::1]:2375", True, "::1"),
+    ],
+)
+def test_ports_are_published_where_this_host_reaches_them_and_nowhere_else(
+    url: str, remote: bool, published: str
+) -> None:
+    address = resolve(url)
+    assert (address.remote, address.publishing_address()) == (remote, published)
+
+
+def test_the_server_may_read_what_the_caller_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, far = EngineAddress("unix:///run/docker.sock"), EngineAddress("tcp://10.0.0.1:2375")
+    rootless = {"SecurityOptions": ["name=seccomp,profile=default", "name=rootless", "name=cgroupns"]}
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(os, "getgid", lambda: 1001)
+    assert docker_container.user_of({}, here) == "1000:1001"
+    assert docker_container.user_of(rootless, here) == "0:0", "who is the caller outside of the container"
+    assert docker_container.user_of(rootless, far) == docker_container.NOBODY
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert docker_container.user_of({}, here) == docker_container.NOBODY
+    assert docker_engine.is_rootless(rootless)
+    assert not docker_engine.is_rootless({"SecurityOptions": None})
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("opt/ops", "an absolute path"),
+        ("/", "an absolute path"),
+        ("/opt/../models", "an absolute path"),
+        ("/models/x", "needs for itself"),
+        ("/tmp", "needs for itself"),
+    ],
+)
+def test_a_mount_has_a_place_of_its_own(tmp_path: Path, target: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        docker_container.require_mounts({tmp_path: target})
+
+
+def test_a_mount_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    docker_container.require_mounts({tmp_path: "/opt/ops"})
+    for missing, found in (("nowhere", "nothing"), ("file", "a file")):
+        with pytest.raises(UsageError, match=f"{tmp_path / missing}: expected a folder of this host, found {found}"):
+            docker_container.require_mounts({tmp_path / missing: "/opt/ops"})
+
+
+def test_limits_that_the_engine_cannot_hold_are_left_out_and_named() -> None:
     asked = DockerParameters(image="any", run_id="r", memory_bytes=1 << 30, cpus=2, pids=100)
     able = {"MemoryLimit": True, "SwapLimit": True, "CpuCfsQuota": True, "PidsLimit": True, "NCPU": 8}
-    runtime = DockerRuntime(asked)
-    assert runtime._limits(able) == {
-        "mem_limit": 1 << 30,
-        "memswap_limit": 1 << 30,
-        "nano_cpus": 2_000_000_000,
-        "pids_limit": 100,
-    }
-    assert runtime.logs() == ""
-    assert runtime._limits({**able, "SwapLimit": False, "PidsLimit": False, "NCPU": 1}) == {
-        "mem_limit": 1 << 30,
-        "nano_cpus": 1_000_000_000,
-    }
-    assert "cannot hold a process limit" in runtime.logs()
-    assert "1 CPUs, fewer than the 2 asked for" in runtime.logs()
+    limits, notes = docker_container.limits_of(asked, able)
+    assert limits == {"mem_limit": 1 << 30, "memswap_limit": 1 << 30, "nano_cpus": 2_000_000_000, "pids_limit": 100}
+    assert notes == []
+    limits, notes = docker_container.limits_of(asked, {**able, "SwapLimit": False, "PidsLimit": False, "NCPU": 1})
+    assert limits == {"mem_limit": 1 << 30, "nano_cpus": 1_000_000_000}
+    assert "cannot hold a process limit" in " ".join(notes)
+    assert "1 CPUs, fewer than the 2 asked for" in " ".join(notes)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +167,10 @@ def test_limits_that_the_engine_cannot_hold_are_left_out_and_named_in_the_log() 
 )
 def test_an_image_is_known_by_its_digest(repository_digests: list[str], reference: str, expected: str) -> None:
     image = SimpleNamespace(attrs={"RepoDigests": repository_digests}, id="sha256:id")
-    assert docker_engine.digest_of(image, reference) == expected
+    assert docker_image.digest_of(image, reference) == expected
 
 
-HERE = docker_runtime._owner()
+HERE = docker_owner.owner()
 
 
 @pytest.mark.parametrize(
@@ -129,16 +187,20 @@ HERE = docker_runtime._owner()
     ids=["alive", "number reused", "gone", "another container's", "unknown place", "older labels", "not a number"],
 )
 def test_only_a_certainly_dead_owner_is_dead(labels: dict[str, str], dead: bool) -> None:
-    assert docker_runtime._owner_is_dead(labels) is dead
+    assert docker_owner.owner_is_dead(labels) is dead
 
 
 def test_an_owner_on_this_host_before_its_restart_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    namespace = docker_runtime._HOST_PID_NAMESPACE
-    monkeypatch.setattr(docker_runtime, "_pid_space", lambda: f"boot-2/{namespace}")
-    assert docker_runtime._owner_is_dead({**HERE, PID_SPACE: f"boot-1/{namespace}"})
-    assert not docker_runtime._owner_is_dead({**HERE, PID_SPACE: "boot-1/4026532000"}), (
-        "a container's may live elsewhere"
-    )
+    namespace = docker_owner._HOST_PID_NAMESPACE
+    monkeypatch.setattr(docker_owner, "_pid_space", lambda: f"boot-2/{namespace}")
+    assert docker_owner.owner_is_dead({**HERE, PID_SPACE: f"boot-1/{namespace}"})
+    assert not docker_owner.owner_is_dead({**HERE, PID_SPACE: "boot-1/4026532000"}), "a container's may live elsewhere"
+
+
+def test_an_engines_other_clients_are_never_judged_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = docker_owner._HOST_PID_NAMESPACE
+    monkeypatch.setattr(docker_owner, "_pid_space", lambda: f"boot-2/{namespace}")
+    assert not docker_owner.owner_is_dead({**HERE, PID_SPACE: f"boot-1/{namespace}"}, remote=True)
 
 
 def test_parameters_travel_as_json() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,11 +22,11 @@ import pytest
 
 from tasks.records.serving import Endpoint, Exit
 from tasks.serving.docker_engine import connect
-from tasks.serving.docker_runtime import RUN, reap
+from tasks.serving.docker_owner import RUN, reap
 from tasks.serving.runtime import ServingRuntime
 
 T = TypeVar("T")
-Make = Callable[[], ServingRuntime]
+Make = Callable[..., ServingRuntime]
 START_SECONDS = 90  # our stand-in imports TensorFlow, on cores that it shares
 GONE_SECONDS = 10
 # The real server needs a second. With retries it would take 300.
@@ -117,6 +118,41 @@ def test_a_truncated_model_is_refused_without_retries(make: Make, truncated_mode
     runtime.stop()
     wait_until_deserted(endpoint)
     assert fingerprint(truncated_model) == before
+
+
+MONITORED = "prometheus_config { enable: true path: '/monitoring/prometheus/metrics' }"
+CONFIGURED = """
+model_config_list {
+  config { name: "half_plus_two" base_path: "$MODEL_BASE_PATH" model_platform: "tensorflow" }
+}
+"""
+
+
+def test_the_files_that_flags_name_are_brought_along_and_leave_with_the_server(
+    make: Make, kind: str, run_id: str, half_plus_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files = {"monitoring_config_file": MONITORED, "model_config_file": CONFIGURED}
+    runtime = make(files)
+    endpoint = runtime.start("half_plus_two", half_plus_two, deadline=START_SECONDS)
+    wait_until_available(runtime, endpoint)
+    answered = httpx.post(f"{endpoint.rest}/v1/models/half_plus_two:predict", json={"instances": [1.0]}, timeout=30)
+    assert answered.json() == {"predictions": [2.5]}
+    metrics = httpx.get(f"{endpoint.rest}/monitoring/prometheus/metrics", timeout=30)
+    assert metrics.status_code == 200
+    assert "half_plus_two" in metrics.text
+    assert kind == "docker" or list(tmp_path.glob("tfship-flags-*"))
+    runtime.stop()
+    assert not list(tmp_path.glob("tfship-flags-*"))
+    assert containers(run_id) == [] if kind == "docker" else True
+
+
+def test_without_its_file_there_are_no_metrics(make: Make, half_plus_two: Path) -> None:
+    """So that the test above shows what it says."""
+    runtime = make()
+    endpoint = runtime.start("half_plus_two", half_plus_two, deadline=START_SECONDS)
+    wait_until_available(runtime, endpoint)
+    assert httpx.get(f"{endpoint.rest}/monitoring/prometheus/metrics", timeout=30).status_code != 200
 
 
 @pytest.mark.usefixtures("make")

@@ -38,7 +38,7 @@ class EngineError(Exception):
 
 
 def answers(address: str, timeout: float = 5.0) -> bool:
-    """Whether a Docker engine answers `/_ping` at `unix://PATH`. Other schemes are refused by the runtime too."""
+    """Whether a Docker engine answers `/_ping` at `unix://PATH`; of another scheme none is asked."""
     if not address.startswith("unix://"):
         return False
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:

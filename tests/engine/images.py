@@ -5,9 +5,10 @@
                         after `pip install -r requirements.lock`
     images.py serving   `tfship/embedded-serving:<version>`: our stand-in for tensorflow/serving, with its ports,
                         its environment and its flags, labelled tfship.stand-in=true
+    images.py misbehaving       `tfship/misbehaving-HOW:local` for each way in misbehave.py, which is its server
     images.py worker    `tfship/worker:local`: deploy/worker/Dockerfile built on the base
 
-Each prints the image's name. An image whose label tfship.content names the same content is not made again.
+Each prints the name of what it made, one a line. An image whose label tfship.content names the same content is not made again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 import docker
 import docker.errors
+from misbehave import HOW
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT_LABEL = "tfship.content"
@@ -104,6 +106,18 @@ def worker(client: Any) -> str:
     context = {str(path.relative_to(ROOT)): path.read_bytes() for path in paths}
     context["Dockerfile"] = context["deploy/worker/Dockerfile"]
     return build(client, "tfship/worker:local", context, {"BASE": base(client)})
+
+
+def misbehaving(client: Any) -> str:
+    """Make the images of servers that misbehave, one for each way in `misbehave.py`, on the stand-in server's."""
+    on, program = serving(client), (Path(__file__).parent / "misbehave.py").read_bytes()
+    made = []
+    for how in HOW:
+        start = f'ENTRYPOINT ["{PREFIX}/bin/python3", "/opt/misbehave.py", "{how}"]'
+        lines = ["ARG SERVING", "FROM ${SERVING}", "COPY misbehave.py /opt/misbehave.py", start]
+        context = {"misbehave.py": program, "Dockerfile": "\n".join(lines).encode()}
+        made.append(build(client, f"tfship/misbehaving-{how}:local", context, {"SERVING": on}))
+    return "\n".join(made)
 
 
 def build(client: Any, reference: str, context: dict[str, bytes], arguments: dict[str, str]) -> str:
@@ -295,7 +309,12 @@ class StreamedTar:
             self.error = error
 
 
-IMAGES: dict[str, Callable[[Any], str]] = {"base": base, "serving": serving, "worker": worker}
+IMAGES: dict[str, Callable[[Any], str]] = {
+    "base": base,
+    "serving": serving,
+    "misbehaving": misbehaving,
+    "worker": worker,
+}
 
 
 def main() -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks import isolate
 from tasks.artifacts.store import Store
 from tests.flows.conftest import QUICK
 from tests.flows.shell import Answer, Shell, tfship
+from tests.forms import looked_at
 
 
 def assert_said_once(answer: Answer, code: int, *named: str) -> None:
@@ -56,6 +58,16 @@ def test_reports_that_cannot_be_written_do_not_hide_what_ended_the_run(copied: P
     assert answer.code == 4 and "Traceback" not in answer.err
     assert answer.err.splitlines()[-2].startswith("tfship: serving root")
     assert answer.document["report"] is None
+
+
+def test_a_model_that_is_refused_before_anything_is_known_of_it_has_a_report(folder: Path) -> None:
+    isolate.call(looked_at.graph_file, folder / "graph.pb")
+    for _ in range(2):  # the second answer is the verdict that was kept
+        answer = tfship("run", "graph.pb", "--input", "x", "--output", "y", "--no-server", "--json")
+        assert_said_once(answer, 3, "values for 1 variables (w)")
+        assert answer.states == {"adopt": "failed", "report": "built"}
+        page = Path(answer.document["report"]).read_text()
+        assert "Refused at adopt" in page and "values for 1 variables" in page
 
 
 def test_docker_without_an_engine(copied: Path) -> None:

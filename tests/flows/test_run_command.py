@@ -11,7 +11,8 @@ from tests.flows.conftest import QUICK
 from tests.flows.shell import Shell, tfship
 
 STEPS = ["train", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report"]
-DOCUMENT = {"run_id", "name", "steps", "parity", "smoke", "promotion", "report", "adopted", "quality", "notes"}
+DOCUMENT = {"run_id", "name", "steps", "parity", "smoke", "promotion", "report"}
+DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal"}
 STEP = {"name", "state", "seconds", "artifact", "digest"}
 ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed"}
 SMOKE = {"runtime", "image", "load_seconds", "latency_ms", "passed", "verdict"}

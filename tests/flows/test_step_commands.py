@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.cli import steps
 from flows.config import PipelineConfig
 from tasks import isolate
+from tasks.errors import UsageError
 from tasks.forms.detect import detect
 from tasks.records.adoption import Form
+from tasks.records.settings import Target
+from tests.flows import models_made
 from tests.flows.shell import tfship
 from tests.forms import looked_at
 
@@ -69,6 +73,45 @@ def test_nothing_is_overwritten_and_what_cannot_be_made_is_said(folder: Path, mo
     answer = tfship("convert", model, folder / "keras", "--to", "keras", *NAMED, "--no-server")
     assert answer.code == 2 and "Keras writes what it has read" in answer.err
     assert not (folder / "keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("saver_v2", "model.ckpt"),
+        ("saver_v1", "a.meta"),
+        ("saved_model", "a.pb"),
+        ("frozen", "a.meta"),
+        ("keras", "a.h5"),
+    ],
+)
+def test_a_name_that_promises_another_file_is_refused_before_anything_runs(folder: Path, to: str, name: str) -> None:
+    answer = tfship("convert", "half_plus_two", name, "--to", to, "--no-server")
+    assert answer.code == 2 and f"OUT {name}, --to {to}: expected a folder's name" in answer.err
+    assert [path.name for path in folder.iterdir()] == []
+
+
+def test_a_graph_that_reads_files_beside_it_is_no_single_file(folder: Path) -> None:
+    made = folder / "made"
+    (made / "assets").mkdir(parents=True)
+    (made / "frozen_graph.pb").write_bytes(b"graph")
+    (made / "assets" / "words.txt").write_text("a")
+    with pytest.raises(UsageError, match="a folder: this graph reads files beside it"):
+        steps._place(made, folder / "out.pb", Target.FROZEN)
+    assert not (folder / "out.pb").exists()
+    steps._place(made, folder / "out", Target.FROZEN)
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["assets", "frozen_graph.pb"]
+
+
+def test_an_archive_is_one_file_and_weights_of_code_make_none(folder: Path) -> None:
+    isolate.call(models_made.keras_files, folder)
+    answer = tfship("convert", "model.keras", "again.keras", "--to", "keras", "--no-server")
+    assert answer.code == 0 and detect(folder / "again.keras").form is Form.KERAS, answer.err
+    (folder / "mine.py").write_text(models_made.CODE)
+    coded = ("model.weights.h5", "out.keras", "--to", "keras", "--model", "mine:Model", "--no-server")
+    answer = tfship("convert", *coded)
+    assert answer.code == 2 and "not made: Keras writes what it has read" in answer.err
+    assert "a model of Python code" in answer.err and not (folder / "out.keras").exists()
 
 
 def test_a_plan_says_what_would_run_and_why_and_does_nothing(folder: Path, model: Path) -> None:

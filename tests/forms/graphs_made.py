@@ -95,6 +95,10 @@ def hostile(kind: str) -> Any:
         node(made, "y", "FixedUnigramCandidateSampler", vocab_file=b"/etc/passwd")
     elif kind == "dataset":
         node(made, "y", "TFRecordDatasetV2")
+    elif kind == "descriptors":
+        node(made, "y", "DecodeProtoV2", descriptor_source=b"/etc/passwd")
+    elif kind == "descriptors to write":
+        node(made, "y", "EncodeProto", descriptor_source=b"local://x")
     elif kind == "abort":
         node(made, "y", "Abort")
     else:
@@ -121,6 +125,10 @@ def harmless(kind: str) -> Any:
         node(made, "name", "Const").attr["value"].tensor.string_val.append(b"")
     elif kind == "debug":
         node(made, "y", "DebugIdentityV2")
+    elif kind == "descriptors":
+        node(made, "a", "DecodeProtoV2", descriptor_source=b"bytes://abc")
+        node(made, "b", "DecodeProtoV2")
+        node(made, "y", "EncodeProto", "^a", "^b", descriptor_source=b"local://")
     elif kind == "table":
         node(made, "y", "InitializeTableFromTextFileV2")
     elif kind == "recursive":
@@ -226,14 +234,28 @@ def scanned(maker: str, kind: str, whole: bool) -> OpsFound:
     return ops.scan(globals()[maker](kind), None if whole else ["y"])
 
 
+def string_attributes() -> list[tuple[str, str]]:
+    """Every op of this TensorFlow with each of its attributes that are texts."""
+    return [
+        (op.name, attribute.name)
+        for op in _registered()
+        for attribute in op.attr
+        if attribute.type in ("string", "list(string)")
+    ]
+
+
 def registered_ops() -> list[str]:
     """Every op of this TensorFlow."""
+    return [op.name for op in _registered()]
+
+
+def _registered() -> list[Any]:
     from tensorflow.core.framework import op_def_pb2
     from tensorflow.python.client import pywrap_tf_session
 
     listed = op_def_pb2.OpList()
     listed.ParseFromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
-    return [op.name for op in listed.op]
+    return list(listed.op)
 
 
 def training(kind: str) -> tuple[list[str], list[str], dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import PipelineError, UsageError
-from tasks.forms import probe
-from tasks.forms.saved_model import WARMUP, write_warmup
+from tasks.forms import probe, warmup
 from tasks.records.adoption import ProbeSource
 from tasks.records.signature import Method, Signature, TensorSpec
 
@@ -85,9 +84,9 @@ def every_kind(folder: Path) -> None:
     file = write(folder / "requests", [request(x=X[:2]), request("serving_default", x=X[2:])])
     assert probe.read(file, [PREDICT])["serving_default/x"].tolist() == X.tolist()
 
-    write_warmup(folder / "logs", [PREDICT, CLASSIFY], {"serving_default/x": X, "classify/inputs": _objects(examples)})
-    found = probe.read(folder / "logs", [PREDICT, CLASSIFY])
-    assert found["serving_default/x"].tolist() == [*X.tolist(), X[0].tolist()]
+    warmup.write(folder / "m", [PREDICT, CLASSIFY], {"serving_default/x": X, "classify/inputs": _objects(examples)})
+    found = probe.read(folder / "m" / warmup.FILE, [PREDICT, CLASSIFY])
+    assert found["serving_default/x"].tolist() == [X[0].tolist(), *X.tolist()]
     assert len(found["classify/inputs"]) == 4
 
     file = write(folder / "strings", [b"\xff\xfejust bytes", b"more"])
@@ -140,7 +139,7 @@ def fuzz(folder: Path) -> int:
     rng = np.random.default_rng(0)
     examples = [example(x=row.tolist(), n=[1]) for row in X]
     records = [*examples, request(x=X), _log(PREDICT, {"x": X}), _log(CLASSIFY, {"inputs": _objects(examples)})]
-    warm = folder / WARMUP
+    warm = folder / warmup.FILE
     tried = 0
     for turn in range(400):
         chosen = [bytearray(records[int(i)]) for i in rng.integers(0, len(records), int(rng.integers(1, 4)))]
@@ -172,11 +171,11 @@ def warm(folder: Path) -> dict[str, str]:
     source, meta = ProbeSource(rows=4), meta_graph_pb2.MetaGraphDef()
     words = {"none": probe.establish(source, meta, [PREDICT], folder)[1]}
     assert probe.warmup(folder, [PREDICT]) is None
-    write(folder / WARMUP, [_log(PREDICT, {"x": X}), _log(PREDICT, {"x": X[:2]})])
+    write(folder / warmup.FILE, [_log(PREDICT, {"x": X}), _log(PREDICT, {"x": X[:2]})])
     found, words["both"] = probe.establish(source, meta, [PREDICT, CLASSIFY], folder)
     assert found["serving_default/x"].tolist() == [*X.tolist(), *X[:2].tolist()]
     assert len(found["classify/inputs"]) == 4
-    write(folder / WARMUP, [_log(PREDICT, {"x": X[:, :1]})])
+    write(folder / warmup.FILE, [_log(PREDICT, {"x": X[:, :1]})])
     try:
         probe.establish(source, meta, [PREDICT], folder)
     except UsageError as error:
@@ -185,7 +184,7 @@ def warm(folder: Path) -> dict[str, str]:
 
 
 def _log(signature: Signature, inputs: dict[str, Any]) -> bytes:
-    from tasks.forms.saved_model import prediction_log
+    from tasks.forms.warmup import prediction_log
 
     encoded: bytes = prediction_log(signature, inputs).SerializeToString()
     return encoded

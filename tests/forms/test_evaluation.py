@@ -179,8 +179,10 @@ def test_labels_are_read_beside_the_inputs(tmp_path: Path, content: str, labels:
 
 def test_labels_by_another_name_and_a_batch_that_is_fixed(tmp_path: Path) -> None:
     path = written(tmp_path, "a,b,c,wine,label\n1,2,3,1,9\n4,5,6,0,9\n")
-    inputs, found, _ = evaluation.labelled(path, [signature((1, None))], "wine")
+    inputs, found, _ = evaluation.labelled(path, [signature((1, 4))], "wine")
     assert (inputs["x"].shape, found.tolist()) == ((2, 4), [1, 0])
+    with pytest.raises(UsageError, match="'label' among them"):  # an input of any width does not tell whose it is
+        evaluation.labelled(path, [signature((1, None))], "wine")
     archive = tmp_path / "p"
     with archive.open("wb") as stream:
         np.savez(stream, x=ROWS, label=TRUTH)

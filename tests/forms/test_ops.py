@@ -11,6 +11,7 @@ from tasks import isolate
 from tasks.errors import DamagedError, UnsafeGraph, UnsupportedGraph
 from tasks.forms import op_lists
 from tests.forms import graphs_made as made
+from tests.forms import untouched
 from tests.forms.wild import wild  # noqa: F401 - a fixture
 
 _SUSPICIOUS = re.compile(
@@ -29,6 +30,8 @@ HOSTILE = (
     "cache",
     "vocabulary",
     "dataset",
+    "descriptors",
+    "descriptors to write",
     "abort",
 )
 
@@ -45,6 +48,7 @@ def test_what_must_not_run_is_refused_however_it_is_hidden(kind: str) -> None:
     (
         *("beside", "function beside", "print", "cache in memory", "debug", "table", "recursive", "rewritten"),
         "gpu twin",
+        "descriptors",
     ),
 )
 def test_what_the_outputs_do_not_reach_is_normal(kind: str) -> None:
@@ -109,6 +113,25 @@ def test_every_registered_op_whose_name_is_suspicious_is_judged() -> None:
     both = [name for name in names if op_lists.unsafe_family(name) and op_lists.harmless(name)]
     assert both == []
     assert set(op_lists.UNSAFE) <= set(names), "a list names an op that is gone"
+
+
+def test_every_attribute_that_sounds_of_a_place_is_judged() -> None:
+    suspicious = re.compile(r".*(file|path|dir(?!ection)|url|vocab|descriptor|region|address).*")
+    found = {(op, name) for op, name in isolate.call(made.string_attributes) if suspicious.fullmatch(name)}
+    left = {name for op, name in found if not op_lists.unsafe_family(op)}
+    assert left == {op_lists.DEBUG_URLS, "vocab_file", "descriptor_source"}, "judge it in tasks/forms/ops.py"
+
+
+def test_looking_at_a_graph_leaves_it_as_it_was() -> None:
+    assert isolate.call(untouched.bare_is_left_alone) == [True, True]
+
+
+def test_looking_at_graphs_from_the_wild_leaves_them_as_they_were(wild: Path) -> None:  # noqa: F811
+    patterns = ("v1-neo/*.meta", "lenet-traffic/*.meta", "taxi-estimator/export/*/*/saved_model.pb", "java-graph/*.pb")
+    found = [next(wild.glob(pattern)) for pattern in (*patterns, "official-resnet-ref/*/expected_graph")]
+    for path in found:
+        folder = path.parent if path.name == "saved_model.pb" else path
+        assert isolate.call(untouched.brought_is_left_alone, folder), path
 
 
 @pytest.mark.parametrize(

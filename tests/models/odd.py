@@ -97,3 +97,18 @@ class Slashed(HalfPlusTwo):
     def build(self, hyperparameters: Mapping[str, Any]) -> Graph:
         made = super().build(hyperparameters)
         return Graph(signatures={"a/b": made.signatures["serving_default"]})
+
+
+class Renamed(HalfPlusTwo):
+    """Another name for its input than its predecessor had."""
+
+    def build(self, hyperparameters: Mapping[str, Any]) -> Graph:
+        import tensorflow as tf
+
+        x = _x()
+        a = tf.compat.v1.get_variable("a", initializer=2.0)
+        return Graph(signatures={"serving_default": SignatureTensors({"z": x}, {"y": a * x})})
+
+    def probe(self) -> Mapping[str, Mapping[str, Any]]:
+        """The usual rows, by that name."""
+        return {key: {"z": inputs["x"]} for key, inputs in super().probe().items()}

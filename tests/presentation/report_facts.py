@@ -11,7 +11,7 @@ from tasks.records.coverage import Coverage, VariableStatus
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest
 from tasks.records.pinned import Pinned, RestoreReport
 from tasks.records.run import Promotion, StepOutcome, StepState
-from tasks.records.serving import Latency, RefusalCheck, RuntimeIdentity, SmokeReport
+from tasks.records.serving import Cause, Check, Latency, Round, RuntimeIdentity, SmokeReport
 from tasks.records.signature import Asset, Method, Signature, TensorSpec
 
 SAVED = ("checkpoint", "frozen_graph", "saved_model (v1 loader)", "saved_model (v2 loader)")
@@ -72,28 +72,29 @@ def smoke(*, stand_in: bool = False, passed: bool = True, **changes: Any) -> Smo
             image_digest=f"sha256:{DIGEST}",
         )
     )
+    checks = (
+        check("gRPC", "missing input", "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        check("REST", "broken JSON", "4xx", "400"),
+    )
     fields: dict[str, Any] = {
+        "setup": "as configured",
         "load_seconds": 1.734,
         "peak_memory": 412_000_000,
-        "parity": ParityReport(rows=tuple(one for one in whole_chain() if one.candidate in SERVED)),
-        "signatures_match": True,
-        "refusals": (
-            RefusalCheck(
-                protocol="gRPC",
-                case="an input too few",
-                expected="INVALID_ARGUMENT",
-                answered="INVALID_ARGUMENT",
-                passed=True,
-            ),
-            RefusalCheck(protocol="REST", case="a string for a float", expected="400", answered="400", passed=True),
-        ),
+        "checks": checks,
         "latency": (
-            Latency(protocol="gRPC", batch=1, requests=50, p50=1.21, p90=1.62, p99=3.4),
-            Latency(protocol="REST", batch=32, requests=50, p50=6.05, p90=7.7, p99=11.9),
+            Latency(protocol="served (gRPC)", batch=1, requests=50, p50=1.21, p90=1.62, p99=3.4, throughput=780.1),
+            Latency(protocol="served (REST)", batch=32, requests=50, p50=6.05, p90=7.7, p99=11.9, throughput=5200.0),
         ),
         "warmup": "3 requests run",
     } | changes
-    return SmokeReport(identity=identity, version=1, passed=passed, **fields)
+    parity = ParityReport(rows=tuple(one for one in whole_chain() if one.candidate in SERVED))
+    return SmokeReport(identity=identity, version=1, rounds=(Round(**fields),), parity=parity, passed=passed)
+
+
+def check(protocol: str, case: str, expected: str, answered: str, *, passed: bool = True, **changes: Any) -> Check:
+    """One question beside the comparison."""
+    fields: dict[str, Any] = {"cause": Cause.NOT_REFUSED} | changes
+    return Check(protocol=protocol, case=case, expected=expected, answered=answered, passed=passed, **fields)
 
 
 def pinned(tensors: int = 31) -> Pinned:
@@ -147,7 +148,7 @@ def complete(**changes: Any) -> ReportFacts:
             outcome("promote", seconds=0.6, artifact=None),
         ),
         "parity": whole_chain(),
-        "smoke": smoke(),
+        "smokes": (smoke(),),
         "promotion": Promotion(
             name="sundaynet", version=3, path="/srv/models/sundaynet/3", previous=2, outcome="promoted", digest=DIGEST
         ),
@@ -219,7 +220,7 @@ def refused_output() -> ReportFacts:
         "frozen_graph differs from the live session at serving_default/logits[4, 7], test exact: expected 1.25, found "
         "1.2921 (3 of 500 differ).\nRemedy: look for dropout or batch normalisation still in training mode."
     )
-    return complete(parity=chain, steps=steps, smoke=None, promotion=None, refusal=refusal)
+    return complete(parity=chain, steps=steps, smokes=(), promotion=None, refusal=refusal)
 
 
 def untrained() -> ReportFacts:
@@ -232,6 +233,6 @@ def untrained() -> ReportFacts:
         restore=None,
         parity=parity,
         steps=steps,
-        smoke=smoke(stand_in=True),
+        smokes=(smoke(stand_in=True),),
         hyperparameters={},
     )

@@ -14,6 +14,7 @@ import pytest
 from report_facts import (
     DEFAULT,
     HOSTILE,
+    check,
     complete,
     outcome,
     pinned,
@@ -32,10 +33,13 @@ from tasks.presentation.page import render
 from tasks.records.coverage import VariableStatus
 from tasks.records.parity import Difference, ParityRow, ParityTest
 from tasks.records.run import Promotion, StepState
-from tasks.records.serving import RefusalCheck
+from tasks.records.serving import Cause
 from tasks.records.signature import TensorSpec
 
 VOID = {"meta", "br", "wbr", "link", "img", "hr", "input"}
+OTHER_SIGNATURES = check(
+    "gRPC", "metadata", "these", "signature classify is missing", passed=False, cause=Cause.SIGNATURE_DIFFERS
+)
 LOADERS = {"script", "link", "img", "iframe", "object", "embed", "audio", "video", "source", "base", "form", "image"}
 
 
@@ -163,19 +167,14 @@ def test_every_header_cell_has_a_scope(facts: ReportFacts) -> None:
             "Refused: the checkpoint does not restore w (missing)",
         ),
         (
-            complete(smoke=smoke(passed=False, signatures_match=False)),
-            "Refused: the server reports other signatures than were exported",
+            complete(smokes=(smoke(passed=False, checks=(OTHER_SIGNATURES,)),)),
+            "Refused: signature differs: metadata over gRPC, signature classify is missing",
         ),
         (
             complete(
-                smoke=smoke(
-                    passed=False,
-                    refusals=(
-                        RefusalCheck(protocol="REST", case="no body", expected="400", answered="200", passed=False),
-                    ),
-                )
+                smokes=(smoke(), smoke(passed=False, checks=(check("REST", "no body", "4xx", "200", passed=False),)))
             ),
-            "Refused: the server answered “200” to no body over REST",
+            "Refused: answered what it must refuse: no body over REST, 200",
         ),
         (
             complete(parity=(row("live session", "logits", passed=False, note="not finite"),)),
@@ -239,7 +238,7 @@ def test_the_refusal_and_its_remedy_stand_at_the_top() -> None:
 
 def test_a_stand_in_never_plainly_passes() -> None:
     for promotion in (None, complete().promotion):
-        facts = complete(smoke=smoke(stand_in=True), promotion=promotion, parity=(), restore=None)
+        facts = complete(smokes=(smoke(stand_in=True),), promotion=promotion, parity=(), restore=None)
         text = Page(render(facts)).text
         assert text.count("passed") == text.count("passed (stand-in)") == 3
         assert "A stand-in for TensorFlow Serving answered" in text
@@ -301,7 +300,7 @@ def test_nan_and_infinities_are_shown_as_such() -> None:
     odd = float("nan"), float("inf"), -float("inf")
     training = tuple({"step": step, "of": 5, "loss": value} for step, value in enumerate((1.0, *odd, 0.5)))
     parity = (row("checkpoint", "logits", passed=False, max_abs=odd[0], max_rel=odd[1]),)
-    page = Page(render(complete(parity=parity, training=training, smoke=smoke(load_seconds=odd[0]))))
+    page = Page(render(complete(parity=parity, training=training, smokes=(smoke(load_seconds=odd[0]),))))
     assert {"NaN", "inf"} <= set(page.cells)
     assert "loss was NaN, inf, \N{MINUS SIGN}inf at 3 logged steps, first at step 1." in page.text
     assert "Load, until AVAILABLE NaN" in page.text
@@ -310,9 +309,8 @@ def test_nan_and_infinities_are_shown_as_such() -> None:
 
 @pytest.mark.parametrize("loss", [(float("nan"),), (0.0, -1.0), (1.0,)], ids=["only NaN", "not positive", "one line"])
 def test_a_loss_that_no_logarithm_takes(loss: tuple[float, ...]) -> None:
-    page = Page(
-        render(complete(training=tuple({"step": step, "of": 2, "loss": value} for step, value in enumerate(loss))))
-    )
+    training = tuple({"step": step, "of": 2, "loss": value} for step, value in enumerate(loss))
+    page = Page(render(complete(training=training, smokes=())))
     assert page.unbalanced == []
     assert ("Loss, logarithmic" in page.text) == (loss == (1.0,))
     assert [tag for tag, _ in page.tags].count("svg") == (0 if loss[0] != loss[0] else 1)
@@ -341,7 +339,7 @@ def test_what_comes_from_a_model_is_inert() -> None:
         promotion=Promotion(
             name=HOSTILE, outcome="promoted", version=1, path=f"/srv/{HOSTILE}/1", confirmed_by=HOSTILE
         ),
-        smoke=smoke(warmup=HOSTILE),
+        smokes=(smoke(warmup=HOSTILE),),
         files=(FileFact(step="freeze", path="frozen_graph.pb", size=1, sha256=HOSTILE),),
     )
     text = render(facts)
@@ -372,10 +370,10 @@ def test_a_form_that_was_not_part_of_the_run_is_named() -> None:
 
 def test_only_a_run_that_was_stopped_did_not_reach_a_form() -> None:
     parity = tuple(one for one in whole_chain() if not one.candidate.startswith("served"))
-    text = Page(render(complete(parity=parity, smoke=None, promotion=None))).text
+    text = Page(render(complete(parity=parity, smokes=(), promotion=None))).text
     assert "Not compared in this run: served (gRPC), served (REST)." in text
     assert "not reached" not in text
-    assert "not reached" in Page(render(complete(parity=parity, smoke=None, promotion=None, refusal="no server"))).text
+    assert "not reached" in Page(render(complete(parity=parity, smokes=(), promotion=None, refusal="no server"))).text
 
 
 def test_a_loss_within_one_decade_still_has_labels() -> None:

@@ -12,7 +12,7 @@ from tasks.forms.tensors import Array
 from tasks.records.parity import ParityTest
 from tasks.records.settings import Serving
 from tasks.records.signature import TensorSpec
-from tasks.serving.client import _parsed, jsonable
+from tasks.serving.rest_client import _parsed, jsonable
 
 
 def read(value: Any, dtype: str) -> Array:

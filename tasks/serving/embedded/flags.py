@@ -26,22 +26,46 @@ class Flags:
     model_config_file: str = ""
     model_config_file_poll_wait_seconds: int = 0
     max_num_load_retries: int = 5
+    """0 or less: one try."""
     load_retry_interval_micros: int = 60_000_000
     file_system_poll_wait_seconds: int = 1
+    rest_api_num_threads: int = 32
+    """The real default is four for each CPU; here threads that wait for a batch must not be too few for one."""
     rest_api_timeout_in_ms: int = 30_000
+    rest_api_max_body_bytes: int = 128 * 2**20
+    """An extension: the real server has no limit, and a parsed body takes some twenty times its bytes here."""
+    grpc_max_threads: int = 32
+    """The real default is four for each CPU."""
+    grpc_channel_arguments: str = ""
+    grpc_socket_path: str = ""
+    enable_grpc_healthcheck_service: bool = False
+    enable_batching: bool = False
+    batching_parameters_file: str = ""
+    tensorflow_session_parallelism: int = 0
+    tensorflow_intra_op_parallelism: int = 0
+    tensorflow_inter_op_parallelism: int = 0
     allow_version_labels_for_unavailable_models: bool = False
     monitoring_config_file: str = ""
     enable_model_warmup: bool = True
+    num_request_iterations_for_warmup: int = 0
+    """How often each warmup request is run; used only above 0."""
     saved_model_tags: str = "serve"
     bind: str = "127.0.0.1"
     """Address of both ports; an extension. The real server listens on every interface."""
+    version: bool = False
+    """Say the version and end."""
+
+    @property
+    def host(self) -> str:
+        """`bind` as it stands before a colon and a port."""
+        return f"[{self.bind}]" if ":" in self.bind else self.bind
 
 
 def parse(argv: Sequence[str]) -> Flags:
     """Read `--name=value`, `--name value` and `--switch`; warn about what is not known here and go on.
 
     Raises:
-        ServingError: a known flag has a value of the wrong type.
+        ServingError: a known flag has a value of the wrong type, or none.
     """
     known = {field.name: field for field in dataclasses.fields(Flags)}
     values: dict[str, object] = {}
@@ -63,7 +87,9 @@ def parse(argv: Sequence[str]) -> Flags:
             else:
                 raise invalid(f"Flag --{name} needs a value")
         values[name] = _converted(name, text, known[name].default)
-    return dataclasses.replace(Flags(), **values)  # type: ignore[arg-type]  # each value has its field's type by now
+    parsed = dataclasses.replace(Flags(), **values)  # type: ignore[arg-type]  # each value has its field's type by now
+    channel_arguments(parsed.grpc_channel_arguments)
+    return parsed
 
 
 def _converted(name: str, text: str, default: object) -> object:
@@ -77,3 +103,18 @@ def _converted(name: str, text: str, default: object) -> object:
         return int(text)
     except ValueError:
         raise invalid(f"Couldn't interpret value {text} for flag {name}.") from None
+
+
+def channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    """Read `--grpc_channel_arguments`: key=value, separated by commas; what reads as an integer is one.
+
+    Raises:
+        ServingError: an argument without a value.
+    """
+    arguments: list[tuple[str, int | str]] = []
+    for argument in filter(None, text.split(",")):
+        key, given, value = argument.partition("=")
+        if not given:
+            raise invalid(f"gRPC channel argument without a value: {argument}")
+        arguments.append((key, int(value) if value.removeprefix("-").isdecimal() else value))
+    return arguments

@@ -12,14 +12,13 @@ from typing import Any, NoReturn
 
 import grpc
 
-from tasks.serving.embedded import log
+from tasks.serving.embedded import health, log
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import Code, ServingError, invalid
+from tasks.serving.embedded.flags import Flags, channel_arguments
 from tasks.serving.embedded.monitoring import Metrics
 from tasks.serving.embedded.tensors import Proto
 
-# Handlers mostly wait inside TensorFlow, which releases the interpreter; reloads may wait for minutes.
-_THREADS = 32
 _PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 _MODEL_SERVICE = "tensorflow.serving.ModelService"
 _UNLIMITED = -1
@@ -27,27 +26,34 @@ _STATUS = {Code(status.value[0]): status for status in grpc.StatusCode}
 _NO_DEADLINE_SECONDS = 10 * 365 * 86_400
 
 
-def serve(core: Core, metrics: Metrics, bind: str, port: int) -> tuple[grpc.Server, int]:
+def serve(core: Core, metrics: Metrics, flags: Flags) -> tuple[grpc.Server, int]:
     """Start answering; the server and its port (a free one for 0).
 
     Raises:
         RuntimeError: the port is taken.
     """
     server = grpc.server(
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
+        # Handlers mostly wait inside TensorFlow, which releases the interpreter; reloads may wait for minutes.
+        ThreadPoolExecutor(max(flags.grpc_max_threads, 1), thread_name_prefix="grpc"),
         options=[
             ("grpc.max_receive_message_length", _UNLIMITED),
             ("grpc.max_send_message_length", _UNLIMITED),
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second listener
+            *channel_arguments(flags.grpc_channel_arguments),
         ],
     )
-    server.add_generic_rpc_handlers((_handlers(core, metrics), _Unknown()))
-    chosen = server.add_insecure_port(f"{bind}:{port}")
+    known = _handlers(core, metrics)
+    if flags.enable_grpc_healthcheck_service:
+        known |= health.handlers()
+    server.add_generic_rpc_handlers((_Known(known), _Unknown()))
+    chosen = server.add_insecure_port(f"{flags.host}:{flags.port}")
+    if flags.grpc_socket_path:
+        server.add_insecure_port(f"unix:{flags.grpc_socket_path}")
     server.start()
     return server, chosen
 
 
-def _handlers(core: Core, metrics: Metrics) -> grpc.GenericRpcHandler:
+def _handlers(core: Core, metrics: Metrics) -> dict[str, grpc.RpcMethodHandler]:
     from tensorflow_serving.apis import (
         classification_pb2,
         get_model_metadata_pb2,
@@ -87,7 +93,7 @@ def _handlers(core: Core, metrics: Metrics) -> grpc.GenericRpcHandler:
         ),
         f"/{_MODEL_SERVICE}/HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, reload),
     }
-    return _Known({path: _handler(path, message, call, metrics) for path, (message, call) in methods.items()})
+    return {path: _handler(path, message, call, metrics) for path, (message, call) in methods.items()}
 
 
 def _handler(

@@ -9,6 +9,8 @@ from tasks.serving.embedded.json_values import JsonParseError, JsonValue
 
 _INT64_MIN, _UINT64_END = -(2**63), 2**64
 _LONGEST_INTEGER = 20
+_MAX_DEPTH = 100_000
+"""RapidJSON recurses and ends with its stack; here each level takes a hundred times the byte that opens it."""
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _ESCAPES = {b'"': '"', b"\\": "\\", b"/": "/", b"b": "\b", b"f": "\f", b"n": "\n", b"r": "\r", b"t": "\t"}
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
@@ -18,7 +20,7 @@ _DIGITS = re.compile(rb"[0-9]+")
 
 
 class Reader:
-    """A recursive-descent grammar on an explicit stack: nesting is limited by memory, not by the interpreter."""
+    """A recursive-descent grammar on an explicit stack: nesting is not limited by the interpreter."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
@@ -46,6 +48,8 @@ class Reader:
         while True:
             self._skip_blank()
             opening = self._peek()
+            if len(names) > _MAX_DEPTH:
+                raise JsonParseError(f"Nesting is deeper than {_MAX_DEPTH} levels.", self._at)
             if opening == b"[":
                 self._at += 1
                 self._skip_blank()

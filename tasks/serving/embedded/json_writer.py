@@ -19,6 +19,9 @@ import numpy.typing as npt
 
 from tasks.serving.embedded.json_values import JsonValue
 
+_MAX_ECHO = 2**20
+"""The real server repeats a value whole; written with its indents, one deep object of 75 kB is a gigabyte."""
+
 Piece: TypeAlias = "str | list[Piece] | dict[str, Piece]"
 
 
@@ -64,7 +67,14 @@ def echo(value: JsonValue) -> str:
     if isinstance(value, float):
         narrow = abs(value) <= float(np.finfo(np.float32).max) or not math.isfinite(value)
         return decimals(np.array([value], np.float32 if narrow else np.float64))[0]
-    return "".join(_written(value, single_line_arrays=True, depth=0))
+    pieces: list[str] = []
+    length = 0
+    for piece in _written(value, single_line_arrays=True, depth=0):
+        pieces.append(piece)
+        length += len(piece)
+        if length > _MAX_ECHO:
+            return "".join(pieces)[:_MAX_ECHO] + "...TRUNCATED"
+    return "".join(pieces)
 
 
 def render(piece: Piece, *, single_line_arrays: bool, depth: int = 0) -> str:

@@ -1,8 +1,14 @@
-"""Prometheus metrics under the real server's names (`tensorflow_serving/servables/tensorflow/util.cc`)."""
+"""Prometheus metrics under the real server's names, as far as they tell of requests, loads and warmups.
+
+Sources: tensorflow_serving/servables/tensorflow/util.cc (requests) and saved_model_warmup_util.cc,
+tensorflow/cc/saved_model/loader.cc (loads), tensorflow_serving/util/prometheus_exporter.cc (names and layout).
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +17,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import Metric
 
 from tasks.serving.embedded import model_configs
+from tasks.serving.embedded.descriptors import Field, message_classes
 from tasks.serving.embedded.errors import Code, ServingError
 from tasks.serving.embedded.tensors import Proto
 
@@ -35,62 +42,108 @@ def metrics_path(monitoring_config_file: str) -> str | None:
 
 def _monitoring_config() -> Proto:
     """An empty `MonitoringConfig` (tensorflow_serving/config/monitoring_config.proto); the Python package lacks it."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="tfship/monitoring_config.proto", package="tfship", syntax="proto3")
-    prometheus = file.message_type.add(name="PrometheusConfig")
-    prometheus.field.add(name="enable", number=1, type=field.TYPE_BOOL, label=field.LABEL_OPTIONAL)
-    prometheus.field.add(name="path", number=2, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    file.message_type.add(name="MonitoringConfig").field.add(
-        name="prometheus_config",
-        number=1,
-        type=field.TYPE_MESSAGE,
-        label=field.LABEL_OPTIONAL,
-        type_name=".tfship.PrometheusConfig",
+    classes = message_classes(
+        "tfship.monitoring",
+        {
+            "PrometheusConfig": [Field("enable", 1, "bool"), Field("path", 2, "string")],
+            "MonitoringConfig": [Field("prometheus_config", 1, "PrometheusConfig")],
+        },
     )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfship.MonitoringConfig"))()
+    return classes["MonitoringConfig"]()
+
+
+class _Counts:
+    """A counter whose samples keep its name; prometheus_client's own would append `_total`."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, *values: str, amount: int = 1) -> None:
+        """Count for these values of the labels."""
+        with self._lock:
+            self._counts[values] += amount
+
+    def collect(self) -> Iterable[Metric]:
+        """What prometheus_client asks of a collector."""
+        metric = Metric(self._name, self._documentation, "unknown")
+        with self._lock:
+            counts = dict(self._counts)
+        for values, count in counts.items():
+            metric.add_sample(self._name, dict(zip(self._labels, values, strict=True)), count)
+        return [metric]
 
 
 class Metrics:
-    """Counts requests by outcome and measures their latency."""
+    """Counts requests by outcome and loads, and measures how long they take, in microseconds."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._counts: dict[tuple[str, str], int] = {}
-        self._latency = Histogram(
-            ":tensorflow:serving:request_latency",
-            "Distribution of wall time (in microseconds) for servicing requests.",
-            ("model_name", "API", "entrypoint"),
-            buckets=_MICROSECOND_BUCKETS,
-            registry=self._registry,
+        self._requests = _Counts(
+            ":tensorflow:serving:request_count", "The total number of requests.", ("model_name", "status")
         )
-        self._registry.register(self)
+        self._load_attempts = _Counts(
+            ":tensorflow:cc:saved_model:load_attempt_count",
+            "The number of times a SavedModel was requested to be loaded.",
+            ("model_path", "status"),
+        )
+        self._load_latency = _Counts(
+            ":tensorflow:cc:saved_model:load_latency",
+            "Latency in microseconds for SavedModels that were successfully loaded.",
+            ("model_path",),
+        )
+        for counts in (self._requests, self._load_attempts, self._load_latency):
+            self._registry.register(counts)
+        self._request_latency = self._histogram(
+            ":tensorflow:serving:request_latency",
+            "Distribution of wall time (in microseconds) for Tensorflow Serving request.",
+            ("model_name", "API", "entrypoint"),
+        )
+        self._warmup_latency = self._histogram(
+            ":tensorflow:serving:model_warmup_latency",
+            "Distribution of wall time (in microseconds) for warming up the model.",
+            ("model_path", "status"),
+        )
 
-    def collect(self) -> Iterable[Metric]:
-        """The request counter; prometheus_client's own would append `_total` to its name."""
-        counter = Metric(":tensorflow:serving:request_count", "The total number of requests.", "unknown")
-        for (model_name, status), count in list(self._counts.items()):
-            counter.add_sample(counter.name, {"model_name": model_name, "status": status}, count)
-        return [counter]
+    def _histogram(self, name: str, documentation: str, labels: tuple[str, ...]) -> Histogram:
+        return Histogram(name, documentation, labels, buckets=_MICROSECOND_BUCKETS, registry=self._registry)
 
     @contextmanager
     def observe(self, model_name: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Count one request and its time; `api` is `Predict`, `entrypoint` `REST` or `GRPC`."""
+        """Count one request, and its time if it succeeds; `api` is `Predict`, `entrypoint` `REST` or `GRPC`."""
         started = time.monotonic()
-        code = Code.OK
+        code = Code.UNKNOWN
         try:
             yield
+            code = Code.OK
+            self._request_latency.labels(model_name, api, entrypoint).observe(_micros_since(started))
         except ServingError as error:
             code = error.code
             raise
         finally:
-            key = (model_name, code.name)
-            self._counts[key] = self._counts.get(key, 0) + 1
-            self._latency.labels(model_name, api, entrypoint).observe((time.monotonic() - started) * 1e6)
+            self._requests.add(model_name, code.name)
+
+    @contextmanager
+    def load(self, path: str) -> Iterator[None]:
+        """Count one try to load the SavedModel at `path`, and its time if it succeeds."""
+        started = time.monotonic()
+        status = "fail"
+        try:
+            yield
+            status = "success"
+            self._load_latency.add(path, amount=_micros_since(started))
+        finally:
+            self._load_attempts.add(path, status)
+
+    def warmed_up(self, path: str, micros: float) -> None:
+        """Count one successful warmup."""
+        self._warmup_latency.labels(path, Code.OK.name).observe(micros)
 
     def page(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._registry).replace(b" untyped\n", b" counter\n")
+
+
+def _micros_since(started: float) -> int:
+    return int((time.monotonic() - started) * 1e6)

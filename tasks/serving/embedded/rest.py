@@ -7,6 +7,7 @@ refusals), http_server.cc (what is not under /v1).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tasks.serving.embedded import log
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import Code, ServingError, invalid
+from tasks.serving.embedded.flags import Flags
 from tasks.serving.embedded.inference import PredictCall
 from tasks.serving.embedded.json_answers import classify_answer, predict_answer, regress_answer
 from tasks.serving.embedded.json_examples import fill_request
@@ -28,7 +30,9 @@ from tasks.serving.embedded.json_writer import error_body
 from tasks.serving.embedded.monitoring import Metrics
 from tasks.serving.embedded.tensors import Array, Proto
 
-_THREADS = 32
+_MAX_UNZIPPED_BYTES = 100 * 2**20
+"""`ZLib::kMaxUncompressedBytes` in tensorflow_serving/util/net_http/compression/gzip_zlib.h."""
+_DRAIN_SECONDS = 10.0
 _JSON = "application/json"
 _MODEL = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
 _INFERENCE_PATH = re.compile(
@@ -58,12 +62,13 @@ class _Target:
 class RestApi:
     """The API as an ASGI application; inference runs in threads of its own."""
 
-    def __init__(self, core: Core, metrics: Metrics, *, timeout_ms: int, metrics_path: str | None) -> None:
+    def __init__(self, core: Core, metrics: Metrics, flags: Flags, metrics_path: str | None) -> None:
         self._core = core
         self._metrics = metrics
-        self._timeout_ms = timeout_ms if timeout_ms > 0 else None
+        self._timeout_ms = flags.rest_api_timeout_in_ms if flags.rest_api_timeout_in_ms > 0 else None
+        self._max_body_bytes = flags.rest_api_max_body_bytes
         self._metrics_path = metrics_path
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rest")
+        self._threads = ThreadPoolExecutor(max(flags.rest_api_num_threads, 1), thread_name_prefix="rest")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -83,14 +88,38 @@ class RestApi:
         if request.method == "OPTIONS":
             preflight = 200 if "origin" in request.headers else 400
             return Response(b"", preflight, headers={"content-type": "text/html; charset=ISO-8859-1"})
-        body = _decoded(await request.body(), request.headers.get("content-encoding", ""))
+        body = await self._body(request)
+        if body is None:
+            message = f"Request body is larger than {self._max_body_bytes} bytes"
+            return Response(error_body(message), 413, headers={"content-type": _JSON})
+        is_zipped = "gzip" in request.headers.get("content-encoding", "")
         loop = asyncio.get_running_loop()
-        status, content = await loop.run_in_executor(self._threads, self._answer, request.method, target, body)
+        status, content = await loop.run_in_executor(
+            self._threads, self._answer, request.method, target, body, is_zipped
+        )
         return Response(content, status, headers={"content-type": _JSON})
 
-    def _answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
+    async def _body(self, request: Request) -> bytes | None:
+        """The body as it was sent, or None for one that is too long, of which nothing is kept."""
+        chunks: list[bytes] = []
+        length = 0
+        stream = request.stream()
+        async for chunk in stream:
+            length += len(chunk)
+            if length > self._max_body_bytes:
+                chunks.clear()
+                # Read on, within reason: who is still sending when the connection closes may never see the answer.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_SECONDS):
+                        async for _ in stream:
+                            pass
+                return None
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _answer(self, method: str, target: str, body: bytes, is_zipped: bool) -> tuple[int, bytes]:
         try:
-            return 200, self._dispatch(method, target, body)
+            return 200, self._dispatch(method, target, _unzipped(body) if is_zipped else body)
         except _UnreadableError as error:
             return error.http_status, b""
         except ServingError as error:
@@ -183,14 +212,14 @@ def _named(found: re.Match[str]) -> _Target:
     return _Target(name or "", version, label)
 
 
-def _decoded(body: bytes, content_encoding: str) -> bytes:
-    """The body without its gzip coding; one that does not unpack is as good as none."""
-    if content_encoding.strip().lower() != "gzip":
-        return body
+def _unzipped(body: bytes) -> bytes:
+    """The body without its gzip coding; one that does not unpack, or into too much, is as good as none."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        return zlib.decompress(body, wbits=zlib.MAX_WBITS | 16)
+        unpacked = unpacker.decompress(body, _MAX_UNZIPPED_BYTES)
     except zlib.error:
         return b""
+    return unpacked if unpacker.eof else b""
 
 
 def _json_text(message: Proto) -> str:

@@ -10,8 +10,9 @@ import gc
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,13 +26,13 @@ _ASSETS = "saved_model_assets"
 _VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
 
-class Servable:
+class Servable(Protocol):
     """A model that answers. Safe to run from many threads at once."""
 
-    def __init__(self, session: Any, signatures: Mapping[str, Proto]) -> None:
-        self._session = session
-        self.signatures = signatures
+    @property
+    def signatures(self) -> Mapping[str, Proto]:
         """Every SignatureDef by key, the loader's own `__saved_model_init_op` included, as the real server reports."""
+        ...
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int | None = None) -> list[Array]:
         """Feed tensors by graph name, fetch tensors by graph name.
@@ -39,16 +40,41 @@ class Servable:
         Raises:
             ServingError: what the session says, in its own words; DEADLINE_EXCEEDED after `timeout_ms`.
         """
+        ...
+
+    def close(self) -> None:
+        """Free what is held. Nothing may be running, and nothing may be asked afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How SavedModels are loaded; 0 threads lets TensorFlow decide."""
+
+    tags: frozenset[str] = frozenset({"serve"})
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+
+
+class SessionServable:
+    """A servable that is one session."""
+
+    def __init__(self, session: Any, signatures: Mapping[str, Proto]) -> None:
+        self._session = session
+        self.signatures = signatures
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int | None = None) -> list[Array]:
+        """As `Servable.run`."""
         return _run(self._session, feeds, fetches, [], timeout_ms)
 
     def close(self) -> None:
-        """Free the session and its graph. Nothing may be running, and nothing may be asked afterwards."""
+        """As `Servable.close`: the session and its graph are freed."""
         self._session.close()
         self._session = None
         gc.collect()  # a graph and its operations refer to each other, and hold the model's memory
 
 
-def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
+def load(path: Path, options: LoadOptions) -> Servable:
     """Load the SavedModel in a version directory.
 
     Stricter than the real server in one point: a graph with variables and no `variables.index` is refused, where the
@@ -59,7 +85,7 @@ def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
     """
     import tensorflow as tf
 
-    meta_graph = _meta_graph(path, tags)
+    meta_graph = _meta_graph(path, options.tags)
     log.info(f"Reading SavedModel from: {path}")
     graph = tf.Graph()
     with _serving_errors(), graph.as_default():
@@ -67,7 +93,10 @@ def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
         tf.graph_util.import_graph_def(
             meta_graph.graph_def, name="", producer_op_list=producer_ops if producer_ops.op else None
         )
-    session = tf.compat.v1.Session(graph=graph)
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads, inter_op_parallelism_threads=options.inter_op_threads
+    )
+    session = tf.compat.v1.Session(graph=graph, config=config)
     try:
         with _serving_errors():
             session._extend_graph()  # private: hands the imported graph to the runtime, as every Session.run does first
@@ -80,7 +109,7 @@ def load(path: Path, tags: frozenset[str] = frozenset({"serve"})) -> Servable:
     except BaseException:
         session.close()
         raise
-    return Servable(session, dict(meta_graph.signature_def))
+    return SessionServable(session, dict(meta_graph.signature_def))
 
 
 def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:

@@ -11,24 +11,25 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version as _version
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from tasks.serving.embedded import flags, grpc_services, log, model_configs, monitoring
+from tasks.serving.embedded.batching import BatchingParameters, read_parameters
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import ServingError, invalid
 from tasks.serving.embedded.flags import Flags
 from tasks.serving.embedded.loading import Loading
 from tasks.serving.embedded.manager import Manager
+from tasks.serving.embedded.monitoring import Metrics
 from tasks.serving.embedded.rest import RestApi
-from tasks.serving.embedded.servable import Servable, load
 from tasks.serving.embedded.tensors import Proto
-from tasks.serving.embedded.warmup import warm_up
+from tasks.serving.embedded.version_loader import VersionLoader
 
 START_FAILED = 255
 """The real server's exit code when it cannot start, a failed first load included."""
@@ -43,18 +44,28 @@ def serve(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> i
     main thread, of a process that may have imported TensorFlow but used nothing of it. The caller ends the process;
     threads that are still answering do not keep it alive.
     """
+    try:
+        return run(argv, ready=ready)
+    except ServingError as error:
+        log.error(f"Failed to start server. Error: {error}")
+    except (OSError, RuntimeError) as error:
+        log.error(f"Failed to start server. Error: UNKNOWN: {error}")
+    return START_FAILED
+
+
+def run(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> int:
+    """As `serve`, for whoever wants to know why it cannot start.
+
+    Raises:
+        ServingError: flags or configuration that cannot be, or a first load that failed.
+        OSError, RuntimeError: a port that cannot be had.
+    """
     # The thread that answered a request and the one that sends the answer take turns; 5 ms a turn would be the p99.
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What has been imported stays: a collection that walks through all of TensorFlow would hold up every request.
     gc.freeze()
     with _termination() as ended:
-        try:
-            return _serve(flags.parse(argv), ready, ended)
-        except ServingError as error:
-            log.error(f"Failed to start server. Error: {error}")
-        except (OSError, RuntimeError) as error:
-            log.error(f"Failed to start server. Error: UNKNOWN: {error}")
-        return START_FAILED
+        return _serve(flags.parse(argv), ready, ended)
 
 
 class _Ended(threading.Event):
@@ -80,19 +91,20 @@ def _termination() -> Iterator[_Ended]:
 
 
 def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _Ended) -> int:
+    if options.version:
+        print(f"TensorFlow ModelServer: {_version('tfship')} (stand-in)\nTensorFlow Library: {_version('tensorflow')}")
+        return 0
     metrics_path = monitoring.metrics_path(options.monitoring_config_file)
-    loading = Loading(
-        lambda name, version, path: _load(name, version, path, options),
-        options.max_num_load_retries,
-        options.load_retry_interval_micros / 1e6,
-    )
+    metrics = Metrics()
+    loader = VersionLoader(options, metrics, _batching(options))
+    loading = Loading(loader, options.max_num_load_retries, options.load_retry_interval_micros / 1e6)
     manager = Manager(loading, poll_seconds=options.file_system_poll_wait_seconds)
     core = Core(manager, lenient_labels=options.allow_version_labels_for_unavailable_models)
     manager.start()
     try:
         core.reload(_config(options), given_up=ended.is_set)
         if not ended.is_set():
-            _answer(options, core, metrics_path, ready, ended)
+            _answer(options, core, metrics, metrics_path, ready, ended)
         return 128 + ended.signal_number
     finally:
         manager.stop()
@@ -101,18 +113,17 @@ def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _End
 def _answer(
     options: Flags,
     core: Core,
+    metrics: Metrics,
     metrics_path: str | None,
     ready: Callable[[int, int], None] | None,
     ended: _Ended,
 ) -> None:
-    metrics = monitoring.Metrics()
-    grpc_server, grpc_port = grpc_services.serve(core, metrics, options.bind, options.port)
-    log.info(f"Running gRPC ModelServer at {options.bind}:{grpc_port} ...")
+    grpc_server, grpc_port = grpc_services.serve(core, metrics, options)
+    log.info(f"Running gRPC ModelServer at {options.host}:{grpc_port} ...")
     rest_port = 0
     if options.rest_api_port is not None:
-        api = RestApi(core, metrics, timeout_ms=options.rest_api_timeout_in_ms, metrics_path=metrics_path)
-        rest_port = _serve_rest(api, options.bind, options.rest_api_port)
-        log.info(f"Exporting HTTP/REST API at:{options.bind}:{rest_port} ...")
+        rest_port = _serve_rest(RestApi(core, metrics, options, metrics_path), options.bind, options.rest_api_port)
+        log.info(f"Exporting HTTP/REST API at:{options.host}:{rest_port} ...")
     if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
         threading.Thread(target=_reload_forever, args=(options, core, ended), daemon=True).start()
     if ready is not None:
@@ -133,23 +144,21 @@ def _config(options: Flags) -> Proto:
     return model_configs.single_model(options.model_name, options.model_base_path)
 
 
-def _load(name: str, version: int, path: Path, options: Flags) -> Servable:
-    servable = load(path, frozenset(options.saved_model_tags.split(",")))
-    try:
-        started = time.monotonic()
-        records = warm_up(servable, path) if options.enable_model_warmup else None
-    except BaseException:
-        servable.close()
-        raise
-    if records is not None:
-        seconds = time.monotonic() - started
-        log.info(f"Warmup: {records} requests run for {name} version {version} in {seconds:.3f} s")
-    return servable
+def _batching(options: Flags) -> BatchingParameters | None:
+    if not options.enable_batching:
+        if options.batching_parameters_file:
+            raise invalid(
+                "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+            )
+        return None
+    file = options.batching_parameters_file
+    return read_parameters(Path(file)) if file else BatchingParameters()
 
 
 def _serve_rest(api: RestApi, bind: str, port: int) -> int:
     # asyncio turns Nagle's algorithm off only on sockets that say they are TCP; else each answer waits 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0][0]
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((bind, port))
     listener.listen(1024)

@@ -16,17 +16,19 @@ from tasks.serving.embedded.tensors import Proto
 MAX_RECORDS = 1000
 
 
-def warm_up(servable: Servable, path: Path) -> int | None:
-    """Run the version directory's warmup requests; how many, or None when it brings none.
+def warmup_file(path: Path) -> Path:
+    """Where a version directory keeps its warmup requests, if it has any."""
+    return path / "assets.extra" / "tf_serving_warmup_requests"
+
+
+def warm_up(servable: Servable, file: Path, iterations: int) -> int:
+    """Run each of the file's requests `iterations` times; how many requests there are.
 
     The model a record names is not looked at.
 
     Raises:
         ServingError: a record that cannot be read or answered, or more than 1000 records.
     """
-    file = path / "assets.extra" / "tf_serving_warmup_requests"
-    if not file.exists():
-        return None
     import tensorflow as tf
     from google.protobuf.message import DecodeError
     from tensorflow_serving.apis import prediction_log_pb2
@@ -39,7 +41,8 @@ def warm_up(servable: Servable, path: Path) -> int | None:
             except DecodeError:
                 shown = record.decode("utf-8", "replace")
                 raise invalid(f"Failed to parse warmup record: {shown} from {file}") from None
-            _run(servable, request)
+            for _ in range(iterations):
+                _run(servable, request)
             count += 1
             if count > MAX_RECORDS:
                 raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}")

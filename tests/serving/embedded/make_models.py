@@ -2,7 +2,10 @@
 
 FOLDER/two and FOLDER/three: y = x / 2 + 2 and + 3, with variables · FOLDER/words: the line number of a word, from a
 vocabulary asset through a table that only the main op initialises · FOLDER/warm: `two` with three warmup requests ·
-FOLDER/chilly: `two` with a warmup request for a signature it lacks.
+FOLDER/chilly: `two` with a warmup request for a signature it lacks · FOLDER/slow: counts to x, some seconds for 1e9 ·
+FOLDER/rows: y = the sum of a row of `a` times its `n`, and `named`; signature `whole` sums all of `a` · FOLDER/mirror: a
+signature for each dtype, its output its input, under names of every kind · FOLDER/graded: classify and regress over
+tf.Examples.
 """
 
 from __future__ import annotations
@@ -51,6 +54,73 @@ def word_numbers(directory: Path) -> None:
     vocabulary.unlink()  # what is served must be the asset's copy
 
 
+def _write(directory: Path, session: v1.Session, signatures: dict[str, tuple[dict, dict, str]]) -> None:
+    builder = v1.saved_model.Builder(str(directory))
+    info = v1.saved_model.build_tensor_info
+    builder.add_meta_graph_and_variables(
+        session,
+        ["serve"],
+        {
+            key: v1.saved_model.build_signature_def(
+                {alias: info(tensor) for alias, tensor in inputs.items()},
+                {alias: info(tensor) for alias, tensor in outputs.items()},
+                f"tensorflow/serving/{method}",
+            )
+            for key, (inputs, outputs, method) in signatures.items()
+        },
+    )
+    builder.save()
+
+
+def slow_counter(directory: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], "x")
+        counted = tf.while_loop(lambda i: i < tf.reduce_max(x), lambda i: [i + 1.0], [tf.constant(0.0)])[0]
+        _write(directory, session, {"serving_default": ({"x": x}, {"y": x * 0 + counted}, "predict")})
+
+
+def row_sums(directory: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        a = v1.placeholder(tf.float32, [None, None], "a")
+        n = v1.placeholder(tf.int64, [None], "n")
+        y = tf.reduce_sum(a, 1) * tf.cast(n, tf.float32)
+        named = tf.strings.join([tf.as_string(n), "!"])
+        signatures = {
+            "serving_default": ({"a": a, "n": n}, {"y": y, "named": named}, "predict"),
+            "whole": ({"a": a}, {"sum": tf.reduce_sum(a)}, "predict"),
+        }
+        _write(directory, session, signatures)
+
+
+MIRRORED = ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint32", "uint64", "bool", "string")
+
+
+def mirror(directory: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        signatures: dict[str, tuple[dict, dict, str]] = {}
+        for name in MIRRORED:
+            given = v1.placeholder(name, None, f"given_{name}")
+            signatures[f"of {name}"] = ({f"{name}/ein gäng": given}, {f"{name}.out": tf.identity(given)}, "predict")
+        text = v1.placeholder(tf.string, None, "text")
+        signatures["bytes"] = ({"given_bytes": text}, {"same_bytes": tf.identity(text)}, "predict")
+        left, right = v1.placeholder(tf.float32, None, "left"), v1.placeholder(tf.int64, None, "right")
+        both = ({"l": left, "r[0]": right}, {"L": tf.identity(left), "R": tf.identity(right)}, "predict")
+        _write(directory, session, {**signatures, "both": both})
+
+
+def graded(directory: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        examples = v1.placeholder(tf.string, [None], "examples")
+        marks = tf.io.parse_example(examples, {"mark": tf.io.FixedLenFeature([], tf.float32)})["mark"]
+        scores = tf.stack([marks, 1.0 - marks], 1)
+        classes = tf.tile(tf.constant([["pass", "fail"]]), [tf.shape(marks)[0], 1])
+        signatures = {
+            "serving_default": ({"inputs": examples}, {"classes": classes, "scores": scores}, "classify"),
+            "points": ({"inputs": examples}, {"outputs": marks * 100.0}, "regress"),
+        }
+        _write(directory, session, signatures)
+
+
 def warmup_requests(directory: Path, count: int, signature_name: str) -> None:
     extra = directory / "assets.extra"
     extra.mkdir()
@@ -68,6 +138,10 @@ def main(folder: Path) -> None:
     half_plus(2.0, folder / "two")
     half_plus(3.0, folder / "three")
     word_numbers(folder / "words")
+    slow_counter(folder / "slow")
+    row_sums(folder / "rows")
+    mirror(folder / "mirror")
+    graded(folder / "graded")
     for name, count, signature_name in (("warm", 3, "serving_default"), ("chilly", 1, "nowhere")):
         shutil.copytree(folder / "two", folder / name)
         warmup_requests(folder / name, count, signature_name)

@@ -130,6 +130,7 @@ def test_any_bytes_are_read_or_refused(text: bytes) -> None:
         (b'["\\u12x4"]', "Incorrect hex digit after \\u escape in string.", 2),
         (b'["\\ud800"]', "The surrogate pair in string is invalid.", 2),
         (b"[" * 100_000, "Invalid value.", 100_000),
+        (b"[" * 10**6, "Nesting is deeper than 100000 levels.", 100_001),
     ],
 )
 def test_errors_have_rapidjsons_words_and_offset(text: bytes, words: str, offset: int) -> None:
@@ -146,3 +147,9 @@ def test_float32_numbers_are_as_short_as_they_can_be(value: float, text: str) ->
     import numpy as np
 
     assert decimals(np.array([value], np.float32)) == [text]
+
+
+def test_an_echo_of_something_large_or_deep_is_cut() -> None:
+    deep: JsonValue = parse(b'{"a":' * 50_000 + b"1" + b"}" * 50_000)
+    for value in (deep, ["a" * 1000] * 5000):
+        assert len(echo(value)) < 2**21 and echo(value).endswith("...TRUNCATED")

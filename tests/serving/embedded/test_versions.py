@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,35 +56,104 @@ def predict(server: RunningServer, model: str) -> list[float]:
     return predictions
 
 
-def test_a_new_version_takes_over_without_a_failed_request(server: RunningServer, base: Path, models: Path) -> None:
-    answers: list[tuple[int, float]] = []
-    done = threading.Event()
+class Traffic:
+    """Clients of both protocols that ask without a pause; what each was answered, in its order."""
 
-    def ask() -> None:
-        with httpx.Client() as client:
-            while not done.is_set():
-                answer = client.post(f"{server.url}/v1/models/swapped:predict", json={"instances": [1.0]})
-                answers.append((answer.status_code, answer.json()["predictions"][0]))
+    def __init__(self, server: RunningServer, model: str) -> None:
+        self.answers: list[list[float]] = []
+        self.failures: list[str] = []
+        self._server, self._model = server, model
+        self._done = threading.Event()
+        self._clients = [threading.Thread(target=ask) for ask in (self._rest, self._rest, self._grpc, self._grpc)]
 
-    clients = [threading.Thread(target=ask) for _ in range(2)]
-    for client in clients:
-        client.start()
-    try:
+    def __enter__(self) -> Traffic:
+        for client in self._clients:
+            client.start()
+        wait_until(self.each_has(5), _SECONDS, "traffic")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wait_until(self.each_has(5), _SECONDS, "traffic to the end")
+        self._done.set()
+        for client in self._clients:
+            client.join()
+
+    def each_has(self, more: int) -> Callable[[], bool]:
+        """Whether every client got so many answers more than now, or failed."""
+        wanted = [len(answers) + more for answers in self.answers] or [more] * len(self._clients)
+
+        def reached() -> bool:
+            counts = [len(answers) for answers in self.answers]
+            enough = len(counts) == len(wanted) and all(map(int.__ge__, counts, wanted))
+            return enough or bool(self.failures)
+
+        return reached
+
+    def _rest(self) -> None:
+        url = f"{self._server.url}/v1/models/{self._model}:predict"
+        with httpx.Client(timeout=_SECONDS) as client:
+            self._ask(lambda: client.post(url, json={"instances": [1.0]}).raise_for_status().json()["predictions"][0])
+
+    def _grpc(self) -> None:
+        from tensorflow_serving.apis import predict_pb2
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self._model
+        request.inputs["x"].dtype = 1
+        request.inputs["x"].tensor_shape.dim.add().size = 1
+        request.inputs["x"].float_val.append(1.0)
+        with grpc.insecure_channel(f"127.0.0.1:{self._server.grpc_port}") as channel:
+            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+
+            def ask() -> float:
+                answer = predict_pb2.PredictResponse.FromString(call(request.SerializeToString(), timeout=_SECONDS))
+                value: float = answer.outputs["y"].float_val[0]
+                assert value == {1: 2.5, 2: 3.5}[answer.model_spec.version.value], "its own version's answer"
+                return value
+
+            self._ask(ask)
+
+    def _ask(self, ask: Callable[[], float]) -> None:
+        answers: list[float] = []
+        self.answers.append(answers)
+        while not self._done.is_set():
+            try:
+                answers.append(ask())
+            except Exception as error:
+                self.failures.append(repr(error))
+                return
+
+
+def test_versions_come_and_go_under_traffic_without_a_failed_request(
+    server: RunningServer, base: Path, models: Path
+) -> None:
+    with Traffic(server, "swapped") as traffic:
         publish(models / "three", base / "swapped" / "2")
         wait_until(lambda: server.states("swapped") == {"2": "AVAILABLE", "1": "END"}, _SECONDS, "version 2 alone")
-        time.sleep(0.1)  # some answers of the new version
-    finally:
-        done.set()
-        for client in clients:
-            client.join()
-    values = [value for _, value in answers]
-    assert {status for status, _ in answers} == {200}
-    assert values[-1] == 3.5
-    assert values == sorted(values), "once the new version answers, the old one does not"
+    assert traffic.failures == []
+    for answers in traffic.answers:
+        assert answers[0] == 2.5 and answers[-1] == 3.5
+        assert answers == sorted(answers), "once the new version answers, the old one does not"
 
-    shutil.rmtree(base / "swapped" / "2")
-    wait_until(lambda: server.states("swapped") == {"2": "END", "1": "AVAILABLE"}, _SECONDS, "version 1 back")
-    assert predict(server, "swapped") == [2.5]
+    with Traffic(server, "swapped") as traffic:
+        shutil.rmtree(base / "swapped" / "2")
+        wait_until(lambda: server.states("swapped") == {"2": "END", "1": "AVAILABLE"}, _SECONDS, "version 1 back")
+    assert traffic.failures == []
+    for answers in traffic.answers:
+        assert answers[0] == 3.5 and answers[-1] == 2.5
+        assert answers == sorted(answers, reverse=True)
+
+
+def test_a_bad_version_under_traffic_fails_no_request(server: RunningServer, base: Path, models: Path) -> None:
+    with Traffic(server, "swapped") as traffic:
+        staging = base / "swapped" / "staging"
+        shutil.copytree(models / "two", staging)
+        _truncate_variables(staging)
+        staging.rename(base / "swapped" / "9")
+        wait_until(lambda: server.states("swapped").get("9") == "END", _SECONDS, "version 9 to end")
+    shutil.rmtree(base / "swapped" / "9")
+    assert traffic.failures == []
+    assert {value for answers in traffic.answers for value in answers} == {2.5}
 
 
 def _truncate_variables(version: Path) -> None:
@@ -145,7 +213,7 @@ def _refused(
 
 def test_warmup_requests_run_before_the_version_serves(server: RunningServer) -> None:
     log = server.log()
-    assert log.index("Warmup: 3 requests run for warm version 1") < log.index(
+    assert log.index("Number of warmup records read: 3.") < log.index(
         "Successfully loaded servable version {name: warm version: 1}"
     )
 
@@ -191,18 +259,92 @@ def _labelled(server: RunningServer) -> Any:
 
 
 def _reload(server: RunningServer, base: Path, versions: list[int], labels: dict[str, int]) -> None:
+    listed = " ".join(f"versions: {version}" for version in versions)
+    labelled = " ".join(f'version_labels {{ key: "{label}" value: {version} }}' for label, version in labels.items())
+    _reload_with(server, base, f"model_version_policy {{ specific {{ {listed} }} }} {labelled}")
+
+
+def _reload_with(server: RunningServer, base: Path, entry: str, name: str = "labelled") -> None:
+    """Serve one model more than the server began with."""
+    model = f'config {{ name: "{name}" base_path: "{base}/{name}" model_platform: "tensorflow" {entry} }} }}'
+    _reload_text(server, (_CONFIG % {"base": base}).rstrip().removesuffix("}") + model)
+
+
+def _reload_text(server: RunningServer, config: str, seconds: float = _SECONDS) -> None:
     from google.protobuf import text_format
     from tensorflow_serving.apis import model_management_pb2
 
     request = model_management_pb2.ReloadConfigRequest()
-    text_format.Parse(_CONFIG % {"base": base}, request.config)
-    model = request.config.model_config_list.config.add(name="labelled", base_path=f"{base}/labelled")
-    model.model_platform = "tensorflow"
-    model.model_version_policy.specific.versions.extend(versions)
-    model.version_labels.update(labels)
+    text_format.Parse(config, request.config)
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         reload = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
-        reload(request.SerializeToString(), timeout=_SECONDS)
+        reload(request.SerializeToString(), timeout=seconds)
+
+
+def test_policies_say_which_versions_serve(server: RunningServer, base: Path, models: Path) -> None:
+    for number in (1, 2, 10):
+        publish(models / "two", base / "policed" / str(number))
+
+    def serving_now() -> set[str]:
+        return {number for number, state in server.states("policed").items() if state == "AVAILABLE"}
+
+    for policy, versions in (
+        ("latest { num_versions: 1 }", {"10"}),
+        ("latest { num_versions: 2 }", {"10", "2"}),
+        ("all { }", {"10", "2", "1"}),
+        ("specific { versions: 1 versions: 2 }", {"2", "1"}),
+        ("", {"10"}),
+    ):
+        _reload_with(server, base, f"model_version_policy {{ {policy} }}" if policy else "", name="policed")
+        wait_until(lambda versions=versions: serving_now() == versions, _SECONDS, f"{versions} under {policy}")
+    gone = httpx.post(f"{server.url}/v1/models/policed/versions/1:predict", json={"instances": [1.0]})
+    assert (gone.status_code, gone.json()["error"]) == (404, "Servable not found for request: Specific(policed, 1)")
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "words"),
+    [
+        ('name: "warm" base_path: "/a" model_platform: "tensorflow"', "INVALID_ARGUMENT", "multiple times"),
+        ('name: "n" base_path: "relative" model_platform: "tensorflow"', "INVALID_ARGUMENT", "absolute path"),
+    ],
+)
+def test_an_illegal_configuration_changes_nothing(
+    server: RunningServer, base: Path, entry: str, code: str, words: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        _reload_text(server, (_CONFIG % {"base": base}).rstrip().removesuffix("}") + f"config {{ {entry} }} }}")
+    assert refused.value.code().name == code and words in refused.value.details()
+    assert predict(server, "warm") == [2.5]
+
+
+def test_a_model_that_is_added_and_does_not_load_fails_the_reload(server: RunningServer, base: Path) -> None:
+    (base / "hopeless" / "1").mkdir(parents=True)
+    with pytest.raises(grpc.RpcError) as refused:
+        _reload_with(server, base, "", name="hopeless")
+    assert refused.value.code() is grpc.StatusCode.UNKNOWN
+    assert "1 servable(s) did not become available" in refused.value.details()
+    assert predict(server, "warm") == [2.5]
+
+
+def test_a_reload_waits_for_a_model_that_is_not_there_until_its_deadline(server: RunningServer, base: Path) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        _reload_text(server, _CONFIG.rstrip().removesuffix("}") % {"base": base} + _absent(base), seconds=0.5)
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert predict(server, "warm") == [2.5]
+    _reload_text(server, _CONFIG % {"base": base})
+
+
+def _absent(base: Path) -> str:
+    return f'config {{ name: "absent" base_path: "{base}/absent" model_platform: "tensorflow" }} }}'
+
+
+def test_an_empty_list_unloads_everything_and_a_full_one_loads_it_again(server: RunningServer, base: Path) -> None:
+    _reload_text(server, "model_config_list { }")
+    wait_until(lambda: set(server.states("warm").values()) == {"END"}, _SECONDS, "all to end")
+    refused = httpx.post(f"{server.url}/v1/models/warm:predict", json={"instances": [1.0]})
+    assert (refused.status_code, refused.json()["error"]) == (404, "Servable not found for request: Latest(warm)")
+    _reload_text(server, _CONFIG % {"base": base})
+    assert predict(server, "warm") == [2.5]
 
 
 def test_a_broken_first_version_ends_the_server(tmp_path: Path) -> None:

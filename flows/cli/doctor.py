@@ -1,0 +1,252 @@
+"""`tfship doctor`: what a run needs of this host, looked at by the functions that a run itself calls."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flows import config as configuration
+from flows.config import PipelineConfig
+from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
+from tasks.records.base import Record
+from tasks.records.settings import RuntimeChoice, Serving
+
+FREE_BYTES = 2 * 2**30
+MEMORY_BYTES = 2 * 2**30  # TensorFlow twice: the work, and the server that it is compared with
+START_SECONDS = 60
+
+
+class Finding(Record):
+    """One look. `unused` is what fails and is not needed, for another runtime stands in."""
+
+    check: str
+    found: str
+    verdict: Literal["ok", "unused", "failed"]
+    remedy: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    runtime: Annotated[RuntimeChoice | None, typer.Option(help="Which server to test in.")] = None,
+    image: Annotated[str | None, typer.Option(help="The docker image of the server.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
+    serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Look at everything that a run needs of this host, and say what to do about what is missing."""
+    options = {"store": store, "serving_root": serving_root, "serving": {"runtime": runtime, "image": image}}
+    settings = configuration.load(config, options)
+    findings = list(_findings(settings))
+    failed = any(finding.verdict == "failed" for finding in findings)
+    if as_json:
+        import json
+
+        print(json.dumps({"passed": not failed, "checks": [one.model_dump() for one in findings]}, indent=1))
+    else:
+        _show(findings)
+    return ExitCode.ENVIRONMENT if failed else ExitCode.DONE
+
+
+def _findings(settings: PipelineConfig) -> Iterator[Finding]:
+    yield _looked("python", _python)
+    yield _looked("tensorflow", _tensorflow)
+    yield _looked("memory and cores", _machine)
+    yield _looked("store", lambda: _writable(settings.store, "--store"))
+    yield _looked("serving root", lambda: _writable(settings.serving_root, "--serving-root"))
+    yield _looked("prefect", _prefect)
+    serving = settings.serving
+    if serving.runtime in (RuntimeChoice.AUTO, RuntimeChoice.DOCKER):
+        yield from _docker(serving)
+    if serving.runtime is not RuntimeChoice.DOCKER:
+        yield _looked("runtime", lambda: _chosen(serving))
+    if serving.runtime in (RuntimeChoice.AUTO, RuntimeChoice.EMBEDDED):
+        yield _looked("embedded server", _embedded)
+
+
+def _looked(check: str, look: Callable[[], str], otherwise: Literal["failed", "unused"] = "failed") -> Finding:
+    try:
+        return Finding(check=check, found=look(), verdict="ok")
+    except OSError as error:
+        failure: PipelineError = EnvironmentFailure.from_os(error, check)
+    except PipelineError as error:
+        failure = error
+    return Finding(check=check, found=f"{failure.where}: {failure.found}", verdict=otherwise, remedy=failure.remedy)
+
+
+def _python() -> str:
+    from packaging.specifiers import SpecifierSet
+
+    needed = importlib.metadata.metadata("tfship")["Requires-Python"]
+    if platform.python_version() not in SpecifierSet(needed):
+        remedy = "make an environment with such a Python, and install tfship there."
+        raise EnvironmentFailure(sys.executable, f"Python {needed}", platform.python_version(), remedy)
+    return f"{platform.python_version()} ({platform.system()} {platform.machine()})"
+
+
+def _tensorflow() -> str:
+    """A client and a TensorFlow of different minor versions may speak of protos that the other does not know."""
+    versions = {}
+    for name in ("tensorflow", "tensorflow-serving-api"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise EnvironmentFailure(name, "it installed", "nothing", f"pip install {name}.") from None
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if len({tuple(version.split(".")[:2]) for version in versions.values()}) > 1:
+        remedy = f"pip install 'tensorflow-serving-api=={versions['tensorflow']}'."
+        raise EnvironmentFailure("tensorflow", "both of one minor version", found, remedy)
+    return found
+
+
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available, total = (int(facts[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    found = f"{_gigabytes(available)} of {_gigabytes(total)} free, {cores} cores"
+    if available < MEMORY_BYTES:
+        remedy = "end what holds it, or take a larger machine."
+        raise EnvironmentFailure("memory", f"{_gigabytes(MEMORY_BYTES)} free", found, remedy)
+    return found
+
+
+def _writable(folder: Path, option: str) -> str:
+    """Nothing is made that was not there: a folder is tried where its nearest ancestor is."""
+    folder = folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    with tempfile.TemporaryFile(dir=nearest):  # a folder may be writable by its mode, and its file system not
+        pass
+    free = shutil.disk_usage(nearest).free
+    if free < FREE_BYTES:
+        remedy = f"free some space there (`tfship gc` removes what killed runs left), or give another {option}."
+        raise EnvironmentFailure(str(folder), f"{_gigabytes(FREE_BYTES)} free", _gigabytes(free), remedy)
+    return f"{folder}, {_gigabytes(free)} free" + ("" if nearest == folder else ", will be made")
+
+
+def _prefect() -> str:
+    from prefect.settings import get_current_settings
+
+    from flows import prefect_server
+
+    url = get_current_settings().api.url
+    if not url:
+        return "no PREFECT_API_URL: a run starts a server of its own"
+    with prefect_server.provided(needed=True, verbose=False):
+        return f"{url} answers"
+
+
+def _docker(serving: Serving) -> Iterator[Finding]:
+    """The engine, then its image and what it can limit, as far as one comes."""
+    from tasks.serving import docker_container, docker_engine, runtimes
+
+    otherwise: Literal["failed", "unused"] = "failed" if serving.runtime is RuntimeChoice.DOCKER else "unused"
+    clients: list[Any] = []
+
+    def engine() -> str:
+        clients.append(docker_engine.connect())
+        with docker_engine.failures("docker engine"):
+            info, version = clients[0].info(), clients[0].version()
+        kind = ", rootless" if docker_engine.is_rootless(info) else ""
+        return f"{version['Version']} on {version['Os']}/{version['Arch']}{kind}"
+
+    def limits() -> str:
+        with docker_engine.failures("docker engine"):
+            missing = docker_engine.impossible_limits(clients[0].info())
+        if missing:
+            remedy = "give it cgroups: a rootless engine needs cgroup 2 and systemd's Delegate=cpu memory pids."
+            found = f"none of {', '.join(missing)}: containers run without"
+            raise EnvironmentFailure("docker engine", "limits that it holds", found, remedy)
+        return "memory, CPU and processes can be limited"
+
+    def mounts() -> str:
+        docker_container.require_mounts(serving.mounts)
+        return ", ".join(f"{folder} at {target}" for folder, target in serving.mounts.items())
+
+    yield _looked("docker engine", engine, otherwise)
+    if not clients:
+        return
+    with contextlib.closing(clients[0]):
+        reference = serving.image or runtimes.default_image()
+        yield _looked("docker image", lambda: _image(clients[0], reference, serving), otherwise)
+        yield _looked("docker limits", limits, "unused")  # the log of each server says so too
+        if serving.mounts:
+            yield _looked("docker mounts", mounts, otherwise)
+
+
+def _image(client: Any, reference: str, serving: Serving) -> str:
+    """Nothing is fetched: where a run would, its registry is asked."""
+    from tasks.serving import docker_image
+
+    fetched = serving.runtime is RuntimeChoice.DOCKER and serving.pull != "never"
+    if not fetched or (serving.pull == "missing" and docker_image.local(client, reference) is not None):
+        image = docker_image.image_of(client, reference, "never")
+        return f"{reference} is here, {docker_image.digest_of(image, reference)[:19]}"
+    docker_image.require_offered(client, reference)
+    return f"{reference} is offered by its registry; the first run fetches it"
+
+
+def _chosen(serving: Serving) -> str:
+    from tasks.serving import runtimes
+
+    identity = runtimes.choose(serving, "doctor").identity
+    return f"{identity.runtime} {identity.version}" + (" (stand-in)" if identity.stand_in else "")
+
+
+def _embedded() -> str:
+    """Start it without a model, and wait until it answers."""
+    import httpx
+
+    from tasks.serving.embedded_runtime import EmbeddedRuntime
+
+    server = EmbeddedRuntime(flag_files={"model_config_file": "model_config_list {}"})
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as nothing:
+        try:
+            endpoint = server.start("doctor", Path(nothing), deadline=START_SECONDS)
+            while server.exited() is None and time.monotonic() - started < START_SECONDS:
+                with contextlib.suppress(httpx.HTTPError):
+                    httpx.get(f"{endpoint.rest}/v1/models/doctor", timeout=5)
+                    return f"answers {time.monotonic() - started:.1f} s after its start"
+                time.sleep(0.1)
+        finally:
+            server.stop()
+    last = (server.logs().strip().splitlines() or ["no word"])[-1]
+    raise EnvironmentFailure("embedded server", "an answer", last[-200:], "see whether `tfship serve` says more.")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = {"ok": ("✓ ok", "green"), "unused": ("- unused", "yellow"), "failed": ("✗ failed", "red")}
+    table = Table(box=None, pad_edge=False)
+    for column in ("check", "found", "verdict", "remedy"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("check", "verdict"))
+    for one in findings:
+        words, color = marks[one.verdict]
+        table.add_row(one.check, Text(one.found), Text(words, color), Text(one.remedy))
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
+    console.print(table)
+    failed = [one.check for one in findings if one.verdict == "failed"]
+    print(f"\n{', '.join(failed)}: see the remedy" if failed else "\neverything that a run needs is here")
+    print("next    tfship doctor" if failed else "next    tfship run")

@@ -1,0 +1,118 @@
+"""`tfship gc`: what killed runs left behind, removed: their containers, and in the store their unfinished folders."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import config as configuration
+from tasks.artifacts.leftovers import Leftover, leftovers, remove
+from tasks.artifacts.store import Store
+from tasks.errors import PipelineError, UsageError
+from tasks.records.base import Record
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+class Collected(Record):
+    """What was removed, or would be; `in_use` is what a live process holds, `not_looked_at` says why for containers."""
+
+    dry_run: bool
+    store: Path
+    containers: tuple[str, ...]
+    removed: tuple[Leftover, ...]
+    in_use: tuple[Path, ...]
+    freed_bytes: int
+    not_looked_at: str | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("gc")(gc)
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    older_than: Annotated[str, typer.Option(help="How old what is left in the store must be: 90m, 12h, 7d.")] = "7d",
+    store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Remove the containers and the unfinished folders of killed runs, and what was set aside; no artifact goes."""
+    seconds = _seconds(older_than)
+    root = configuration.load(config, {"store": store}).store
+    if store is not None and not (root / ".staging").is_dir():
+        found = "a folder that is none" if root.is_dir() else "nothing"
+        raise UsageError(f"--store {root}", "a store", found, "name the store of your runs with --store.")
+    containers, unlooked = _containers(dry_run=dry_run)
+    removed: list[Leftover] = []
+    in_use: list[Path] = []
+    for leftover in leftovers(root.absolute(), seconds, time.time()):
+        if dry_run or remove(Store(root), leftover):
+            removed.append(leftover)
+        else:
+            in_use.append(leftover.path)
+    collected = Collected(
+        dry_run=dry_run,
+        store=root.absolute(),
+        containers=containers,
+        removed=tuple(removed),
+        in_use=tuple(in_use),
+        freed_bytes=sum(leftover.size for leftover in removed),
+        not_looked_at=unlooked,
+    )
+    if as_json:
+        print(collected.model_dump_json(indent=1))
+    else:
+        _show(collected, older_than)
+    return 0
+
+
+def _containers(*, dry_run: bool) -> tuple[tuple[str, ...], str | None]:
+    """The containers of dead owners, removed unless `dry_run`; or why no engine could be asked."""
+    from tasks.serving import docker_address, docker_owner
+    from tasks.serving.docker_engine import connect, failures
+
+    try:
+        remote = docker_address.resolve().remote
+        client: Any = connect()
+        try:
+            with failures("containers of killed runs"):
+                if dry_run:
+                    return tuple(str(one.id) for one in docker_owner.abandoned(client, remote=remote)), None
+                return docker_owner.reap(client, remote=remote), None
+        finally:
+            client.close()
+    except PipelineError as failure:
+        return (), f"{failure.where}: {failure.found}"
+
+
+def _show(collected: Collected, older_than: str) -> None:
+    from rich.filesize import decimal
+
+    verb = "would remove" if collected.dry_run else "removed"
+    for container in collected.containers:
+        print(f"{verb} container {container[:12]}, whose owner is dead")
+    for leftover in collected.removed:
+        days = leftover.age / _UNITS["d"]
+        print(f"{verb} {leftover.path} ({leftover.kind}, {decimal(leftover.size)}, {days:.1f} days old)")
+    for path in collected.in_use:
+        print(f"kept {path}: a live process builds there")
+    if collected.not_looked_at:
+        print(f"containers were not looked for: {collected.not_looked_at}")
+    count = len(collected.containers) + len(collected.removed)
+    freed = f"{'would free' if collected.dry_run else 'freed'} {decimal(collected.freed_bytes)}"
+    print(f"{freed} in {collected.store}" if count else f"nothing is left over for longer than {older_than}")
+    if collected.dry_run and count:
+        print(f"next    tfship gc --older-than {older_than} --store {collected.store}")
+
+
+def _seconds(text: str) -> float:
+    written = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if written is None:
+        raise UsageError("--older-than", "a number and s, m, h, d or w", repr(text), "for example --older-than 7d.")
+    return float(written[1]) * _UNITS[written[2]]

@@ -1,0 +1,99 @@
+"""`tfship serve`: a model's versions under the serving root, served by the embedded server for local development."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shlex
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from flows import config as configuration
+
+_LOOPBACK = "127.0.0.1"
+_HIGHEST_PORT = 65535
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve")(serve)
+
+
+def serve(
+    name: Annotated[str, typer.Argument(help="The model: a folder of versions under the serving root.")],
+    serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=_HIGHEST_PORT, help="The gRPC port; 0 takes a free one.")] = 8500,
+    rest_port: Annotated[int, typer.Option(min=0, max=_HIGHEST_PORT, help="The REST port; 0 takes a free one.")] = 8501,
+    bind: Annotated[str, typer.Option(help="The address to listen on.")] = _LOOPBACK,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+) -> NoReturn:
+    """Serve a model here over gRPC and REST as TF Serving does, and follow its versions, until Ctrl-C.
+
+    Stdout gets the addresses and a curl line that works, stderr the server's log. This process becomes the server.
+    """
+    root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    base_path = _base_path(root, name)
+    _require_free(bind, port, rest_port)
+    if not _is_loopback(bind):
+        print(f"warning: listening on {bind}: whoever reaches this machine can ask the model.", file=sys.stderr)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of this machine's instructions
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(  # noqa: S606 - a program of ours, from a list
+        sys.executable,
+        [
+            # -P: a folder `tasks` where the user stands is not ours.
+            *(sys.executable, "-P", "-m", "tasks.serving.embedded.local", "--max_num_load_retries=0"),
+            *(f"--model_name={name}", f"--model_base_path={base_path}"),
+            *(f"--port={port}", f"--rest_api_port={rest_port}", f"--bind={bind}"),
+        ],
+    )
+
+
+def _base_path(root: Path, name: str) -> Path:
+    """The model's folder.
+
+    Raises:
+        UsageError: there is none under the serving root, or no version in it.
+    """
+    from tasks.errors import UsageError
+
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    known = sorted(path.name for path in folders if any(child.name.isdecimal() for child in path.iterdir()))
+    if name not in known:
+        where = f"model {name}"
+        remedy = "name one of these, give another --serving-root, or promote it first: `tfship run`."
+        raise UsageError(where, f"a folder with a version of it in {root}", ", ".join(known) or "none", remedy)
+    return (root / name).resolve()
+
+
+def _require_free(bind: str, *ports: int) -> None:
+    """Raise EnvironmentFailure where a port is taken, UsageError where there is no such address: before the long start."""
+    from tasks.errors import EnvironmentFailure, UsageError
+
+    given = [port for port in ports if port]
+    if len(set(given)) < len(given):
+        raise UsageError("--rest-port", "another port than --port", str(given[0]), "give two different ports.")
+    for port in given:
+        try:
+            (family, kind, protocol, _, address), *_ = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server's own sockets
+                probe.bind(address)
+        except socket.gaierror as error:
+            remedy = f"give an address of this machine, as {_LOOPBACK}."
+            raise UsageError(f"--bind {shlex.quote(bind)}", "an address", str(error.strerror), remedy) from None
+        except OSError as error:
+            remedy = "end what listens there (ss -ltnp names it), or choose others with --port and --rest-port."
+            raise EnvironmentFailure(f"port {port} of {bind}", "a free one", str(error.strerror), remedy) from None
+
+
+def _is_loopback(bind: str) -> bool:
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return bind == "localhost"

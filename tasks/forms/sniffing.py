@@ -1,0 +1,137 @@
+"""What one file is, by its bytes. No TensorFlow, nothing is executed.
+
+Formats: tensor bundles and V1 checkpoints are leveldb tables (tensorflow/core/lib/io/format.h); GraphDef, MetaGraphDef
+and SavedModel are protobufs of tensorflow/core/{framework,protobuf}, told apart by their first fields; `.keras` is a zip
+with a config.json (keras/src/saving/saving_lib.py), HDF5 has a signature of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.errors import DamagedError
+from tasks.forms import saver
+from tasks.records.adoption import Form
+
+GRAPH_LIMIT = 2**31  # protobuf's limit on one message
+_TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+TEXT = (
+    (re.compile(rb"\s*(#.*\s+)*(node|versions|library)\s*\{"), Form.GRAPH_DEF),
+    (re.compile(rb"\s*(#.*\s+)*(meta_info_def|graph_def)\s*\{"), Form.META_GRAPH),
+    (re.compile(rb"\s*(#.*\s+)*(saved_model_schema_version\s*:|meta_graphs\s*\{)"), Form.SAVED_MODEL),
+)
+
+
+def sniff(path: Path) -> Form | None:
+    """What one file is, by its first bytes; None for nothing that TensorFlow wrote.
+
+    Raises:
+        DamagedError: it is a graph of more than 2 GiB, or cut.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Form.HDF5
+    if head.startswith(b"PK\x03\x04"):
+        return Form.KERAS if _is_keras(path) else None
+    if is_table(path):
+        return Form.SAVER_V1 if path.suffix != ".index" else None
+    for pattern, written in TEXT:
+        if pattern.match(head):
+            return written
+    form = _message(path)
+    if form is not None:
+        require_readable(path)
+    return form
+
+
+def require_readable(graph: Path) -> None:
+    """Raise DamagedError for a graph that no protobuf library reads."""
+    size = graph.stat().st_size
+    if size >= GRAPH_LIMIT:
+        found = f"{size / 2**30:.1f} GiB"
+        raise DamagedError(str(graph), "a graph of less than 2 GiB, protobuf's limit", found, "save its weights apart.")
+
+
+def _message(path: Path) -> Form | None:
+    """Which of the three messages a binary protobuf is, by its first field."""
+    with path.open("rb") as stream:
+        head = stream.read(1 << 16)
+    try:
+        first = next(_fields(head), None)
+    except ValueError:
+        return None
+    if first is None:
+        return None
+    number, kind, payload = first
+    if (number, kind) == (1, 0):  # saved_model_schema_version
+        return Form.SAVED_MODEL
+    if (number, kind) == (2, 2):  # a SavedModel or a MetaGraphDef without its first field
+        return Form.META_GRAPH if path.suffix == saver.META else Form.SAVED_MODEL
+    if (number, kind) != (1, 2):
+        return None
+    try:
+        inner = {number: payload for number, kind, payload in _fields(payload) if kind == 2}
+    except ValueError:
+        return None
+    name, operation = inner.get(1, b""), inner.get(2, b"")
+    if re.fullmatch(rb"[A-Za-z0-9_.\\/>-]+", name) and re.fullmatch(rb"[A-Za-z0-9_>.-]+", operation):
+        return Form.GRAPH_DEF  # a NodeDef: name and op
+    return Form.META_GRAPH if inner.keys() & {1, 2, 4, 5, 6} else None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Field number, wire type and payload, one after the other, as far as `message` goes.
+
+    (protobuf.dev, "Encoding".) Raises ValueError for what is no protobuf.
+    """
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("field 0")
+        if kind == 0:
+            _, end = _varint(message, position)
+        elif kind == 2:
+            length, position = _varint(message, position)
+            end = position + length
+        elif kind in (1, 5):
+            end = position + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        yield number, kind, message[position:end]
+        position = end
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("a cut number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number too long")
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file ends as a leveldb table does."""
+    if not path.is_file() or path.stat().st_size < 48:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-8, 2)
+        return stream.read() == _TABLE_MAGIC
+
+
+def _is_keras(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False

@@ -1,0 +1,50 @@
+"""`grpc.health.v1.Health`, which the real server has under `--enable_grpc_healthcheck_service`.
+
+Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; what C++'s own service answers:
+src/cpp/server/health/default_health_check_service.cc in gRPC. It knows the server as a whole, the empty name, and no
+service by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from tasks.serving.embedded.descriptors import Field, message_classes
+from tasks.serving.embedded.tensors import Proto
+
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+_SERVING, _SERVICE_UNKNOWN = 1, 3
+
+
+def handlers() -> dict[str, grpc.RpcMethodHandler]:
+    """The service's two methods by path. A server that answers at all is serving: it opens when its models are loaded."""
+    classes = message_classes(
+        "tfship.health",
+        {
+            "HealthCheckRequest": [Field("service", 1, "string")],
+            "HealthCheckResponse": [Field("status", 1, "int32")],
+        },
+    )
+    response = classes["HealthCheckResponse"]
+
+    def check(request: Proto, context: grpc.ServicerContext) -> Proto:
+        if request.service:
+            context.abort(grpc.StatusCode.NOT_FOUND, "service name unknown")
+        return response(status=_SERVING)
+
+    def watch(request: Proto, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+        send(response(status=_SERVICE_UNKNOWN if request.service else _SERVING))
+
+    # The stream then stays open until the client ends it; a thread for each watcher would leave none for requests.
+    watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+    coding = {
+        "request_deserializer": classes["HealthCheckRequest"].FromString,
+        "response_serializer": response.SerializeToString,
+    }
+    return {
+        CHECK: grpc.unary_unary_rpc_method_handler(check, **coding),
+        WATCH: grpc.unary_stream_rpc_method_handler(watch, **coding),
+    }

@@ -1,0 +1,236 @@
+"""Judging mutants: by the smoke_test step, and by a validator that only loads and queries, as TFX's InfraValidator does.
+
+(tfx/components/infra_validator/executor.py: a model is blessed that becomes AVAILABLE and answers one request of each
+kind without an error.)
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact, Recipe
+from tasks.errors import ParityError, PipelineError
+from tasks.records.serving import Endpoint, SmokeReport
+from tasks.records.settings import Serving
+from tasks.serving import smoke
+from tasks.serving.embedded_runtime import EmbeddedRuntime
+from tasks.smoke_test import REPORT, smoke_test
+from tasks.step import Run, running
+from tests.forms.chain import TOLERANCE, Chain, make
+from tests.serving.mutants import BY_NAME, HARMLESS, LEAK_BYTES, MUTANTS, PASSED, Mutant
+from tests.silent import Silent
+
+QUIET = {"runtime": "embedded", "latency_requests": 2}
+GOOD = "good"
+ASK_SECONDS = 5.0
+ENDED = "the server ended, or no longer answers"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate made of a mutant: `error` is the class, None where it passed; `said` the whole message."""
+
+    error: str | None
+    cause: str
+    said: str
+    seconds: float
+
+
+@dataclass
+class Gate:
+    """The smoke_test step over one exported model and its mutants, each judged once."""
+
+    chain: Chain
+    folder: Path
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    @cached_property
+    def run(self) -> Run:
+        """The run that every step here belongs to."""
+        return Run("mutants", self.chain.store, Silent())
+
+    @cached_property
+    def original(self) -> Artifact:
+        """The smoke test of the model itself, which it passes."""
+        with running(self.run):
+            return smoke_test(
+                self.chain.exported, self.chain.pinned, self.chain.trained, Serving.model_validate(QUIET), TOLERANCE
+            )
+
+    @cached_property
+    def spoiled(self) -> dict[str, Path]:
+        """Every mutant's SavedModel, as version 1 of a base path of its own."""
+        older = self.folder / "older"
+        shutil.copytree(
+            self.chain.trained.path / "checkpoints", older, ignore=shutil.ignore_patterns(f"*-{self.chain.step}.*", "checkpoint")
+        )
+        places = {name: self.folder / f"{number:03d}" / "1" for number, name in enumerate(BY_NAME)}
+        for place in places.values():
+            shutil.copytree(self.chain.exported.path / "saved_model", place, copy_function=shutil.copyfile)
+        isolate.call(spoil, places)
+        return places
+
+    def exported(self, mutant: Mutant) -> Artifact:
+        """The mutant as an export, committed with a correct manifest: hashing is not what finds it."""
+        manifest = self.chain.exported.manifest
+        key = f"{list(BY_NAME).index(mutant.name):020x}"
+        recipe = Recipe(
+            step="export", step_version=1, inputs=manifest.inputs, params={"mutant": mutant.name}, versions={}, key=key
+        )
+        model = self.spoiled[mutant.name]
+
+        def build(out: Path) -> None:
+            for path in self.chain.exported.path.iterdir():
+                if path.name not in ("saved_model", "manifest.json"):
+                    shutil.copyfile(path, out / path.name)
+            shutil.copytree(model, out / "saved_model", symlinks=True)
+
+        return self.chain.store.build(recipe, build)
+
+    def verdict(self, mutant: Mutant) -> Verdict:
+        """What the gate says of the mutant."""
+        if mutant.name not in self.verdicts:
+            started = time.monotonic()
+            error = self._judge(mutant)
+            seconds = time.monotonic() - started
+            said = str(error) if error else PASSED
+            name = type(error).__name__ if error else None
+            self.verdicts[mutant.name] = Verdict(name, cause_of(error), said, seconds)
+        return self.verdicts[mutant.name]
+
+    def _judge(self, mutant: Mutant) -> PipelineError | None:
+        serving = Serving.model_validate(QUIET | dict(mutant.serving))
+        if serving.gates.max_rss_bytes == LEAK_BYTES:  # so much more than the model itself takes
+            report = SmokeReport.model_validate_json((self.original.path / REPORT).read_bytes())
+            peak = report.rounds[0].peak_memory
+            assert peak is not None
+            gates = serving.gates.model_copy(update={"max_rss_bytes": peak + LEAK_BYTES})
+            serving = serving.model_copy(update={"gates": gates})
+        try:
+            with running(self.run):
+                exported = self.exported(mutant)
+                smoke_test(exported, self.chain.pinned, self.chain.trained, serving, TOLERANCE)
+        except PipelineError as error:
+            return error
+        return None
+
+    @cached_property
+    def load_and_query(self) -> dict[str, str]:
+        """What a validator says of every mutant that loads it and sends one good request."""
+        waiting = list(self.spoiled)
+        said: dict[str, str] = {}
+        while waiting:
+            runtime = EmbeddedRuntime(("--max_num_load_retries=0",))
+            base = self.chain.exported.path / "saved_model"
+            home = self.folder / f"{GOOD}-{len(waiting)}"
+            shutil.copytree(base, home / "1", copy_function=shutil.copyfile)
+            with smoke.serving(runtime, GOOD, home, 1, 60.0) as (endpoint, _):
+                places = {name: self.spoiled[name].parent for name in waiting}
+                found = isolate.call(ask, endpoint, home, places, self.chain.trained.path, self.chain.step)
+            said |= found
+            waiting = [name for name in waiting if name not in said]
+        return said
+
+    def table(self) -> str:
+        """A line for each mutant: ours, theirs, and in the end how many were found."""
+        rows = [f"{'mutant':48} {'load and query':16} {'s':>5}  the gate: cause"]
+        for mutant in (*MUTANTS, *HARMLESS):
+            verdict = self.verdict(mutant)
+            theirs = "passed" if self.load_and_query[mutant.name] == PASSED else "refused"
+            ours = f"{verdict.error}: {verdict.cause}" if verdict.error else PASSED
+            rows.append(f"{mutant.name:48} {theirs:16} {verdict.seconds:5.1f}  {ours}")
+        return "\n".join([*rows, self.summary()])
+
+    def summary(self) -> str:
+        """The kill rate, and that of a validator that only loads and queries."""
+        killed = sum(self.verdict(mutant).error is not None for mutant in MUTANTS)
+        theirs = sum(self.load_and_query[mutant.name] != PASSED for mutant in MUTANTS)
+        passed = sum(self.verdict(mutant).error is None for mutant in HARMLESS)
+        return (
+            f"kill rate {killed}/{len(MUTANTS)}, load-and-query {theirs}/{len(MUTANTS)};"
+            f" harmless changes passed {passed}/{len(HARMLESS)}"
+        )
+
+
+def cause_of(error: PipelineError | None) -> str:
+    """Why, in the words that a Mutant's `cause` is written in."""
+    if error is None:
+        return PASSED
+    if isinstance(error, ParityError) and error.report.failures:
+        first = error.report.failures[0]
+        what = f"{first.signature}/{first.output}" if first.signature else first.output
+        return f"{first.candidate} {what} {first.test.value}"
+    return str(error.facts.get("cause") or error.found)
+
+
+def spoil(places: dict[str, Path]) -> None:
+    """In a child: make each mutant in its place."""
+    for name, place in places.items():
+        try:
+            BY_NAME[name].spoil(place)
+        except Exception as error:
+            raise AssertionError(f"the mutant {name!r} was not made: {error!r}") from error
+
+
+def ask(endpoint: Endpoint, home: Path, places: dict[str, Path], run: Path, step: int) -> dict[str, str]:
+    """In a child: load each and send the probe's first row; all that was found until the server ended."""
+    import grpc
+    from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+
+    from tasks.forms import parity
+    from tasks.forms.proof import Reference
+    from tasks.serving.client import AnsweredError, GrpcPredictor
+
+    reference = Reference.read(run, step)
+    signatures = {signature.key: signature for signature in reference.names.signatures}
+    row = parity.first_rows(parity.select(reference.probe, "serving_default"), 1)
+    said: dict[str, str] = {}
+    for name, place in places.items():
+        request = model_management_pb2.ReloadConfigRequest()
+        served = f"mutant-{place.name}"  # a name that was served before would keep its version 1
+        for called, base in ((GOOD, home), (served, place)):
+            request.config.model_config_list.config.add(name=called, base_path=str(base), model_platform="tensorflow")
+        predictor = GrpcPredictor(endpoint, served, signatures, ASK_SECONDS)
+        try:
+            service = model_service_pb2_grpc.ModelServiceStub(predictor.channel)
+            answer = service.HandleReloadConfigRequest(request, timeout=ASK_SECONDS)
+            if answer.status.error_code:
+                said[name] = answer.status.error_message
+            else:
+                predictor.predict("serving_default", row)
+                said[name] = PASSED
+        except AnsweredError as error:
+            said[name] = str(error)
+        except (grpc.RpcError, PipelineError) as error:
+            said[name] = f"{ENDED}: {type(error).__name__}"
+            return said
+        finally:
+            predictor.close()
+    return said
+
+
+def compared(gate: Gate) -> Iterable[str]:
+    """Every mutant whose verdict is not the expected one."""
+    for mutant in (*MUTANTS, *HARMLESS):
+        verdict = gate.verdict(mutant)
+        expected = mutant.error.__name__ if mutant.error else None
+        if verdict.error != expected or mutant.cause not in verdict.cause:
+            yield f"{mutant.name}: expected {expected} {mutant.cause}, found {verdict.error} {verdict.cause}"
+
+
+def main() -> None:
+    """Judge all and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            gate = Gate(make(Path(folder) / "chain"), Path(folder))
+            print(gate.table())
+            print("\n".join(compared(gate)))
+        finally:
+            isolate.shutdown()

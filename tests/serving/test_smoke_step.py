@@ -1,0 +1,209 @@
+"""The smoke test as a step: its gates, production's files, several set-ups, and a rehearsed change of versions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact, Store
+from tasks.checkpoint import checkpoint
+from tasks.errors import ParityError, SmokeRefused, UsageError
+from tasks.export import MODEL, export
+from tasks.models.source import ModelSource
+from tasks.promote import promote
+from tasks.records.parity import Tolerance
+from tasks.records.rehearsal import Rehearsal
+from tasks.records.serving import Cause, SmokeReport
+from tasks.records.settings import Release, Selection, Serving, Training
+from tasks.rehearse import rehearse
+from tasks.restore_verify import restore_verify
+from tasks.serving import model_config
+from tasks.smoke_test import smoke_test
+from tasks.step import Run, running
+from tasks.train import train
+from tests.serving import spoiled_warmup
+from tests.silent import Silent
+
+MODELS = Path(__file__).parents[1] / "models"
+TOLERANCE = Tolerance()
+BATCHING = "max_batch_size { value: 4 }\nbatch_timeout_micros { value: 500 }\nmax_enqueued_batches { value: 100 }\n"
+Made = tuple[Artifact, Artifact, Artifact]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """One store for all of these tests: what comes before the smoke test is made once."""
+    with running(Run("test", Store(tmp_path_factory.mktemp("store"), warn=print), Silent())) as entered:
+        yield entered
+
+
+def serving(**changes: Any) -> Serving:
+    """The embedded server, asked as little as it can be."""
+    return Serving.model_validate({"runtime": "embedded", "latency_requests": 2} | changes)
+
+
+def exported(name: str, module: str = "odd", **hyperparameters: Any) -> Made:
+    """(exported, checkpoint, run) of a model of tests/models."""
+    source = ModelSource(name=name.lower(), module=module, attribute=name, folder=MODELS)
+    made = train(source, Training(hyperparameters=hyperparameters))
+    pinned = checkpoint(made, Selection())
+    return export(pinned, restore_verify(pinned, made, TOLERANCE), made, TOLERANCE), pinned, made
+
+
+def report(run: Run) -> SmokeReport:
+    """What the last smoke test of the run wrote, a refused one too."""
+    return SmokeReport.model_validate_json((list(run.artifacts.values())[-1].path / "smoke.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("gates", "cause"),
+    [
+        ({"max_p99_ms": 0.0001}, Cause.TOO_SLOW),
+        ({"max_load_seconds": 0.0001}, Cause.TOO_SLOW),
+        ({"max_rss_bytes": 1000}, Cause.TOO_LARGE),
+    ],
+)
+def test_a_gate_refuses_what_was_measured_beyond_it(run: Run, gates: dict[str, float], cause: Cause) -> None:
+    made = exported("Baked")
+    with pytest.raises(SmokeRefused, match=cause.value) as refused:
+        smoke_test(*made, serving(gates=gates), TOLERANCE)
+    assert refused.value.facts["cause"] == cause
+    written = report(run)
+    assert not written.passed
+    assert [check.cause for check in written.checks if not check.passed] == [cause]
+
+
+def test_gates_that_hold_pass_and_everything_is_measured(run: Run) -> None:
+    gates = {"max_p99_ms": 60_000, "max_load_seconds": 600, "max_rss_bytes": 2**40}
+    assert smoke_test(*exported("Baked"), serving(gates=gates), TOLERANCE).refusal() is None
+    (round_,) = report(run).rounds
+    assert {(one.protocol, one.concurrency) for one in round_.latency} == {
+        (protocol, at_once)
+        for protocol in ("served (gRPC)", "served (REST)", "served (REST, rows)")
+        for at_once in (1, 8)
+    }
+    assert all(0 < one.p50 <= one.p90 <= one.p99 and one.throughput > 0 for one in round_.latency)
+    assert round_.peak_memory is not None and round_.load_seconds > 0
+    assert round_.warmup.endswith("requests run")
+    cases = {(check.protocol, check.case) for check in round_.checks}
+    for protocol in ("gRPC", "REST"):
+        assert {(protocol, "status"), (protocol, "metadata"), (protocol, "another version")} <= cases
+    assert ("gRPC", "output_filter y") in cases and ("gRPC", "wrong rank") in cases
+
+
+def test_a_row_that_depends_on_its_batch_is_refused_where_the_server_batches(run: Run, tmp_path: Path) -> None:
+    made = exported("Centred")
+    assert smoke_test(*made, serving(), TOLERANCE).refusal() is None, "the same batch, the same answer"
+    parameters = tmp_path / "batching.txt"
+    parameters.write_text(BATCHING)
+    with pytest.raises(ParityError, match="batching"):
+        smoke_test(*made, serving(batching_parameters_file=parameters), TOLERANCE)
+
+
+def test_rows_that_do_not_are_served_alike_with_and_without_batching(run: Run, tmp_path: Path) -> None:
+    parameters = tmp_path / "batching.txt"
+    parameters.write_text(BATCHING)
+    made = exported("Baked")
+    first = smoke_test(*made, serving(batching_parameters_file=parameters), TOLERANCE)
+    assert [one.setup for one in report(run).rounds] == ["as configured", "batching"]
+    candidates = {row.candidate for row in report(run).parity.rows}
+    for way in ("", ", batch 1", ", full batch", ", 8 at once"):
+        assert f"served (gRPC){way}, batching" in candidates
+    moved = tmp_path / "elsewhere.txt"
+    shutil.move(parameters, moved)
+    assert smoke_test(*made, serving(batching_parameters_file=moved), TOLERANCE).path == first.path, "a path is no key"
+    moved.write_text(BATCHING.replace("500", "700"))
+    assert smoke_test(*made, serving(batching_parameters_file=moved), TOLERANCE).path != first.path
+
+
+@pytest.mark.parametrize("name", ["model_config_file", "batching_parameters_file", "monitoring_config_file"])
+def test_a_file_of_productions_that_is_not_there_is_named(run: Run, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        smoke_test(*exported("Baked"), serving(**{name: tmp_path / "none"}), TOLERANCE)
+
+
+CONFIG = """model_config_list {
+  config { name: "mine" base_path: "/srv/mine" model_platform: "tensorflow"
+           model_version_policy { specific { versions: 3 } } version_labels { key: "stable" value: 3 } }
+  config { name: "other" base_path: "/srv/other" model_platform: "tensorflow" }
+}"""
+
+
+def test_productions_entry_of_this_model_is_tried_without_what_names_versions(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(CONFIG)
+    settings = serving(model_config_file=file, model_name="mine")
+    assert smoke_test(*exported("Baked"), settings, TOLERANCE).refusal() is None
+    notes = " / ".join(report(run).notes)
+    assert "specific versions only" in notes and "stable" in notes
+    for name, text, expected in [
+        ("nobody", CONFIG, "mine, other"),
+        ("mine", "model_config_list { nonsense", "ModelServerConfig"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(UsageError, match=expected):
+            isolate.call(model_config.entry_of, file, name, "model")
+
+
+@pytest.mark.parametrize("fault", spoiled_warmup.FAULTS)
+def test_a_bad_warmup_record_is_refused_before_any_server_starts(run: Run, fault: str) -> None:
+    model, pinned, made = exported("Baked")
+    recipe = export.recipe(pinned, restore_verify(pinned, made, TOLERANCE), made, Tolerance(absolute=2e-5))[0]
+
+    def spoil(out: Path) -> None:
+        shutil.copytree(model.path, out, dirs_exist_ok=True)
+        (out / "manifest.json").unlink()
+        isolate.call(spoiled_warmup.spoil, out / MODEL, fault)
+
+    with pytest.raises(SmokeRefused, match=r"tf_serving_warmup_requests.*found") as refused:
+        smoke_test(run.store.build(recipe, spoil), pinned, made, serving(), TOLERANCE)
+    assert refused.value.facts["cause"] == Cause.WARMUP_REFUSED
+
+
+def rehearsed(made: Made, blessed: Artifact, root: Path, **changes: Any) -> Rehearsal:
+    """A rehearsal beside what `root` serves."""
+    artifact = rehearse(made[0], blessed, made[1], made[2], serving(**changes), root / "m", 0.5)
+    return Rehearsal.model_validate_json((artifact.path / "rehearsal.json").read_bytes())
+
+
+def test_a_change_of_versions_is_rehearsed_beside_production(run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "serving"
+    release = Release(serving_root=root, name="m")
+    first = exported("Baked")
+    blessed = smoke_test(*first, serving(), TOLERANCE)
+    nothing = rehearsed(first, blessed, root)
+    assert nothing.passed is None and "nothing to change from" in nothing.note
+    promote(first[0], blessed, first[1], first[2], release, serving(), TOLERANCE)
+    before = sorted(str(path) for path in root.rglob("*") if path.name != "lock")
+
+    found = rehearsed(first, blessed, root)
+    assert found.passed and found.switch is not None
+    assert [(phase.name, phase.failed) for phase in found.switch.phases] == [("before", 0), ("during", 0), ("after", 0)]
+    assert all(phase.requests > 10 for phase in found.switch.phases)
+    assert found.switch.version == 2 and found.switch.switch_seconds is not None and found.peak_memory
+    assert sorted(str(path) for path in root.rglob("*") if path.name != "lock") == before, "production is as it was"
+
+    with pytest.raises(SmokeRefused, match="p99 before"):
+        rehearsed(first, blessed, root, gates={"max_p99_ms": 0.0001})
+
+
+def test_clients_that_the_new_version_would_fail_refuse_it(run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "serving"
+    first = exported("Baked")
+    blessed = smoke_test(*first, serving(), TOLERANCE)
+    promote(first[0], blessed, first[1], first[2], Release(serving_root=root, name="m"), serving(), TOLERANCE)
+    renamed = exported("Renamed")
+    with pytest.raises(SmokeRefused, match="failed requests") as refused:
+        rehearse(
+            renamed[0], smoke_test(*renamed, serving(), TOLERANCE), renamed[1], renamed[2], serving(), root / "m", 0.5
+        )
+    written = json.loads((list(run.artifacts.values())[-1].path / "rehearsal.json").read_text())
+    phases = {phase["name"]: phase["failed"] for phase in written["switch"]["phases"]}
+    assert phases["before"] == 0 and phases["after"] > 0
+    assert refused.value.facts["log"]
