@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import isolate
-from tasks.artifacts.manifest import hash_file, link_file
+from tasks.artifacts.manifest import damaged, hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import ChildFailed, ParityError, SmokeRefused, UsageError
+from tasks.errors import ChildFailed, DamagedError, ParityError, SmokeRefused, UsageError
 from tasks.export import MODEL
 from tasks.forms import proof, warmup
 from tasks.forms.proof import Reference
 from tasks.forms.warmup import WarmupFound
-from tasks.records.parity import ParityRow, Tolerance
+from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Gates, Serving, batches
 from tasks.restore_verify import PARITY
@@ -60,9 +60,10 @@ def smoke_test(
 ) -> None:
     """Load, ask, compare; refuse the model by the first cause found."""
     training_step = pinned(checkpoint).step
-    on_disk = isolate.call(proof.values_on_disk, exported.path / MODEL, run.path, training_step)
+    on_disk = _look_at_files(exported, run.path, training_step)
     (out / PARITY).write_text(on_disk.model_dump_json(indent=1))
     if not on_disk.passed and on_disk.failures:
+        _require_whole(exported)
         raise ParityError.of(on_disk)
     brought = isolate.call(look_at_warmup, exported.path / MODEL, run.path)
     if brought.problem:
@@ -93,6 +94,31 @@ def smoke_test(
             (out / REPORT).write_text(report.model_dump_json(indent=1))
             (out / PARITY).write_text(parity.model_dump_json(indent=1))
             _judge(report, runtime)
+
+
+def _look_at_files(exported: Artifact, run: Path, training_step: int) -> ParityReport:
+    """Signatures, values and assets of the files that are about to be served."""
+    model = exported.path / MODEL
+    try:
+        difference = isolate.call(proof.signatures_on_disk, model, run)
+        if not difference:
+            return isolate.call(proof.values_on_disk, model, run, training_step)
+    except DamagedError as error:
+        if not error.where.startswith(str(model)):
+            raise
+        _require_whole(exported)
+        facts = {"cause": Cause.LOAD_ERROR.value}
+        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
+    _require_whole(exported)
+    facts = {"cause": Cause.SIGNATURE_DIFFERS.value}
+    remedy = "make the model again (--refresh export), and find who changed its signatures."
+    raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, facts)
+
+
+def _require_whole(exported: Artifact) -> None:
+    """Raise DamagedError where the quick check has missed damage: that must not be kept as a verdict on the model."""
+    if current().store.find(exported.step, exported.key, full=True) is None:
+        raise damaged(exported.path, ["a file has changed since it was committed"])
 
 
 @dataclass(frozen=True)

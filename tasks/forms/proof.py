@@ -166,6 +166,18 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 
+def signatures_on_disk(folder: Path, run: Path) -> str:
+    """How the signatures that the SavedModel in `folder` declares differ from the live model's, "" where they do not.
+
+    Looked at before a server is: one that refuses a warmup request for an input's name would hide the name's change.
+    """
+    try:
+        declared = saved_model.signatures(folder)
+    except (ValueError, TypeError) as error:
+        return f"a method or a dtype of no known kind: {error}"
+    return parity.signature_difference(names_of(run).signatures, declared)
+
+
 def record_asset(path: Path, tensor: str) -> dict[str, str]:
     """The fields of an Asset record for a file and the tensor that holds its path."""
     return {"filename": path.name, "tensor": tensor, "sha256": hash_file(path)}

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import DamagedError
+from tasks.errors import DamagedError, PipelineError
 from tasks.forms import graph as graphs
 from tasks.forms import predictor as predictors
 from tasks.forms import saver, tensors, warmup
@@ -244,20 +244,25 @@ def constants(folder: Path) -> list[TensorFact]:
     meta = _meta_graph(folder)
     targets = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
     assets = [Asset(filename=entry.filename, tensor=entry.tensor_info.name, sha256="") for entry in meta.asset_file_def]
-    return list(graphs.constants(meta.graph_def, [target for target in targets if target], assets))
+    try:
+        return list(graphs.constants(meta.graph_def, [target for target in targets if target], assets))
+    except PipelineError as error:  # a signature or a node that reads what is not there
+        raise unloadable(folder, error) from None
 
 
 def _meta_graph(folder: Path) -> Any:
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
-    model = saved_model_pb2.SavedModel()
     try:
-        model.ParseFromString((folder / "saved_model.pb").read_bytes())
-        (meta,) = [meta for meta in model.meta_graphs if set(meta.meta_info_def.tags) == {SERVE}]
-    except (DecodeError, ValueError, OSError) as error:
+        model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    except (DecodeError, OSError) as error:
         raise unloadable(folder, error) from None
-    return meta
+    tags = [" ".join(meta.meta_info_def.tags) for meta in model.meta_graphs]
+    if tags.count(SERVE) != 1:
+        found = f"{len(tags)}, with the tags: {'; '.join(tags) or '-'}"
+        raise DamagedError(str(folder), f"one MetaGraph with the tag {SERVE}", found, "export it again.")
+    return model.meta_graphs[tags.index(SERVE)]
 
 
 def bundle_values(folder: Path) -> list[TensorFact]:

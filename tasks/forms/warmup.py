@@ -87,7 +87,7 @@ def looked_at(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
                 return WarmupFound(records=count, problem=f"record {count}: {problem}")
     except DecodeError:
         return WarmupFound(records=count, problem=f"record {count} is no PredictionLog")
-    except tf.errors.DataLossError as error:
+    except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
         return WarmupFound(records=count, problem=f"after record {count}: {error.message}")
     too_many = f"{count} records, a server takes {MOST}" if count > MOST else ""
     return WarmupFound(records=count, problem=too_many)
@@ -110,7 +110,10 @@ def _problem(log: Any, signatures: Mapping[str, Signature]) -> str:
     if signature.method is not wanted:
         return f"a {kind.removesuffix('_log')} request to signature {key}, which is for {signature.method.name.lower()}"
     if kind == "predict_log":
-        found = {name: tf.as_dtype(tensor.dtype).name for name, tensor in request.inputs.items()}
+        try:
+            found = {name: tf.as_dtype(tensor.dtype).name for name, tensor in request.inputs.items()}
+        except TypeError as error:
+            return f"a tensor of no known dtype: {error}"
         expected = {name: spec.dtype for name, spec in signature.inputs.items()}
         if found != expected:
             return f"inputs {found} for signature {key}, which takes {expected}"

@@ -22,6 +22,8 @@ _MACHINE = re.compile(
 # tensorflow/core/framework/op.cc and op_kernel.cc
 _UNKNOWN_OP = re.compile("Op type not registered|No OpKernel was registered|not registered in binary", re.IGNORECASE)
 _WARMUP = re.compile("warm-?up", re.IGNORECASE)
+# tensorflow/core/kernels/resource_variable_ops.cc, initializable_lookup_table.cc, common_runtime/executor.cc
+_NOT_FILLED = re.compile("Could not find variable|uninitialized value|Table not initialized", re.IGNORECASE)
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.2
 _LOG_TAIL = 6000
@@ -98,6 +100,8 @@ def _cause_of(message: str, log: str) -> Cause:
     """
     if _UNKNOWN_OP.search(message):
         return Cause.UNKNOWN_OP
+    if _NOT_FILLED.search(message):  # which a warmup request only brought to light
+        return Cause.LOAD_ERROR
     begun, ended = log.rfind("Starting to read warmup data"), log.rfind("Finished reading warmup data")
     return Cause.WARMUP_REFUSED if _WARMUP.search(message) or begun > ended else Cause.LOAD_ERROR
 

@@ -30,7 +30,6 @@ from tests.silent import Silent
 QUIET = {"runtime": "embedded", "latency_requests": 2}
 GOOD = "good"
 ASK_SECONDS = 5.0
-ENDED = "the server ended, or no longer answers"
 
 
 @dataclass(frozen=True)
@@ -208,8 +207,12 @@ def ask(endpoint: Endpoint, home: Path, places: dict[str, Path], run: Path, step
                 said[name] = PASSED
         except AnsweredError as error:
             said[name] = str(error)
-        except (grpc.RpcError, PipelineError) as error:
-            said[name] = f"{ENDED}: {type(error).__name__}"
+        except grpc.RpcError as error:
+            said[name] = f"{error.code().name}: {error.details()}"
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                return said  # the server is gone, or will be busy for ever
+        except PipelineError as error:
+            said[name] = str(error)
             return said
         finally:
             predictor.close()

@@ -253,6 +253,16 @@ def same_tensor_twice(meta_graph: Any) -> None:
     outputs["probabilities"].name = outputs["logits"].name
 
 
+def two_of_a_name(meta_graph: Any) -> None:
+    """A second node under the name of one that is there."""
+    meta_graph.graph_def.node.add().CopyFrom(_node(meta_graph, "dense/matmul"))
+
+
+def input_gone(meta_graph: Any) -> None:
+    """A node that reads what is not in the graph."""
+    _node(meta_graph, "dense/matmul").input[0] = "gone"
+
+
 # Operations -----------------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +294,7 @@ def slow(tensor: Any) -> Any:
     """The right answer after a product of two large matrices."""
     import tensorflow as tf
 
-    large = tf.fill([1400, 1400], tf.reduce_mean(tensor))
+    large = tf.fill([1200, 1200], tf.reduce_mean(tensor))
     return tensor + tf.reduce_mean(large @ large) * 1e-30
 
 
