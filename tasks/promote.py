@@ -68,6 +68,7 @@ def promote(
             )
             return found, StepState.UNCHANGED
         require_not_held(releases, digest, release)
+        require_sound(releases)
         try:
             version = releases.publish(
                 exported.path / MODEL,
@@ -75,6 +76,7 @@ def promote(
                 run_id=current().run_id,
                 blessing=blessed.digest,
                 verdict=report.verdict,
+                server=report.identity.exactly,
                 reason=release.reason,
             )
         except DamagedError:
@@ -94,6 +96,7 @@ def promote(
             run_id=current().run_id,
             blessing=blessed.digest,
             verdict=report.verdict,
+            server=report.identity.exactly,
             reason=release.reason,
         )
         promotion = Promotion(
@@ -136,6 +139,28 @@ def require_not_held(releases: Releases, digest: str, release: Release) -> None:
             f"{digest[:12]}, rolled back on {holder.time} to version {holder.version}: {holder.reason or 'no reason'}",
             "train or adopt a better one, or promote it all the same with --force --reason TEXT.",
         )
+
+
+def require_sound(releases: Releases) -> None:
+    """Raise DamagedError where the highest number in the base path is none of ours, and no SavedModel.
+
+    A server takes whatever is called by an integer for a version, a file and a half-copied folder too, and tries the
+    highest first when it starts (tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc).
+    """
+    served = releases.served()
+    if served is None or served in rules.digests(releases.journal()):
+        return
+    place = next(releases.root / name for name in releases.names() if rules.versions([name]) == [served])
+    if not place.is_dir():
+        found = "a file" if place.is_file() else "a link to nowhere"
+    elif not any((place / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        found = "a folder without a saved_model.pb"
+    elif (place / "variables").is_dir() and not (place / "variables" / "variables.index").is_file():
+        found = "a folder without a variables.index"
+    else:
+        return
+    remedy = f"move it out of {releases.root}: a server that starts tries it first, and a rollback would end there."
+    raise DamagedError(str(place), "a version that a server can load", found, remedy)
 
 
 def _confirm(

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
-from tasks.forms import saver
+from tasks.forms import frozen, saver
 from tasks.forms.sniffing import is_table, require_readable, sniff
 from tasks.records.adoption import Form, Found
 
@@ -59,12 +59,13 @@ def _detect(path: Path, step: int | None) -> Found:
         raise UsageError(str(path), "a SavedModel's folder", "a SavedModel's graph by itself", remedy)
     if form is None:
         raise _no_model(path)
-    return Found(form=form, path=path, files=(path, *_assets(path.parent)))
+    return Found(form=form, path=path, files=(path, *_beside(path.parent)))
 
 
-def _assets(folder: Path) -> list[Path]:
-    """The files that a graph's lookup tables may be filled from: those in `assets` beside it."""
-    return [path for path in sorted((folder / "assets").rglob("*")) if path.is_symlink() or not path.is_dir()]
+def _beside(folder: Path) -> list[Path]:
+    """What belongs to a graph's file: its signatures where we froze it, and the files in `assets` that fill its tables."""
+    names = [folder / frozen.NAMES] if (folder / frozen.GRAPH).is_file() and (folder / frozen.NAMES).is_file() else []
+    return names + [path for path in sorted((folder / "assets").rglob("*")) if path.is_symlink() or not path.is_dir()]
 
 
 def _folder(folder: Path, step: int | None) -> Found:
@@ -76,7 +77,7 @@ def _folder(folder: Path, step: int | None) -> Found:
         if form is None:
             raise _no_model(graph)
         return Found(
-            form=form, path=graph, files=(graph, *_assets(folder)), notes=(f"{graph.name} holds a {form.value}",)
+            form=form, path=graph, files=(graph, *_beside(folder)), notes=(f"{graph.name} holds a {form.value}",)
         )
     checkpoints = prefixes(folder)
     exports = [path.parent for path in sorted(folder.glob("*/saved_model.pb*"))]
@@ -204,7 +205,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     return Found(
         form=form,
         path=prefix,
-        files=(*files, *([meta] if has_meta else []), *_assets(prefix.parent)),
+        files=(*files, *([meta] if has_meta else []), *_beside(prefix.parent)),
         meta=meta if has_meta else None,
         chosen=why,
         available=available,

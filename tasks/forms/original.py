@@ -13,8 +13,10 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tasks.errors import ChildFailed, DamagedError, UsageError
-from tasks.forms import detect, flatten, saved_model, saver, sniffing, unfolded
+from tasks.forms import beside, detect, flatten, frozen, saved_model, saver, sniffing, unfolded
 from tasks.forms import graph as graphs
 from tasks.forms import predictor as predictors
 from tasks.forms.graph import Slice
@@ -22,7 +24,7 @@ from tasks.forms.predictor import SessionPredictor
 from tasks.forms.tensors import Array, Tensors
 from tasks.records.adoption import Form, Found, Given
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import Asset, Signature
+from tasks.records.signature import Asset, GraphNames, Signature
 
 WITH_GRAPH = (Form.SAVER_V2, Form.SAVER_V1, Form.META_GRAPH, Form.GRAPH_DEF, Form.SAVED_MODEL)
 
@@ -41,7 +43,7 @@ def graph(found: Found, given: Given) -> Any:
     if found.form in (Form.META_GRAPH, Form.GRAPH_DEF):
         return _importable(_of_file(found.path, found.form))
     if given.graph is not None:
-        brought = detect.detect(given.graph)
+        brought = beside.graph_of(found, given)
         if brought.form not in (Form.META_GRAPH, Form.GRAPH_DEF, Form.SAVED_MODEL):
             raise UsageError("--graph", "a GraphDef or a MetaGraphDef", brought.form.value, "give the graph's file.")
         return graph(brought, given)
@@ -85,9 +87,30 @@ def _of_file(path: Path, form: Form) -> Any:
         meta = _parsed(path, meta_graph_pb2.MetaGraphDef)
     else:
         meta.graph_def.CopyFrom(_parsed(path, graph_pb2.GraphDef))
+        if path.name == frozen.GRAPH and (names := path.with_name(frozen.NAMES)).is_file():
+            _declare(meta, _ours(names))
     if not meta.graph_def.node:
         raise DamagedError(str(path), f"a {form.value} with nodes", "none", "give a whole file.")
     return meta
+
+
+def _declare(meta: Any, names: GraphNames) -> None:
+    """What a graph that we froze cannot say of itself: its signatures, and what fills its tables from which files."""
+    graphs.declare(meta, names.signatures)
+    if names.table_init:
+        meta.collection_def["table_initializer"].node_list.value.append(names.table_init)
+    for asset in names.assets:
+        meta.asset_file_def.add(filename=asset.filename).tensor_info.name = asset.tensor
+
+
+def _ours(names: Path) -> GraphNames:
+    """What we wrote beside a graph that we froze."""
+    try:
+        return GraphNames.model_validate_json(names.read_bytes())
+    except ValidationError as error:
+        found = f"{error.error_count()} things that are not so, the first {error.errors()[0]['msg']}"
+        remedy = "freeze again, or take the graph from this folder and give --input and --output."
+        raise DamagedError(str(names), "the signatures of the graph beside it", found, remedy) from None
 
 
 def _parsed(path: Path, message_class: Any, *, text: bool | None = None) -> Any:

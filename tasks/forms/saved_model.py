@@ -258,7 +258,7 @@ def _meta_graph(folder: Path) -> Any:
         model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     except (DecodeError, OSError) as error:
         raise unloadable(folder, error) from None
-    tags = [" ".join(meta.meta_info_def.tags) for meta in model.meta_graphs]
+    tags = [" ".join(sorted(set(meta.meta_info_def.tags))) for meta in model.meta_graphs]
     if tags.count(SERVE) != 1:
         found = f"{len(tags)}, with the tags: {'; '.join(tags) or '-'}"
         raise DamagedError(str(folder), f"one MetaGraph with the tag {SERVE}", found, "export it again.")

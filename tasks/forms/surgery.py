@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.errors import UsageError
 from tasks.forms import graph as graphs
 from tasks.forms import tensors
 from tasks.forms.tensor_options import written
@@ -20,9 +19,6 @@ def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str,
     """Pin and cut in place; the signatures by the tensors that are their inputs now.
 
     An input that several signatures share takes what any of them takes, but nothing that the graph itself does not.
-
-    Raises:
-        UsageError: one signature needs what is cut free for another.
     """
     import tensorflow as tf
 
@@ -57,7 +53,7 @@ def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str,
     found = tuple(
         one.model_copy(update={"inputs": renamed(one.inputs), "outputs": renamed(one.outputs)}) for one in signatures
     )
-    _require_apart(graph_def, found, moved)
+    _rejoin(graph_def, found, moved)
     return found
 
 
@@ -138,19 +134,25 @@ def reshaped(graph: Any, asked: Sequence[Signature], shipped: Sequence[Signature
     return tuple(notes)
 
 
-def _require_apart(graph_def: Any, signatures: Sequence[Signature], moved: Mapping[str, str]) -> None:
-    """Raise UsageError where an output would wait for an input that another signature has."""
+def _rejoin(graph_def: Any, signatures: Sequence[Signature], moved: Mapping[str, str]) -> None:
+    """Give a cut input its own way back, in place, where another signature computes what is fed there.
+
+    (The example of TensorFlow Serving's own tutorial: `classify` parses what `predict` is fed.)
+    """
     before = {graphs.node_name(placeholder): tensor for tensor, placeholder in moved.items()}
-    for one in signatures:
-        own = {graphs.node_name(spec.tensor) for spec in one.inputs.values()}
-        reached = graphs.reached(graph_def, (spec.tensor for spec in one.outputs.values())) if before else set()
-        if foreign := sorted(reached & before.keys() - own):
-            raise UsageError(
-                f"signature {one.key}",
-                "outputs that only its own inputs lead to",
-                f"that they need {before[foreign[0]]}, which is an input of another signature and cut free for it",
-                f"ship one of them: --signature {' or '.join(signature.key for signature in signatures)}.",
-            )
+    computed: set[str] = set()
+    while before:
+        foreign: set[str] = set()
+        for one in signatures:
+            own = {graphs.node_name(spec.tensor) for spec in one.inputs.values()}
+            foreign |= graphs.reached(graph_def, (spec.tensor for spec in one.outputs.values())) & before.keys() - own
+        if foreign <= computed:
+            return
+        for name in foreign - computed:
+            node = _node(graph_def, name)
+            node.op = "PlaceholderWithDefault"
+            node.input.append(before[name])
+        computed |= foreign
 
 
 def _either(one: Any | None, other: Any) -> Any:

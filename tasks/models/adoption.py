@@ -102,7 +102,7 @@ def opened(
             yield brought
         return
     built = codes.graph(code, found) if code is not None else None
-    meta = built.meta if built is not None else original.graph(beside.graph_of(found, given), given)
+    meta = built.meta if built is not None else original.graph(found, given)
     with _of_graph(found, given, meta, options, scratch) as brought:
         brought.probe = built.probe if built is not None else None
         yield brought
@@ -127,7 +127,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     targets = graphs.targets(names)
     ops.require_runnable(flat.graph_def, targets, where)
     graph_names.require_unwritten(flat.graph_def, names, where)
-    notes = (*found.notes, *resolved.notes)
+    notes = tuple(dict.fromkeys((*found.notes, *resolved.notes)))  # a thing may be so for several signatures
     if written:
         ops.require_loadable(meta, where)
         with original.loaded(found.path, meta, asked, pins, options) as live:

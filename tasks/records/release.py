@@ -22,7 +22,8 @@ class JournalLine(Record):
     """A line of `journal.jsonl`.
 
     `version` is the one that the event is about (for a rollback, the one served again), `retired` the versions that a
-    rollback took away, with their digests; `previous` was served before.
+    rollback took away, with their digests; `previous` was served before. `server` is what the blessing was given by:
+    the image with its digest, or the runtime with its version.
     """
 
     time: str
@@ -34,5 +35,6 @@ class JournalLine(Record):
     run_id: str = ""
     blessing: str = ""
     verdict: str = ""
+    server: str = ""
     reason: str = ""
     by: str = ""

@@ -36,6 +36,11 @@ class RuntimeIdentity(Record):
         """Its name in a message."""
         return self.image or f"{self.runtime} server"
 
+    @property
+    def exactly(self) -> str:
+        """Its name in a record: the image with its digest, or the runtime with its version."""
+        return f"{self.image}@{self.image_digest}" if self.image_digest else f"{self.runtime} {self.version}"
+
 
 class Latency(Record):
     """Milliseconds over `requests` requests of `batch` rows, `concurrency` of them at a time; `throughput` is rows a

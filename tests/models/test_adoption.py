@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tasks import isolate
 from tasks.adopt import adopt
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import checkpoint
-from tasks.errors import UnsupportedGraph, UsageError
+from tasks.errors import DamagedError, UnsupportedGraph, UsageError
 from tasks.export import export
 from tasks.forms import proof, tensors
 from tasks.freeze import freeze
@@ -95,14 +96,32 @@ def test_a_shape_that_is_declared_wider_than_the_graph_stays_the_graphs_own(run:
     assert tensors.read_tensors(made.path / "probe.tensors")["serving_default/x"].shape == (1, 3)
 
 
-def test_an_input_in_the_midst_of_another_signature_is_a_choice_to_be_made(run: Run, tmp_path: Path) -> None:
-    path = saved(tmp_path, "inner_input")
-    with pytest.raises(UsageError, match=r"signature whole.*h:0, which is an input of another signature") as raised:
-        adopted(path)
-    assert "--signature second or whole" in raised.value.remedy
-    for key in ("whole", "second"):
-        made = adopted(path, Given(signature=key))
-        assert "checkpoint" in candidates(made)
+def test_what_one_signature_is_fed_and_another_computes_ships_as_both(run: Run, tmp_path: Path) -> None:
+    made = adopted(saved(tmp_path, "inner_input"))
+    assert {"checkpoint", "frozen_graph", "saved_model (v2 loader)"} <= candidates(made)
+    rows = tensors.read_tensors(made.path / "probe.tensors")
+    (recorded,) = (made.path / "baselines").glob("*.tensors")
+    answers = tensors.read_tensors(recorded)
+    np.testing.assert_allclose(answers["whole/y"], (rows["whole/x"] + 1.0) * 2.0)
+    np.testing.assert_allclose(answers["whole/h"], rows["whole/x"] + 1.0)
+    np.testing.assert_allclose(answers["second/y"], rows["second/h"] * 2.0)
+
+
+def test_a_graph_that_was_frozen_here_says_its_own_signatures(run: Run, tmp_path: Path) -> None:
+    first = adopted(saved(tmp_path, "inner_input"))
+    pinned = checkpoint(first, Selection())
+    frozen = freeze(pinned, restore_verify(pinned, first, Tolerance()), first, Tolerance())
+    again = adopted(frozen.path)
+    names = [proof.names_of(made.path) for made in (first, again)]
+    assert [{one.key: set(one.inputs) for one in found.signatures} for found in names] == [
+        {"second": {"h"}, "whole": {"x"}}
+    ] * 2
+    copy = tmp_path / "copy"
+    shutil.copytree(frozen.path, copy)
+    (copy / "signature.json").chmod(0o644)
+    (copy / "signature.json").write_text('{"signatures": 3}')
+    with pytest.raises(DamagedError, match=r"signature\.json"):
+        adopted(copy)
 
 
 @pytest.mark.parametrize(
