@@ -16,7 +16,7 @@ from tasks import isolate
 from tasks.artifacts.manifest import damaged, hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import ChildFailed, DamagedError, ParityError, SmokeRefused, UsageError
+from tasks.errors import ChildFailed, DamagedError, ParityError, Refusal, SmokeRefused, UsageError
 from tasks.export import MODEL
 from tasks.forms import proof, warmup
 from tasks.forms.proof import Reference
@@ -97,22 +97,31 @@ def smoke_test(
 
 
 def _look_at_files(exported: Artifact, run: Path, training_step: int) -> ParityReport:
-    """Signatures, values and assets of the files that are about to be served."""
+    """What is about to be served, looked at before a server is asked."""
     model = exported.path / MODEL
     try:
-        difference = isolate.call(proof.signatures_on_disk, model, run)
-        if not difference:
-            return isolate.call(proof.values_on_disk, model, run, training_step)
+        return isolate.call(look_at_files, model, run, training_step)
+    except Refusal:
+        _require_whole(exported)
+        raise
     except DamagedError as error:
         if not error.where.startswith(str(model)):
             raise
         _require_whole(exported)
         facts = {"cause": Cause.LOAD_ERROR.value}
         raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
-    _require_whole(exported)
-    facts = {"cause": Cause.SIGNATURE_DIFFERS.value}
-    remedy = "make the model again (--refresh export), and find who changed its signatures."
-    raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, facts)
+
+
+def look_at_files(model: Path, run: Path, training_step: int) -> ParityReport:
+    """In a child: signatures, then values and assets, then whether it does nothing but compute."""
+    if difference := proof.signatures_on_disk(model, run):
+        facts = {"cause": Cause.SIGNATURE_DIFFERS.value}
+        remedy = "make the model again (--refresh export), and find who changed its signatures."
+        raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, facts)
+    on_disk = proof.values_on_disk(model, run, training_step)
+    if not on_disk.failures:
+        proof.require_self_contained(model)
+    return on_disk
 
 
 def _require_whole(exported: Artifact) -> None:

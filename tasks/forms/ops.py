@@ -15,7 +15,7 @@ from tasks.forms.placed import Placed, placed
 from tasks.forms.well_formed import and_more, require_well_formed
 from tasks.records.adoption import OpsFound
 
-__all__ = ["does", "require_loadable", "require_runnable", "require_well_formed", "scan"]
+__all__ = ["does", "require_harmless", "require_loadable", "require_runnable", "require_well_formed", "scan"]
 
 _RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
 
@@ -64,17 +64,8 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
     """
     require_well_formed(graph_def, where)
     targets = list(targets)
+    require_harmless(graph_def, targets, where)
     found = scan(graph_def, targets)
-    if found.unsafe:
-        at = next(at for at in placed(graph_def, targets, swapped_in=True) if does(at))
-        raise UnsafeGraph(
-            f"{where}: {at.name} ({at.node.op}), which the outputs reach",
-            "ops that only compute",
-            f"one that {does(at)}{and_more(found.unsafe, f'{at.name} ({at.node.op})')}",
-            "choose an --output that does not need it, or give the tensor after it as --input; "
-            "nothing of this graph was run.",
-            {"ops": found.model_dump(mode="json")},
-        )
     if found.unknown:
         op, library = next(iter(found.unknown.items()))
         at = next(at for at in placed(graph_def, targets) if at.node.op == op)
@@ -100,6 +91,22 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
             "export the model again with an op that runs on a CPU (for a cuDNN layer: its portable twin), or cut the "
             "graph after it (--input) or before it (--output).",
             {"ops": found.model_dump(mode="json")},
+        )
+
+
+def require_harmless(graph_def: Any, targets: Iterable[str], where: str) -> None:
+    """Refuse what the targets must not run. Raises UnsafeGraph, or PipelineError where a target is not in the graph."""
+    unsafe = [at for at in placed(graph_def, list(targets), swapped_in=True) if does(at)]
+    if unsafe:
+        at, named = unsafe[0], sorted({f"{at.name} ({at.node.op})" for at in unsafe})
+        first = f"{at.name} ({at.node.op})"
+        raise UnsafeGraph(
+            f"{where}: {first}, which the outputs reach",
+            "ops that only compute",
+            f"one that {does(at)}{and_more(named, first)}",
+            "choose an --output that does not need it, or give the tensor after it as --input; "
+            "nothing of this graph was run.",
+            {"ops": scan(graph_def, list(targets)).model_dump(mode="json")},
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.artifacts.manifest import hash_file
 from tasks.errors import PipelineError
 from tasks.forms import baseline as baselines
-from tasks.forms import frozen, parity, predictor, saved_model, saver, tensors
+from tasks.forms import frozen, ops, parity, predictor, saved_model, saver, tensors
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
 from tasks.records.adoption import Adopted
@@ -176,6 +176,18 @@ def signatures_on_disk(folder: Path, run: Path) -> str:
     except (ValueError, TypeError) as error:
         return f"a method or a dtype of no known kind: {error}"
     return parity.signature_difference(names_of(run).signatures, declared)
+
+
+def require_self_contained(folder: Path) -> None:
+    """Refuse a SavedModel that would do more in a server than compute from what it brings.
+
+    Raises:
+        UnsafeGraph: it touches other files or the network, runs Python, or ends the process.
+    """
+    meta = saved_model.meta_graph(folder)
+    outputs = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
+    ops.require_harmless(meta.graph_def, outputs, str(folder))
+    ops.require_loadable(meta, str(folder))
 
 
 def record_asset(path: Path, tensor: str) -> dict[str, str]:

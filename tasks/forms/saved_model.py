@@ -236,12 +236,12 @@ def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredict
 
 def signatures(folder: Path) -> list[Signature]:
     """The signatures that the SavedModel itself declares, read from its proto without loading it."""
-    return signatures_in(_meta_graph(folder).signature_def)
+    return signatures_in(meta_graph(folder).signature_def)
 
 
 def constants(folder: Path) -> list[TensorFact]:
     """The constants that its signatures read, from its proto."""
-    meta = _meta_graph(folder)
+    meta = meta_graph(folder)
     targets = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
     assets = [Asset(filename=entry.filename, tensor=entry.tensor_info.name, sha256="") for entry in meta.asset_file_def]
     try:
@@ -250,7 +250,8 @@ def constants(folder: Path) -> list[TensorFact]:
         raise unloadable(folder, error) from None
 
 
-def _meta_graph(folder: Path) -> Any:
+def meta_graph(folder: Path) -> Any:
+    """Its MetaGraphDef for serving, read without loading it. Raises DamagedError."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -260,7 +261,7 @@ def _meta_graph(folder: Path) -> Any:
         raise unloadable(folder, error) from None
     tags = [" ".join(sorted(set(meta.meta_info_def.tags))) for meta in model.meta_graphs]
     if tags.count(SERVE) != 1:
-        found = f"{len(tags)}, with the tags: {'; '.join(tags) or '-'}"
+        found = f"{len(tags)}: {'; '.join(tags) or '-'}"
         raise DamagedError(str(folder), f"one MetaGraph with the tag {SERVE}", found, "export it again.")
     return model.meta_graphs[tags.index(SERVE)]
 

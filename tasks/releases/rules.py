@@ -17,8 +17,9 @@ WITHDRAWN = ".withdrawn"
 
 
 def versions(names: Iterable[str]) -> list[int]:
-    """The versions among the names in a base path, lowest first, as the server reads them."""
-    return sorted(int(name) for name in names if re.fullmatch(r"[+-]?\d+", name))
+    """The versions among the names in a base path, lowest first, as the server reads them: integers of 64 bits."""
+    numbers = (int(name) for name in names if re.fullmatch(r"[+-]?[0-9]{1,4000}", name))
+    return sorted(number for number in numbers if -(2**63) <= number < 2**63)
 
 
 def next_version(names: Iterable[str], journal: Iterable[JournalLine]) -> int:

@@ -67,9 +67,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def _run(folder: Path, serving: dict[str, Any], until: str) -> None:
+def _run(folder: Path, serving: dict[str, Any], until: str | None, **settings: Any) -> None:
     config = PipelineConfig.model_validate(
-        {
+        settings
+        | {
             "source": "half_plus_two",
             "store": folder / "store",
             "serving_root": folder / "serving",
@@ -160,3 +161,27 @@ def test_one_that_outgrows_its_memory_is_said_to(client: Any, smoke: Smoke) -> N
 def test_one_that_ignores_sigterm_passes_and_goes_all_the_same(smoke: Smoke, folder: Path) -> None:
     assert smoke("ignores-sigterm", load_timeout=LOAD_SECONDS) < LOAD_SECONDS + STOP_SECONDS
     assert {step["name"]: step["state"] for step in summaries[-1].steps}["smoke_test"] == "built"
+
+
+def test_several_servers_are_each_asked_and_the_table_says_which_take_the_model(
+    folder: Path, images: dict[str, str], docker_image: str
+) -> None:
+    others = (images["dies-at-the-third-request"], images["answers-wrong-values"])
+    with pytest.raises(PipelineError):
+        _run(folder, {"runtime": "docker", "load_timeout": LOAD_SECONDS}, "smoke_test", images=(docker_image, *others))
+    found = {one.server: (one.verdict, one.reason) for one in summaries[-1].servers}
+    assert found.keys() == {docker_image, *others}
+    assert found[docker_image][0].startswith("passed")
+    assert found[others[0]][0] == "refused" and Cause.DIED.value in found[others[0]][1]
+    assert found[others[1]][0] == "refused" and "served (gRPC) differs" in found[others[1]][1]
+
+
+def test_a_change_of_versions_is_rehearsed_in_a_container(client: Any, folder: Path, docker_image: str) -> None:
+    serving = {"runtime": "docker", "image": docker_image, "load_timeout": LOAD_SECONDS}
+    _run(folder, serving, until=None)
+    _run(folder, serving, until="rehearse", rehearsal={"wanted": True, "window": 1.0})
+    rehearsal = summaries[-1].rehearsal
+    assert rehearsal is not None and rehearsal["passed"], rehearsal
+    assert [phase["failed"] for phase in rehearsal["switch"]["phases"]] == [0, 0, 0]
+    assert rehearsal["peak_memory"] or not client.info()["MemoryLimit"]
+    assert client.containers.list(all=True, filters={"label": f"{PID}={os.getpid()}"}) == []

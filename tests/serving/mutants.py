@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ChildFailed, DamagedError, ParityError, PipelineError, SmokeRefused
+from tasks.errors import ChildFailed, DamagedError, ParityError, PipelineError, SmokeRefused, UnsafeGraph
 from tests.forms import faults
 from tests.serving import mutants_graph as g
 from tests.serving import mutants_values as v
@@ -50,7 +50,7 @@ _UNKNOWN = SmokeRefused, "unknown op"
 _SIGNATURE = SmokeRefused, "signature differs"
 _WARMUP = SmokeRefused, "warmup refused"
 
-SLOW_MS = 250.0
+SLOW_MS = 45.0
 LEAK_BYTES = 100 * 2**20
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -81,6 +81,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("asset not UTF-8", v.asset(lambda content: b"\xff\xfe" + content), *_LABELS),
     Mutant("asset empty", v.asset(lambda content: b""), *_LABELS),
     Mutant("a stale vocabulary beside the right one", v.stale_vocabulary, *_CLASSES),
+    Mutant("a vocabulary of this host", v.vocabulary_of_this_host, UnsafeGraph, "a file of this machine"),
     Mutant("tables not initialised", g.meta(g.tables_not_filled), *_LOAD),
     # Signatures
     Mutant("outputs swapped", faults.outputs_swapped, *_ANSWERS),
@@ -147,11 +148,14 @@ MUTANTS: tuple[Mutant, ...] = (
     # Files
     Mutant("a symbolic link out of the folder", v.symlink_out, DamagedError, "is not a regular file"),
     # Conduct
+    Mutant("reads a file of the host", g.graft(g.LOGITS, g.reading_a_file), UnsafeGraph, "touches files"),
+    Mutant("writes what it is asked", g.graft(g.LOGITS, g.writing_a_file), UnsafeGraph, "touches files"),
+    Mutant("calls Python", g.graft(g.LOGITS, g.calling_python), UnsafeGraph, "runs Python"),
     Mutant("slower than its gate", g.graft(g.LOGITS, g.slow), SmokeRefused, "too slow", {"gates": {"max_p99_ms": SLOW_MS}}),
     Mutant("larger with every request", g.graft(g.LOGITS, g.leaking), SmokeRefused, "too large", {"gates": {"max_rss_bytes": LEAK_BYTES}}),
-    Mutant("aborts at any request", g.graft(g.LOGITS, g.aborting(0)), ChildFailed, "crashed"),
-    Mutant("aborts at many rows", g.graft(g.LOGITS, g.aborting(40)), SmokeRefused, "died during the test"),
-    Mutant("leaves at many rows", g.graft(g.LOGITS, g.aborting(40, quietly=True)), SmokeRefused, "died during the test"),
+    Mutant("aborts at any request", g.graft(g.LOGITS, g.aborting(0)), UnsafeGraph, "ends the process"),
+    Mutant("aborts at many rows", g.graft(g.LOGITS, g.aborting(40)), UnsafeGraph, "ends the process"),
+    Mutant("leaves at many rows", g.graft(g.LOGITS, g.aborting(40, quietly=True)), UnsafeGraph, "ends the process"),
     Mutant("never ends", g.graft(g.LOGITS, g.never_ending), ChildFailed, "never AVAILABLE", {"load_timeout": 6.0}),
 )  # fmt: skip
 

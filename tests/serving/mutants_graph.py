@@ -291,11 +291,13 @@ def no_kernel(meta_graph: Any) -> None:
 
 
 def slow(tensor: Any) -> Any:
-    """The right answer after a product of two large matrices."""
+    """The right answer, 50 ms later on any machine."""
     import tensorflow as tf
 
-    large = tf.fill([1200, 1200], tf.reduce_mean(tensor))
-    return tensor + tf.reduce_mean(large @ large) * 1e-30
+    until = tf.timestamp() + 0.05
+    (late,) = tf.while_loop(lambda now: now < until, lambda now: [tf.timestamp()], [tf.timestamp()])
+    with tf.control_dependencies([late]):
+        return tf.identity(tensor)
 
 
 def leaking(tensor: Any) -> Any:
@@ -326,6 +328,29 @@ def aborting(more_than: int, *, quietly: bool = False) -> Callable[[Any], Any]:
         return tf.cond(tf.shape(tensor)[0] > more_than, end, lambda: tf.identity(tensor))
 
     return made_of
+
+
+def reading_a_file(tensor: Any) -> Any:
+    """The right answer as long as a file of this host is there."""
+    import tensorflow as tf
+
+    with tf.control_dependencies([tf.io.read_file("/etc/hostname")]):
+        return tf.identity(tensor)
+
+
+def writing_a_file(tensor: Any) -> Any:
+    """The right answer, and every request written to a file."""
+    import tensorflow as tf
+
+    with tf.control_dependencies([tf.io.write_file("/dev/null", tf.io.serialize_tensor(tensor))]):
+        return tf.identity(tensor)
+
+
+def calling_python(tensor: Any) -> Any:
+    """What only the process that wrote it can compute."""
+    import tensorflow as tf
+
+    return tf.compat.v1.py_func(lambda value: value, [tensor], tf.float32)
 
 
 def never_ending(tensor: Any) -> Any:

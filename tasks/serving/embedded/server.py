@@ -7,6 +7,7 @@ a port opens.
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -64,6 +65,7 @@ def run(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> int
     sys.setswitchinterval(_SWITCH_SECONDS)
     # What has been imported stays: a collection that walks through all of TensorFlow would hold up every request.
     gc.freeze()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # what its Python finds deprecated is no news to a client
     with _termination() as ended:
         return _serve(flags.parse(argv), ready, ended)
 
