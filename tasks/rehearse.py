@@ -16,10 +16,10 @@ from tasks.checkpoint import pinned
 from tasks.errors import SmokeRefused
 from tasks.forms.proof import Reference
 from tasks.records.rehearsal import Rehearsal, Switch
-from tasks.records.serving import Cause, Check, Endpoint
+from tasks.records.serving import Cause, Check, Endpoint, RuntimeIdentity
 from tasks.records.settings import Gates, Serving
 from tasks.releases.publish import Releases
-from tasks.serving import runtimes, smoke, traffic
+from tasks.serving import docker_address, runtimes, smoke, traffic
 from tasks.smoke_test import link_model
 from tasks.step import Facts, current, step
 
@@ -60,8 +60,7 @@ def rehearse(
     """
     version = Releases(served.parent, served.name).served()
     runtime = runtimes.choose(serving, current().run_id)
-    if version is None:
-        note = f"no version of {served.name} is served: there is nothing to change from"
+    if (note := _nothing(runtime.identity, version, served.name)) or version is None:
         (out / REPORT).write_text(Rehearsal(identity=runtime.identity, note=note).model_dump_json(indent=1))
         return
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as folder:
@@ -104,6 +103,15 @@ def rehearse(
         if not check.passed:
             what = f"{runtime.identity.called}, from version {version} to the next: {check.case}"
             raise smoke.refused(runtime, check.cause, what, check.expected, check.answered)
+
+
+def _nothing(server: RuntimeIdentity, version: int | None, name: str) -> str:
+    """Why nothing can be rehearsed, if nothing can."""
+    if version is None:
+        return f"no version of {name} is served: there is nothing to change from"
+    if server.runtime == "docker" and docker_address.resolve().remote:
+        return "the engine is on another host and serves a copy, beside which no version can be put"
+    return ""
 
 
 def change(

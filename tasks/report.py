@@ -60,7 +60,7 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
             for row in parity_rows(run.artifacts)
         ),
         smoke=_smoke_fields(smokes[0]) if smokes else None,
-        servers=servers(run.artifacts),
+        servers=servers(run),
         rehearsal=rehearsal.model_dump(mode="json", exclude={"identity"}) if rehearsal else None,
         promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,
         report=str(page) if page else None,
@@ -120,10 +120,16 @@ def _identity(smoked: Artifact) -> RuntimeIdentity:
     return RuntimeIdentity.model_validate(smoked.manifest.params["facts"]["runtime"])
 
 
-def servers(artifacts: Mapping[str, Artifact]) -> tuple[ServerVerdict, ...]:
-    """Which servers took the model, and why the others did not."""
-    found = []
-    for artifact in _of(artifacts, "smoke_test"):
+def servers(run: Run) -> tuple[ServerVerdict, ...]:
+    """Which servers took the model, and why the others did not, or were no test of it."""
+    found = [
+        ServerVerdict(
+            server=error.facts.get("server", error.where), verdict="failed", reason=str(error).splitlines()[0]
+        )
+        for step, error in run.failures
+        if step == "smoke_test"
+    ]
+    for artifact in _of(run.artifacts, "smoke_test"):
         identity, refusal = _identity(artifact), artifact.refusal()
         pass_ = "passed (stand-in)" if identity.stand_in else "passed"
         reason = str(refusal).splitlines()[0] if refusal else ""
@@ -200,7 +206,7 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         parity=tuple(parity_rows(made)),
         notes=_notes(made),
         smokes=_smokes(made),
-        servers=servers(made),
+        servers=servers(run),
         rehearsal=_rehearsal(made),
         promotion=run.promotion,
         pinned=Pinned.model_validate_json(pinned.read_bytes()) if pinned else None,

@@ -21,7 +21,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -69,7 +69,8 @@ _A_WEEK = Limits(seconds=7 * 86400.0)
 class Run:
     """What the steps of one run share, and what they have made so far.
 
-    `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal too.
+    `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal
+    too, `failures` what ended the others, by step.
     `until` is the step after which the run ends; a `planner` answers for the steps, and nothing is done. `training` limits the one child that may work for days; the others are held to `isolate.limits`.
     """
 
@@ -82,6 +83,7 @@ class Run:
     planner: Callable[[Recipe, bool], Artifact] | None = None
     outcomes: list[StepOutcome] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
+    failures: list[tuple[str, PipelineError]] = field(default_factory=list)
     promotion: Promotion | None = None
 
     def keep(self, name: str, artifact: Artifact) -> None:
@@ -195,6 +197,8 @@ class Step(Generic[P]):
             run.keep(self.name, artifact)
             refusal = artifact.refusal()
         except BaseException as error:
+            if isinstance(error, PipelineError):
+                run.failures.append((self.name, error))
             run.end(_failure(self.name, started, error))
             raise
         finally:
@@ -306,6 +310,10 @@ def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
     with ThreadPoolExecutor(at_once or max(1, len(calls))) as pool:
         futures = [pool.submit(contextvars.copy_context().run, call) for call in calls]
         try:
+            wait(futures)
+            # The end of a run that was to end here hides no failure beside it.
+            for error in sorted(filter(None, map(Future.exception, futures)), key=lambda e: isinstance(e, Reached)):
+                raise error
             return [future.result() for future in futures]
         except Exception:
             raise

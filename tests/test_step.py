@@ -34,7 +34,7 @@ from tasks.errors import (
 )
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.run import StepState
-from tasks.step import Facts, Run, Step, action, running, step, together
+from tasks.step import Facts, Reached, Run, Step, action, running, step, together
 from tests.artifacts.disk import tree, whole
 from tests.silent import Silent
 
@@ -445,6 +445,22 @@ def test_together_all_end_before_the_first_error_is_raised() -> None:
     with pytest.raises(ValueError, match="quick"):
         together(lambda: fail("quick", 0.0), lambda: fail("slow", 0.2))
     assert ended == ["quick", "slow"]
+
+
+def test_the_end_of_a_run_hides_no_failure_beside_it() -> None:
+    def reached() -> None:
+        raise Reached
+
+    def refused() -> None:
+        raise ParityError("a", "b", "c", "d")
+
+    for calls in ((reached, refused), (refused, reached)):
+        with pytest.raises(ParityError):
+            together(*calls)
+        with pytest.raises(ParityError):
+            together(*calls, at_once=1)
+    with pytest.raises(Reached):
+        together(reached, reached)
 
 
 def test_together_steps_see_the_run_and_its_context(run: Run) -> None:

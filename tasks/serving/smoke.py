@@ -27,6 +27,7 @@ _NOT_FILLED = re.compile("Could not find variable|uninitialized value|Table not 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.2
 _LOG_TAIL = 6000
+_MEND = "mend what it names and make the model again"
 NOTICED_SECONDS = 3.0
 
 
@@ -164,8 +165,11 @@ def watched(runtime: ServingRuntime) -> Iterator[list[int]]:
 
 def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, found: str) -> SmokeRefused:
     """The verdict against the model, with the end of the server's log."""
-    remedy = f"mend what it names and make the model again.{_fenced(runtime)}"
-    return SmokeRefused(what, expected, f"{found} ({cause.value})", remedy, facts=_facts(runtime, cause))
+    measured = cause in (Cause.TOO_SLOW, Cause.TOO_LARGE)
+    remedy = "measure again on a quiet machine (--refresh), or raise the gate" if measured else _MEND
+    return SmokeRefused(
+        what, expected, f"{found} ({cause.value})", f"{remedy}.{_fenced(runtime)}", facts=_facts(runtime, cause)
+    )
 
 
 def _ended(runtime: ServingRuntime, cause: Cause, what: str, found: str, remedy: str) -> ChildFailed:
@@ -174,7 +178,7 @@ def _ended(runtime: ServingRuntime, cause: Cause, what: str, found: str, remedy:
 
 
 def _facts(runtime: ServingRuntime, cause: Cause) -> dict[str, str]:
-    return {"cause": cause.value, "log": runtime.logs()[-_LOG_TAIL:]}
+    return {"cause": cause.value, "server": runtime.identity.called, "log": runtime.logs()[-_LOG_TAIL:]}
 
 
 def _fenced(runtime: ServingRuntime) -> str:
