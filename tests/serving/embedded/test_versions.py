@@ -60,11 +60,14 @@ class Traffic:
     """Clients of both protocols that ask without a pause; what each was answered, in its order."""
 
     def __init__(self, server: RunningServer, model: str) -> None:
-        self.answers: list[list[float]] = []
+        asking = (self._rest, self._rest, self._grpc, self._grpc)
+        self.answers: list[list[float]] = [[] for _ in asking]
         self.failures: list[str] = []
         self._server, self._model = server, model
         self._done = threading.Event()
-        self._clients = [threading.Thread(target=ask) for ask in (self._rest, self._rest, self._grpc, self._grpc)]
+        self._clients = [
+            threading.Thread(target=ask, args=(answers,)) for ask, answers in zip(asking, self.answers, strict=True)
+        ]
 
     def __enter__(self) -> Traffic:
         for client in self._clients:
@@ -80,21 +83,22 @@ class Traffic:
 
     def each_has(self, more: int) -> Callable[[], bool]:
         """Whether every client got so many answers more than now, or failed."""
-        wanted = [len(answers) + more for answers in self.answers] or [more] * len(self._clients)
+        wanted = [len(answers) + more for answers in self.answers]
 
         def reached() -> bool:
-            counts = [len(answers) for answers in self.answers]
-            enough = len(counts) == len(wanted) and all(map(int.__ge__, counts, wanted))
+            enough = all(map(int.__ge__, map(len, self.answers), wanted))
             return enough or bool(self.failures)
 
         return reached
 
-    def _rest(self) -> None:
+    def _rest(self, answers: list[float]) -> None:
         url = f"{self._server.url}/v1/models/{self._model}:predict"
         with httpx.Client(timeout=_SECONDS) as client:
-            self._ask(lambda: client.post(url, json={"instances": [1.0]}).raise_for_status().json()["predictions"][0])
+            self._ask(
+                answers, lambda: client.post(url, json={"instances": [1.0]}).raise_for_status().json()["predictions"][0]
+            )
 
-    def _grpc(self) -> None:
+    def _grpc(self, answers: list[float]) -> None:
         from tensorflow_serving.apis import predict_pb2
 
         request = predict_pb2.PredictRequest()
@@ -111,11 +115,9 @@ class Traffic:
                 assert value == {1: 2.5, 2: 3.5}[answer.model_spec.version.value], "its own version's answer"
                 return value
 
-            self._ask(ask)
+            self._ask(answers, ask)
 
-    def _ask(self, ask: Callable[[], float]) -> None:
-        answers: list[float] = []
-        self.answers.append(answers)
+    def _ask(self, answers: list[float], ask: Callable[[], float]) -> None:
         while not self._done.is_set():
             try:
                 answers.append(ask())
