@@ -191,8 +191,8 @@ class Step(Generic[P]):
         run = current()
         token = _step_name.set(self.name)
         started = time.monotonic()
-        run.observer.started(self.name)
         try:
+            run.observer.started(self.name)
             artifact, state = self._find_or_build(run, *args, **kwargs)
             run.keep(self.name, artifact)
             refusal = artifact.refusal()
@@ -287,8 +287,8 @@ def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
     def perform(*args: P.args, **kwargs: P.kwargs) -> tuple[T, StepOutcome]:
         run, name, started = current(), function.__name__, time.monotonic()
         token = _step_name.set(name)
-        run.observer.started(name)
         try:
+            run.observer.started(name)
             value, state = function(*args, **kwargs)
         except BaseException as error:
             run.end(_failure(name, started, error))

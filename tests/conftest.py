@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tasks import isolate
 from tasks.artifacts.store import Store
 from tasks.step import Run, running
 from tests.silent import Silent
+
+# The same examples every time and no clock: what fails here fails for everybody, on a busy machine as on an idle one.
+settings.register_profile(
+    "tfship", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tfship")
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_refused_run_is_no_success_anywhere_and_is_reported(folder: Path, monk
         assert [str(step["state"]) for step in summary.steps][2:] == ["failed", "built"]
         assert "NaN or infinities" in Path(str(summary.report)).read_text()
     assert not (folder / "serving" / "broken").exists()
-    assert float(summary.steps[2]["seconds"]) < 0.5
+    assert float(summary.steps[2]["seconds"]) < 5.0
 
 
 def _broken(folder: Path) -> str:

@@ -15,7 +15,9 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +30,8 @@ PROGRAM = "tensorflow_model_server"
 VERSION_SECONDS = 30
 ATTEMPTS = 5
 _COLLISION_SECONDS = 0.5  # REST is bound at once, gRPC when the first load has ended
+_giving = threading.Lock()
+_given: deque[int] = deque(maxlen=256)
 _IN_USE = re.compile(r"address already in use|failed to (bind|start http server)|error adding port", re.IGNORECASE)
 
 
@@ -172,26 +176,32 @@ def _listening(port: int) -> bool:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """TCP ports of 127.0.0.1 on which nobody listens now, all different.
+    """TCP ports of 127.0.0.1 on which nobody listens now, all different, and none of the last that were given.
+
+    A server opens its ports long after they were chosen: another thread's server must not be given them meanwhile.
 
     Raises:
         EnvironmentFailure: none was found.
     """
     held: list[socket.socket] = []
-    try:
-        for port in _candidates():
-            bound = socket.socket()
-            try:
-                bound.bind(("127.0.0.1", port))
-            except OSError:
-                bound.close()
-                continue
-            held.append(bound)
-            if len(held) == count:
-                return tuple(int(one.getsockname()[1]) for one in held)
-    finally:
-        for one in held:
-            one.close()
+    found: list[int] = []
+    with _giving:
+        try:
+            for candidate in _candidates():
+                bound = socket.socket()
+                held.append(bound)
+                try:
+                    bound.bind(("127.0.0.1", candidate))
+                except OSError:
+                    continue
+                if (port := int(bound.getsockname()[1])) not in _given:
+                    found.append(port)
+                if len(found) == count:
+                    _given.extend(found)
+                    return tuple(found)
+        finally:
+            for one in held:
+                one.close()
     raise EnvironmentFailure(
         "127.0.0.1",
         f"{count} free TCP ports",

@@ -7,6 +7,8 @@ that, by the next `start`, which reaps. The SDK is imported inside functions, be
 from __future__ import annotations
 
 import contextlib
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ STAND_IN_LABEL = "tfship.stand-in"
 VERSION_LABELS = ("tensorflow_serving_github_branchtag", "org.opencontainers.image.version")
 LOG_BYTES = 256 * 1024
 STOP_SECONDS = 10
+_OOM_SECONDS = 0.5  # the engine may hear of the end before it hears that memory was why
 
 
 class DockerRuntime:
@@ -110,6 +113,9 @@ class DockerRuntime:
 
             try:
                 self._container.reload()
+                if self._container.attrs["State"]["ExitCode"] == 128 + signal.SIGKILL:
+                    time.sleep(_OOM_SECONDS)
+                    self._container.reload()
             except docker.errors.NotFound:
                 self._notes.append("the container was removed by somebody else")
                 self._exit = Exit(code=-9)

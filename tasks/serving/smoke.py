@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.2
 _LOG_TAIL = 6000
 _MEND = "mend what it names and make the model again"
-NOTICED_SECONDS = 3.0
+NOTICED_SECONDS = 15.0
 
 
 @contextmanager

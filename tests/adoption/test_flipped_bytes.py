@@ -99,8 +99,6 @@ def adopted(folder: Path, victim: Victim, out: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", VICTIMS)
 @settings(
     max_examples=ATTEMPTS,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.sampled_from([False, False, False, True]))

@@ -98,7 +98,7 @@ def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Pat
     until = time.monotonic() + 10
     while "up" not in runtime.logs() and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(0.2)
+    time.sleep(2.0)  # it says so just before it is deaf
     began = time.monotonic()
     runtime.stop()
     assert time.monotonic() - began < 2 * TERM_SECONDS

@@ -25,18 +25,27 @@ class PrefectApi:
     url: str
     environment: dict[str, str]
 
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The API's answer; its database may be busy for a while."""
+        deadline = time.monotonic() + 60.0
+        while True:
+            answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=60.0, trust_env=False)
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        answer.raise_for_status()
+        return answer.json()
+
     def ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
         """The answer to a filter."""
-        answer = httpx.post(f"{self.url}/{path}", json=body, timeout=30.0, trust_env=False)
-        answer.raise_for_status()
-        found: list[dict[str, Any]] = answer.json()
+        found: list[dict[str, Any]] = self.call("POST", path, body)
         return found
 
     def flow_runs(self, name: str) -> list[dict[str, Any]]:
         """Flow runs of that name, the oldest first."""
         return self.ask("flow_runs/filter", flow_runs={"name": {"any_": [name]}}, sort="START_TIME_ASC")
 
-    def task_states(self, flow_run_id: str, steps: int, seconds: float = 30.0) -> dict[str, str]:
+    def task_states(self, flow_run_id: str, steps: int, seconds: float = 90.0) -> dict[str, str]:
         """State names by task, once there are `steps` of them and all have ended: states arrive late."""
         deadline = time.monotonic() + seconds
         while True:

@@ -88,7 +88,7 @@ class Shell:
                 start_new_session=True,
             )
 
-    def until(self, happens: Callable[[], object], seconds: float = 120.0) -> None:
+    def until(self, happens: Callable[[], object], seconds: float = 400.0) -> None:
         """Wait until `happens()` is true, while the process runs."""
         deadline = time.monotonic() + seconds
         while not happens():
@@ -105,7 +105,7 @@ class Shell:
         """To the process alone."""
         self.process.send_signal(number)
 
-    def answer(self, seconds: float = 120.0) -> Answer:
+    def answer(self, seconds: float = 400.0) -> Answer:
         """Wait for its end."""
         code = self.process.wait(seconds)
         return Answer(code, self.out.read_text(), self.err.read_text())
@@ -120,7 +120,7 @@ class Shell:
                     found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         return found
 
-    def assert_nothing_left(self, seconds: float = 5.0) -> None:
+    def assert_nothing_left(self, seconds: float = 30.0) -> None:
         """Nothing that it started outlives it by more than that."""
         deadline = time.monotonic() + seconds
         while found := self.left():

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
@@ -128,30 +127,23 @@ class Deployed:
         """`prefect …`, in the checkout."""
         program = BIN / "prefect"
         process = Shell("--no-prompt", *arguments, cwd=self.checkout, environment=self.environment, program=program)
-        answer = process.answer(180.0)
+        answer = process.answer(400.0)
         assert answer.code == 0, answer
         return answer.out
 
     def ask(self, deployment: str, **parameters: Any) -> str:
         """Have the worker run it; the flow run's id."""
         (found,) = self.api.ask("deployments/filter", deployments={"name": {"any_": [deployment]}})
-        url = f"{self.api.url}/deployments/{found['id']}/create_flow_run"
-        deadline = time.monotonic() + 30.0
-        while True:
-            answer = httpx.post(url, json={"parameters": parameters}, trust_env=False, timeout=30.0)
-            if answer.status_code != 503 or time.monotonic() > deadline:  # its database is busy
-                break
-            time.sleep(0.2)
-        answer.raise_for_status()
-        run: str = answer.json()["id"]
+        made = self.api.call("POST", f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        run: str = made["id"]
         return run
 
     def state(self, run: str) -> str:
         """The state of a flow run, by name."""
-        name: str = httpx.get(f"{self.api.url}/flow_runs/{run}", trust_env=False, timeout=30.0).json()["state_name"]
+        name: str = self.api.call("GET", f"flow_runs/{run}")["state_name"]
         return name
 
-    def wait(self, run: str, *states: str, seconds: float = 180.0) -> str:
+    def wait(self, run: str, *states: str, seconds: float = 400.0) -> str:
         """Wait until the run is in one of the states."""
         deadline = time.monotonic() + seconds
         while (state := self.state(run)) not in states:
@@ -198,7 +190,7 @@ def test_a_worker_runs_the_deployment(folder: Path, deployed: Deployed) -> None:
     assert deployed.wait(run, "Completed", "Failed", "Crashed", "Cancelled") == "Completed", deployed.worker.said
     assert deployed.api.task_states(run, len(STEPS)) == dict.fromkeys(STEPS, "Completed")
     assert (folder / "serving_root" / "half_plus_two" / "1" / "saved_model.pb").is_file()
-    deadline = time.monotonic() + 15.0  # a log arrives when it arrives
+    deadline = time.monotonic() + 90.0  # a log arrives when it arrives
     while missing := set(STEPS) - deployed.logged(run):
         assert time.monotonic() < deadline, missing
         time.sleep(0.2)
@@ -226,15 +218,15 @@ def test_a_wrong_parameter_of_a_deployment_is_refused() -> None:
 def test_a_run_that_is_cancelled_under_a_worker_leaves_nothing_running(folder: Path, deployed: Deployed) -> None:
     training = {"steps": 100_000, "saver": {"every_steps": 20}}
     run = deployed.ask("sundays", config={"source": "sundaynet", "training": training, **paths(folder)})
-    deadline = time.monotonic() + 120.0
+    deadline = time.monotonic() + 300.0
     while not list(folder.glob("store/.staging/train/*/checkpoints/*.index")):
         assert time.monotonic() < deadline and deployed.state(run) not in ("Completed", "Failed", "Crashed")
         time.sleep(0.1)
     assert deployed.children()
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{deployed.api.url}/flow_runs/{run}/set_state", json=body, trust_env=False).raise_for_status()
-    assert deployed.wait(run, "Cancelled", "Failed", "Crashed", seconds=60.0) == "Cancelled"
-    deadline = time.monotonic() + 5.0
+    deployed.api.call("POST", f"flow_runs/{run}/set_state", body)
+    assert deployed.wait(run, "Cancelled", "Failed", "Crashed", seconds=180.0) == "Cancelled"
+    deadline = time.monotonic() + 30.0
     while children := deployed.children():
         assert time.monotonic() < deadline, children
         time.sleep(0.05)
@@ -251,7 +243,7 @@ def test_a_signal_inside_prefects_own_handling(
     process = shell("run", "two_variables", "--runtime", "embedded", environment=prefect_api.environment)
     process.until(lambda: list(folder.glob(".tfship/store/.staging/train/*")))
     process.send(number)
-    answer = process.answer(20.0)
+    answer = process.answer(60.0)
     process.assert_nothing_left()
     assert answer.code == code and "Traceback" not in answer.err, answer
     lines = answer.err.splitlines()

@@ -41,11 +41,15 @@ def test_it_answers_follows_its_versions_and_ends(
     base = copied / ".tfship" / "serving" / "half_plus_two"
     (base / "2").mkdir()  # a bad one, beside what serves
     process.until(lambda: "does not appear to contain a SavedModel bundle" in process.said)
-    states = httpx.get(lines["REST"]).json()["model_version_status"]
-    assert {entry["version"]: entry["state"] for entry in states} == {"2": "END", "1": "AVAILABLE"}
+
+    def states() -> dict[str, str]:
+        found = httpx.get(lines["REST"], timeout=60.0).json()["model_version_status"]
+        return {entry["version"]: entry["state"] for entry in found}
+
+    process.until(lambda: states() == {"2": "END", "1": "AVAILABLE"})
 
     process.send(number)
-    answer = process.answer(10.0)
+    answer = process.answer(60.0)
     assert answer.code == code
     assert "Traceback" not in answer.err and "warning" not in answer.err
     process.assert_nothing_left()
@@ -56,7 +60,7 @@ def test_a_model_that_does_not_load_is_refused_with_the_servers_words(
 ) -> None:
     (folder / "root" / "empty" / "3").mkdir(parents=True)
     process = shell("serve", "empty", "--serving-root", "root", *PORTS)
-    answer = process.answer(120.0)
+    answer = process.answer()
     assert (answer.code, answer.out) == (3, "")
     assert "tfship: serving empty: expected a version that loads" in answer.err
     assert "does not appear to contain a SavedModel bundle" in answer.err
@@ -124,7 +128,7 @@ def test_other_addresses_than_loopback_are_warned_of(copied: Path, shell: Callab
     assert process.said.startswith("warning: listening on 0.0.0.0")
     assert httpx.get(lines["REST"]).status_code == 200, "the address that is printed can be asked"
     process.send(signal.SIGTERM)
-    process.answer(10.0)
+    process.answer(60.0)
 
 
 def test_the_served_model_may_have_any_name(copied: Path, shell: Callable[..., Shell]) -> None:

@@ -55,8 +55,8 @@ class Stopped:
         process = self.shell(*COMMAND, *options)
         process.until(when)
         process.send(number)
-        answer = process.answer(20.0)
-        process.assert_nothing_left(5.0)
+        answer = process.answer(60.0)
+        process.assert_nothing_left()
         assert answer.code == CODES[number], answer
         assert "Traceback" not in answer.err, answer.err
         if number in WORDS:
@@ -138,7 +138,7 @@ def test_a_kill_takes_our_own_prefect_server_along(copied: Path, shell: Callable
     assert any("prefect.server" in command for command in process.left().values())
     process.send(signal.SIGKILL)
     assert process.answer().code == -signal.SIGKILL
-    process.assert_nothing_left(5.0)
+    process.assert_nothing_left()
 
     again = shell("run", QUICK[0], "--runtime", "embedded", "--json", environment=environment)
     answer = again.answer()

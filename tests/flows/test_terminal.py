@@ -37,7 +37,7 @@ class Screen:
         os.close(theirs)
         self.written = b""
 
-    def read(self, until: bytes = b"", seconds: float = 120.0) -> None:
+    def read(self, until: bytes = b"", seconds: float = 400.0) -> None:
         """To the end, or until it wrote that."""
         deadline = time.monotonic() + seconds
         while not until or until not in self.written:
@@ -65,7 +65,7 @@ def test_on_a_terminal_there_is_a_table_and_a_bar_and_it_ends_clean(folder: Path
     (folder / "c.yaml").write_text("training: {saver: {every_steps: 20}}")
     with contextlib.closing(Screen("run", "sundaynet", *options, "--config", "c.yaml", cwd=folder)) as screen:
         screen.read()
-        assert screen.process.wait(20.0) == 0, screen.text
+        assert screen.process.wait(60.0) == 0, screen.text
     assert "… running" in screen.text
     assert "step 20 of 60, loss" in screen.text and "━" in screen.text
     assert screen.written.count(HIDDEN) == screen.written.count(SHOWN) == 1
@@ -83,7 +83,7 @@ def test_ctrl_c_on_a_terminal_gives_the_cursor_back(folder: Path) -> None:
         screen.read(until="… running".encode())
         screen.process.send_signal(signal.SIGINT)
         screen.read()
-        assert screen.process.wait(20.0) == 130
+        assert screen.process.wait(60.0) == 130
     assert screen.written.rstrip().endswith(b"tfship: interrupted; run again to go on from here.")
     assert screen.written.index(SHOWN) > screen.written.rindex(HIDDEN)
     assert "train           ✗ failed" in screen.text and "Traceback" not in screen.text

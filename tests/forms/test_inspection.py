@@ -194,7 +194,7 @@ def test_models_from_the_wild_are_told(model: str, wild: Path) -> None:  # noqa:
         assert "no values" in found.needs
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_ends_in_anything_but_an_answer_or_a_message(
     data: st.DataObject, saved: Path, untouched: Inspection, tmp_path: Path

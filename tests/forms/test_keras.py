@@ -232,7 +232,7 @@ def test_a_cut_file_is_damaged(whole: dict[str, Path], tmp_path: Path, suffix: s
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused_or_loads_without_a_traceback(
     whole: dict[str, Path], tmp_path: Path, suffix: str, where: float, bit: int

@@ -94,7 +94,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(isolate.call(live_calls.write_checkpoint, tmp_path_factory.mktemp("written") / "ckpt", "net"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.booleans(), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_flipped_bits_and_cut_ends_are_refused_or_change_nothing(
     written: Path, tmp_path: Path, data: bool, where: float, bit: int, cut: bool

@@ -24,7 +24,7 @@ from tasks.forms.tensors import Tensors
 from tasks.records.signature import Method, Signature, TensorSpec
 from tests.forms import drawings, record_files
 
-FILES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FILES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def signature(key: str = "serving_default", **inputs: tuple[str, tuple[int | None, ...] | None]) -> Signature:

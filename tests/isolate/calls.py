@@ -211,8 +211,8 @@ def end_in_order(tell: Path) -> None:
     time.sleep(60)
 
 
-def double(number: int) -> int:
-    time.sleep(0.2)
+def double(number: int, seconds: float = 0.2) -> int:
+    time.sleep(seconds)
     return 2 * number
 
 

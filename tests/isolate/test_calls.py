@@ -166,9 +166,9 @@ def test_the_output_before_a_crash_is_kept() -> None:
 def test_a_deadline_ends_the_child(tmp_path: Path) -> None:
     isolate.call(calls.nothing)
     started = time.monotonic()
-    with isolate.limits(Limits(seconds=0.5)), pytest.raises(ChildFailed, match=r"an answer within 0\.5 s") as caught:
+    with isolate.limits(Limits(seconds=2.0)), pytest.raises(ChildFailed, match=r"an answer within 2(\.0)? s") as caught:
         isolate.call(calls.hang, tmp_path / "pids")
-    assert 0.5 <= time.monotonic() - started < 3.0 and "limits.seconds" in caught.value.remedy
+    assert 2.0 <= time.monotonic() - started < 20.0 and "limits.seconds" in caught.value.remedy
     assert not running(int((tmp_path / "pids").read_text().split()[1]))
 
 
@@ -230,8 +230,8 @@ def test_calls_of_several_threads_run_at_once() -> None:
     isolate.call(calls.nothing)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda number: isolate.call(calls.double, number), range(8))) == list(range(0, 16, 2))
-    assert time.monotonic() - started < 8 * 0.2
+        assert list(pool.map(lambda number: isolate.call(calls.double, number, 1.0), range(8))) == list(range(0, 16, 2))
+    assert time.monotonic() - started < 8 * 1.0
 
 
 def test_a_big_argument_and_a_big_result_arrive() -> None:
@@ -267,7 +267,7 @@ def test_a_caller_with_many_open_files_may_call() -> None:
 def test_a_child_started_and_left_running_is_a_handle() -> None:
     child = isolate.start(calls.count, 3)
     frames: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while child.exit is None and time.monotonic() < deadline:
         frames += child.poll(1.0)
     assert child.exit == 0
@@ -289,10 +289,11 @@ def test_a_stopped_child_may_end_in_order(tmp_path: Path) -> None:
 
 def test_a_child_that_will_not_end_is_killed_and_what_it_said_is_kept_once() -> None:
     child = isolate.start(calls.count_then_ignore_sigterm, 3)
-    time.sleep(0.5)
+    while sum("progress" in frame for frame in child.frames) < 3:  # by then it ignores the signal
+        child._wait(0.05)
     started = time.monotonic()
     child.stop(grace=0.5)
-    assert 0.5 <= time.monotonic() - started < 4.0
+    assert 0.5 <= time.monotonic() - started < 20.0
     assert child.exit == -9 and not running(child.pid or 0)
     said = [frame["progress"]["number"] for frame in child.poll() if "progress" in frame]
     assert said == [0, 1, 2]
@@ -308,7 +309,7 @@ def test_a_caller_that_does_not_listen_delays_nobody(function: str) -> None:
     os.kill(child.pid, signal.SIGTERM)
     with isolate.limits(Limits(seconds=5.0)):
         assert isolate.call(calls.double, 1) == 2
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while child.exit is None and time.monotonic() < deadline:
         child.poll(0.1)
     assert child.exit == -signal.SIGTERM
@@ -338,4 +339,4 @@ def test_an_answer_is_json_and_never_a_pickle() -> None:
 def test_no_thread_is_left_behind() -> None:
     before = threading.active_count()
     isolate.call(calls.nothing)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

@@ -24,7 +24,7 @@ from tests.artifacts.disk import exit_of, fork
 from tests.isolate import calls
 from tests.isolate.conftest import ROOT, MakeSettings
 
-PATIENCE = 3.0
+PATIENCE = 9.0
 
 
 def running(pid: int) -> bool:
@@ -48,7 +48,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What the condition gives as soon as it gives something, or at last."""
     deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline:
@@ -174,7 +174,7 @@ def test_a_stopped_child_takes_what_it_started_with_it(tmp_path: Path, own: Sett
     server, *others = told(tmp_path / "pids")
     assert all(running(pid) for pid in others)
     child.stop()
-    assert not running(others[0]) and all_gone(others, 1.0) and running(server)
+    assert not running(others[0]) and all_gone(others) and running(server)
 
 
 @pytest.mark.parametrize("how", ["return", "abort"])
@@ -186,7 +186,7 @@ def test_a_child_that_ends_takes_what_it_started_with_it(own: Settings, how: str
         )
     except ChildFailed:
         assert how == "abort"
-    assert len(left) == 1 and all_gone(left, 1.0)
+    assert len(left) == 1 and all_gone(left)
 
 
 def test_a_call_after_the_server_was_killed_gets_a_new_one(own: Settings) -> None:
@@ -218,7 +218,7 @@ def test_a_call_whose_server_is_killed_fails_at_once_and_takes_everything_with_i
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(ChildFailed, match="signal SIGKILL"):
             answer.result(PATIENCE)
-    assert all_gone(pids, 1.0)
+    assert all_gone(pids)
     assert call_with(calls.double, (1,), settings=own) == 2
 
 
@@ -248,11 +248,11 @@ def test_a_server_that_crashes_while_it_imports_says_so(finding: MakeSettings) -
 
 
 def test_who_gives_up_during_the_import_waits_no_longer_and_nothing_runs(tmp_path: Path, finding: MakeSettings) -> None:
-    slow = finding("import time; time.sleep(1.0)")
+    slow = finding("import time; time.sleep(5.0)")
     started = time.monotonic()
     with isolate.limits(Limits(seconds=0.3)), pytest.raises(ChildFailed, match=r"within 0\.3 s"):
         call_with(calls.touch, (tmp_path / "touched",), settings=slow)
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 4.0
     assert call_with(calls.double, (1,), settings=slow) == 2, "the import goes on for the next call"
     assert not (tmp_path / "touched").exists()
     end_all()
@@ -267,7 +267,7 @@ def test_an_interruption_stops_the_child_and_not_the_server(tmp_path: Path, own:
         with pytest.raises(KeyboardInterrupt):
             call_with(calls.hang_with_children, (tmp_path / "pids",), settings=own)
         server, *others = told(tmp_path / "pids")
-        assert all_gone(others, 1.0) and call_with(calls.pids, settings=own)[0] == server
+        assert all_gone(others) and call_with(calls.pids, settings=own)[0] == server
 
     client = fork(work)
     pids = told(tmp_path / "pids")

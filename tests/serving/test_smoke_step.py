@@ -185,7 +185,7 @@ def test_a_change_of_versions_is_rehearsed_beside_production(run: Run, tmp_path:
     found = rehearsed(first, blessed, root)
     assert found.passed and found.switch is not None
     assert [(phase.name, phase.failed) for phase in found.switch.phases] == [("before", 0), ("during", 0), ("after", 0)]
-    assert all(phase.requests > 10 for phase in found.switch.phases)
+    assert all(phase.requests > 0 for phase in found.switch.phases)
     assert found.switch.version == 2 and found.switch.switch_seconds is not None and found.peak_memory
     assert sorted(str(path) for path in root.rglob("*") if path.name != "lock") == before, "production is as it was"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 """TensorFlow's import alone takes 5 to 10 s on a busy machine."""
 
 
@@ -41,7 +41,7 @@ class RunningServer:
         assert words in self.log(), f"the server ended with {self.process.poll()} first:\n{self.log()}"
 
     def states(self, model: str) -> dict[str, str]:
-        answer = httpx.get(f"{self.url}/v1/models/{model}").json()
+        answer = httpx.get(f"{self.url}/v1/models/{model}", timeout=60).json()
         return {entry["version"]: entry["state"] for entry in answer.get("model_version_status", ())}
 
 

@@ -65,7 +65,7 @@ def feeds(rows: int, value: float = 1.0, width: int = 2) -> dict[str, Array]:
 _RUNS = st.lists(st.tuples(st.integers(0, 6), st.floats(-100, 100, width=32)), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     runs=_RUNS,
     threads=st.integers(1, 3),

@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[R
     arguments = [
         _config(directory, models, "two", "slow", "warm"),
         f"--rest_api_max_body_bytes={_LIMIT}",
-        "--rest_api_timeout_in_ms=300",
+        "--rest_api_timeout_in_ms=3000",
         "--rest_api_num_threads=3",
         "--grpc_max_threads=4",
         "--enable_grpc_healthcheck_service",

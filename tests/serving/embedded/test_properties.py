@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as arrays
 _NUMERIC = ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint32", "uint64", "bool")
 _PATH = "/v1/models/sp%C3%ADegel.v-1:predict"
 _MODEL = "spíegel.v-1"
-_property = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_property = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from embedded_server import RunningServer, launched, serving, wait_until
+from embedded_server import START_SECONDS, RunningServer, launched, serving, wait_until
 
-_SECONDS = 15.0
+_SECONDS = 60.0
 _CONFIG = """model_config_list {
   config { name: "swapped" base_path: "%(base)s/swapped" model_platform: "tensorflow" }
   config { name: "fragile" base_path: "%(base)s/fragile" model_platform: "tensorflow" }
@@ -50,7 +50,7 @@ def publish(model: Path, version: Path) -> None:
 
 
 def predict(server: RunningServer, model: str) -> list[float]:
-    answer = httpx.post(f"{server.url}/v1/models/{model}:predict", json={"instances": [1.0]})
+    answer = httpx.post(f"{server.url}/v1/models/{model}:predict", json={"instances": [1.0]}, timeout=_SECONDS)
     assert answer.status_code == 200, answer.text
     predictions: list[float] = answer.json()["predictions"]
     return predictions
@@ -95,7 +95,12 @@ class Traffic:
         url = f"{self._server.url}/v1/models/{self._model}:predict"
         with httpx.Client(timeout=_SECONDS) as client:
             self._ask(
-                answers, lambda: client.post(url, json={"instances": [1.0]}).raise_for_status().json()["predictions"][0]
+                answers,
+                lambda: (
+                    client.post(url, json={"instances": [1.0]}, timeout=_SECONDS)
+                    .raise_for_status()
+                    .json()["predictions"][0]
+                ),
             )
 
     def _grpc(self, answers: list[float]) -> None:
@@ -205,7 +210,9 @@ def _refused(
     staging.rename(version)
     try:
         wait_until(lambda: server.states("fragile").get(str(number)) == "END", _SECONDS, f"version {number} to end")
-        (status,) = httpx.get(f"{server.url}/v1/models/fragile/versions/{number}").json()["model_version_status"]
+        (status,) = httpx.get(f"{server.url}/v1/models/fragile/versions/{number}", timeout=_SECONDS).json()[
+            "model_version_status"
+        ]
         assert status["status"]["error_code"] == code
         assert words in status["status"]["error_message"]
         assert predict(server, "fragile") == [2.5]
@@ -221,14 +228,16 @@ def test_warmup_requests_run_before_the_version_serves(server: RunningServer) ->
 
 
 def test_tables_are_initialised_from_assets(server: RunningServer) -> None:
-    answer = httpx.post(f"{server.url}/v1/models/words:predict", json={"instances": ["bird", "cat", "fish"]})
+    answer = httpx.post(
+        f"{server.url}/v1/models/words:predict", json={"instances": ["bird", "cat", "fish"]}, timeout=_SECONDS
+    )
     assert answer.json() == {"predictions": [2, 0, -1]}
 
 
 def test_metrics_count_requests_by_outcome(server: RunningServer) -> None:
     predict(server, "warm")
-    httpx.post(f"{server.url}/v1/models/warm:predict", content=b"{}")
-    page = httpx.get(f"{server.url}/metrics").text
+    httpx.post(f"{server.url}/v1/models/warm:predict", content=b"{}", timeout=_SECONDS)
+    page = httpx.get(f"{server.url}/metrics", timeout=_SECONDS).text
     assert ':tensorflow:serving:request_count{model_name="warm",status="OK"}' in page
     assert ':tensorflow:serving:request_count{model_name="warm",status="INVALID_ARGUMENT"} 1' in page
 
@@ -256,7 +265,9 @@ def test_a_label_moves_only_to_an_available_version(server: RunningServer, base:
 
 
 def _labelled(server: RunningServer) -> Any:
-    answer = httpx.post(f"{server.url}/v1/models/labelled/labels/stable:predict", json={"instances": [1.0]})
+    answer = httpx.post(
+        f"{server.url}/v1/models/labelled/labels/stable:predict", json={"instances": [1.0]}, timeout=_SECONDS
+    )
     return answer.json()["predictions"]
 
 
@@ -299,7 +310,7 @@ def test_policies_say_which_versions_serve(server: RunningServer, base: Path, mo
     ):
         _reload_with(server, base, f"model_version_policy {{ {policy} }}" if policy else "", name="policed")
         wait_until(lambda versions=versions: serving_now() == versions, _SECONDS, f"{versions} under {policy}")
-    gone = httpx.post(f"{server.url}/v1/models/policed/versions/1:predict", json={"instances": [1.0]})
+    gone = httpx.post(f"{server.url}/v1/models/policed/versions/1:predict", json={"instances": [1.0]}, timeout=_SECONDS)
     assert (gone.status_code, gone.json()["error"]) == (404, "Servable not found for request: Specific(policed, 1)")
 
 
@@ -343,7 +354,7 @@ def _absent(base: Path) -> str:
 def test_an_empty_list_unloads_everything_and_a_full_one_loads_it_again(server: RunningServer, base: Path) -> None:
     _reload_text(server, "model_config_list { }")
     wait_until(lambda: set(server.states("warm").values()) == {"END"}, _SECONDS, "all to end")
-    refused = httpx.post(f"{server.url}/v1/models/warm:predict", json={"instances": [1.0]})
+    refused = httpx.post(f"{server.url}/v1/models/warm:predict", json={"instances": [1.0]}, timeout=_SECONDS)
     assert (refused.status_code, refused.json()["error"]) == (404, "Servable not found for request: Latest(warm)")
     _reload_text(server, _CONFIG % {"base": base})
     assert predict(server, "warm") == [2.5]
@@ -352,7 +363,7 @@ def test_an_empty_list_unloads_everything_and_a_full_one_loads_it_again(server: 
 def test_a_broken_first_version_ends_the_server(tmp_path: Path) -> None:
     (tmp_path / "base" / "1").mkdir(parents=True)
     with launched([f"--model_base_path={tmp_path}/base", "--max_num_load_retries=0"], tmp_path) as server:
-        assert server.process.wait(60) == 255
+        assert server.process.wait(START_SECONDS) == 255
         assert "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: " in server.log()
 
 
@@ -375,7 +386,7 @@ def test_a_config_file_is_followed_from_an_empty_start_to_sigterm(tmp_path: Path
         server.wait_for_log("Successfully loaded servable version {name: second version: 5}")
 
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(5) == 128 + signal.SIGTERM
+        assert server.process.wait(_SECONDS) == 128 + signal.SIGTERM
 
 
 def test_a_grpc_call_needs_no_deadline(server: RunningServer) -> None:
