@@ -20,6 +20,13 @@ settings.register_profile(
 settings.load_profile("tfship")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share what they set up, and all that talk to the Docker engine share that: one process for each."""
+    for item in items:
+        where = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("engine" if where in ("contract", "engine") else str(item.path)))
+
+
 @pytest.fixture
 def warnings() -> list[str]:
     """What the `store` fixture warned of."""
