@@ -60,8 +60,9 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
     }
     if config.until in forms:
         forms[config.until]()
-    _, exported = together(forms["freeze"], forms["export"])
-    servers = [partial(smoke_test, exported, pinned, trained, serving, config.tolerance) for serving in config.servings]
+    frozen, exported = together(forms["freeze"], forms["export"])
+    test = partial(smoke_test, exported, pinned, trained, frozen)
+    servers = [partial(test, serving, config.tolerance) for serving in config.servings]
     blessed, *_ = together(*servers, at_once=config.at_once)
     serving, served = config.servings[0], config.serving_root / config.model_name
     if config.rehearsal.wanted:

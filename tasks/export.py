@@ -18,7 +18,7 @@ from tasks.records.parity import ParityReport, Tolerance
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
-VERSION = 2
+VERSION = 3
 MODEL = "saved_model"
 FORMS = ("saved_model (v1 loader)", "saved_model (v2 loader)")
 

@@ -59,7 +59,7 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
             {field: getattr(row, field) for field in _ROW_FIELDS} | {"test": row.test.value}
             for row in parity_rows(run.artifacts)
         ),
-        smoke=_smoke_fields(smokes[0]) if smokes else None,
+        smoke=_smoke_fields(min(smokes, key=lambda smoke: smoke.passed)) if smokes else None,
         servers=servers(run),
         rehearsal=rehearsal.model_dump(mode="json", exclude={"identity"}) if rehearsal else None,
         promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,

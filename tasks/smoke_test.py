@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec
 
 from tasks import isolate
 from tasks.artifacts.manifest import damaged, hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import ChildFailed, DamagedError, ParityError, Refusal, SmokeRefused, UsageError
+from tasks.errors import ChildFailed, DamagedError, ParityError, PipelineError, Refusal, SmokeRefused, UsageError
 from tasks.export import MODEL
 from tasks.forms import proof, warmup
+from tasks.forms.frozen import GRAPH
 from tasks.forms.proof import Reference
 from tasks.forms.warmup import WarmupFound
+from tasks.freeze import FORM
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Gates, Serving, batches
 from tasks.restore_verify import PARITY
 from tasks.serving import model_config, questions, runtimes, smoke
+from tasks.serving.binary_runtime import BinaryRuntime
 from tasks.serving.client import GrpcPredictor
 from tasks.serving.model_config import Entry
 from tasks.serving.questions import Findings
 from tasks.serving.runtime import ServingRuntime
 from tasks.step import Facts, current, progress, step
 
-VERSION = 2
+P = ParamSpec("P")
+VERSION = 3
 REPORT, LOG = "smoke.json", "server.log"
 _SERVED_AS, _SERVED_VERSION = "model", 1
 
@@ -40,7 +45,8 @@ _SERVED_AS, _SERVED_VERSION = "model", 1
 def _facts(serving: Serving, **_: object) -> Facts:
     if current().planner is not None:  # a plan fetches nothing
         serving = serving.model_copy(update={"pull": "never"})
-    identity = runtimes.choose(serving, "key", progress=_pulled).identity
+    runtime = runtimes.choose(serving, "key", progress=_pulled)
+    libraries = {str(target): _content(source) for source, target in serving.mounts.items()}
     named = {flag.partition("=")[0]: flag.partition("=")[2] for flag in serving.flags}
     given = {name: str(file) for name in FILE_FLAGS if (file := getattr(serving, name))}
     files = {name: Path(file) for name, file in (named | given).items() if file and Path(file).is_file()}
@@ -48,24 +54,41 @@ def _facts(serving: Serving, **_: object) -> Facts:
         raise UsageError(f"serving.{name}", "a file", given[name], "give the path of production's file.")
     return Facts(
         {
-            "runtime": identity.model_dump(mode="json"),
+            "runtime": runtime.identity.model_dump(mode="json"),
+            "program": hash_file(runtime.path) if isinstance(runtime, BinaryRuntime) else None,
             "flag files": {name: hash_file(file) for name, file in files.items()},
+            "mounts": libraries,
         }
     )
 
 
+def _content(place: Path) -> dict[str, str]:
+    """The files that are mounted, a library of custom ops perhaps, by their hashes."""
+    files = sorted(path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
+    return {path.relative_to(place).as_posix(): hash_file(path) for path in files}
+
+
 @step(version=VERSION, verifies=True, facts=_facts)
 def smoke_test(
-    exported: Artifact, checkpoint: Artifact, run: Artifact, serving: Serving, tolerance: Tolerance, out: Path
+    exported: Artifact,
+    checkpoint: Artifact,
+    run: Artifact,
+    frozen: Artifact,
+    serving: Serving,
+    tolerance: Tolerance,
+    out: Path,
 ) -> None:
-    """Load, ask, compare; refuse the model by the first cause found."""
+    """Look at what was made, load, ask, compare; refuse the model by the first cause found.
+
+    The frozen graph is not served, and nothing after this looks at it: it is proven here as it lies in the store.
+    """
     training_step = pinned(checkpoint).step
-    on_disk = _look_at_files(exported, run.path, training_step)
+    model = exported.path / MODEL
+    on_disk = _look(out, exported, model, look_at_files, model, run.path, training_step)
+    if (frozen.path / GRAPH).exists():
+        _look(out, frozen, frozen.path, proof.prove, FORM, frozen.path, run.path, training_step, tolerance)
     (out / PARITY).write_text(on_disk.model_dump_json(indent=1))
-    if not on_disk.passed and on_disk.failures:
-        _require_whole(exported)
-        raise ParityError.of(on_disk)
-    brought = isolate.call(look_at_warmup, exported.path / MODEL, run.path)
+    brought = isolate.call(look_at_warmup, model, run.path)
     if brought.problem:
         remedy = "write the warmup requests anew (--refresh export)."
         facts = {"cause": Cause.WARMUP_REFUSED.value}
@@ -75,7 +98,8 @@ def smoke_test(
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base:
         Path(base).chmod(0o755)
         link_model(exported, Path(base) / str(_SERVED_VERSION))
-        for number, setup in enumerate(setups(serving)):
+        planned = list(setups(serving))
+        for number, setup in enumerate(planned):
             runtime = runtimes.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
             try:
                 found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
@@ -83,33 +107,41 @@ def smoke_test(
                 (out / (LOG if not number else f"server-{number}.log")).write_text(runtime.logs())
             rounds.append(one)
             parity = parity.model_copy(update={"rows": (*parity.rows, *setup.named(found.parity.rows))})
+            sound = parity.passed and all(check.passed for check in one.checks) and _everything(found, run.path)
             report = SmokeReport(
                 identity=runtime.identity,
                 version=_SERVED_VERSION,
                 rounds=tuple(rounds),
                 parity=parity,
                 notes=entry.notes if entry else (),
-                passed=parity.passed and all(check.passed for check in one.checks) and _everything(found, run.path),
+                passed=sound and len(rounds) == len(planned),
             )
             (out / REPORT).write_text(report.model_dump_json(indent=1))
             (out / PARITY).write_text(parity.model_dump_json(indent=1))
-            _judge(report, runtime)
+            if not sound:
+                raise _refusal(report, runtime)
 
 
-def _look_at_files(exported: Artifact, run: Path, training_step: int) -> ParityReport:
-    """What is about to be served, looked at before a server is asked."""
-    model = exported.path / MODEL
+def _look(
+    out: Path, artifact: Artifact, place: Path, look: Callable[P, ParityReport], *args: P.args, **kwargs: P.kwargs
+) -> ParityReport:
+    """What a look at an artifact finds; a verdict, written down, only where the artifact is what was committed."""
     try:
-        return isolate.call(look_at_files, model, run, training_step)
+        report = isolate.call(look, *args, **kwargs)
     except Refusal:
-        _require_whole(exported)
+        _require_whole(artifact)
         raise
     except DamagedError as error:
-        if not error.where.startswith(str(model)):
+        if not error.where.startswith(str(place)):
             raise
-        _require_whole(exported)
+        _require_whole(artifact)
         facts = {"cause": Cause.LOAD_ERROR.value}
         raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
+    if not report.passed and report.failures:
+        (out / PARITY).write_text(report.model_dump_json(indent=1))
+        _require_whole(artifact)
+        raise ParityError.of(report)
+    return report
 
 
 def look_at_files(model: Path, run: Path, training_step: int) -> ParityReport:
@@ -254,8 +286,8 @@ def _everything(found: Findings, run: Path) -> bool:
     return refused and looked_at == {signature.key for signature in proof.names_of(run).signatures}
 
 
-def _judge(report: SmokeReport, runtime: ServingRuntime) -> None:
-    """Raise for the first cause found: the versions and signatures, then the answers, then the rest."""
+def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
+    """The first cause found: the versions and signatures, then the answers, then the rest."""
     bad = [check for check in report.rounds[-1].checks if not check.passed]
     telling = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
     if not report.parity.passed and not telling and report.parity.failures:
@@ -264,14 +296,11 @@ def _judge(report: SmokeReport, runtime: ServingRuntime) -> None:
             error = ParityError(
                 f"{report.identity.image}: {error.where}", error.expected, error.found, error.remedy, error.facts
             )
-        raise error
+        return error
     for check in telling or bad:
         what = f"{report.identity.called}, {check.case} over {check.protocol}"
-        raise smoke.refused(runtime, check.cause, what, check.expected, check.answered)
-    if not report.passed:
-        raise ChildFailed(
-            "the smoke test", "every question asked", "some were not", "run again; report it if it stays."
-        )
+        return smoke.refused(runtime, check.cause, what, check.expected, check.answered)
+    return ChildFailed("the smoke test", "every question asked", "some were not", "run again; report it if it stays.")
 
 
 def warmup_word(log: str, records: int) -> str:

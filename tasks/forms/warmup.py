@@ -18,7 +18,7 @@ from tasks.records.signature import Method, Signature
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST = 1000
-ROWS, PIECES = 4, 32  # a server that batches refuses a request of more rows than its batch, and a warmup request too
+REQUESTS = 32  # of one row each: a server that batches refuses more rows than its batch, in a warmup request too
 
 
 class WarmupFound(Record):
@@ -29,7 +29,7 @@ class WarmupFound(Record):
 
 
 def write(folder: Path, signatures: Iterable[Signature], probe: Tensors) -> None:
-    """Write warmup requests into a SavedModel: for each signature the probe in small pieces, and its first row alone."""
+    """Write warmup requests into a SavedModel: for each signature the first rows of the probe, one by one."""
     import tensorflow as tf
 
     path = folder / FILE
@@ -44,9 +44,8 @@ def _pieces(inputs: Tensors, rows: int) -> Iterator[Tensors]:
     if rows < 2:
         yield inputs
         return
-    yield parity.first_rows(inputs, 1)
-    for start in range(0, min(rows, ROWS * PIECES), ROWS):
-        yield {name: array[start : start + ROWS] for name, array in inputs.items()}
+    for row in range(min(rows, REQUESTS)):
+        yield {name: array[row : row + 1] for name, array in inputs.items()}
 
 
 def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:

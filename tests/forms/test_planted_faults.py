@@ -16,7 +16,7 @@ from tasks.artifacts.store import Artifact
 from tasks.checkpoint import PINNED, pinned
 from tasks.errors import CoverageError, ParityError, PipelineError, Refusal, SmokeRefused
 from tasks.forms import proof, saver
-from tasks.records.parity import ParityTest
+from tasks.records.parity import ParityReport, ParityTest
 from tasks.records.pinned import Pinned
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
@@ -29,7 +29,7 @@ SAVED_MODEL_FAULTS: list[tuple[Callable[[Path], None], str, str]] = [
     (faults.batch_norm_in_training_mode, "served", "serving_default/"),
     (faults.outputs_swapped, "served", "serving_default/"),
     (faults.wrong_dtype, "signature", "serving_default"),
-    (faults.variable_not_restored, "load error", faults.WEIGHT),
+    (faults.variable_not_restored, "saved_model (files)", faults.WEIGHT),
     (faults.other_vocabulary, "saved_model (files)", "asset sundaynet_labels.txt"),
 ]
 WEIGHT_FAULTS = [faults.one_weight_moved, faults.one_weight_zeroed, faults.all_nan]
@@ -43,8 +43,8 @@ def in_bundle(out: Path) -> Path:
     return out / "saved_model" / "variables" / "variables"
 
 
-def smoke(chain: Chain, exported: Artifact) -> Artifact:
-    return smoke_test(exported, chain.pinned, chain.trained, SERVING, TOLERANCE)
+def smoke(chain: Chain, exported: Artifact, frozen: Artifact | None = None) -> Artifact:
+    return smoke_test(exported, chain.pinned, chain.trained, frozen or chain.frozen, SERVING, TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,13 @@ def test_either_loader_shows_what_is_wrong_with_a_saved_model(
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_spoiled_frozen_graph_is_refused(
-    chain: Chain, fault: Callable[[Path], None], test: ParityTest, named: str
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], test: ParityTest, named: str
 ) -> None:
     spoiled = chain.spoiled(chain.frozen, lambda out: out, fault)
-    report = isolate.call(proof.prove, "frozen_graph", spoiled.path, chain.trained.path, chain.step, TOLERANCE)
+    with pytest.raises(ParityError, match="frozen_graph"):
+        smoke(chain, chain.exported, spoiled)
+    written = list(in_run.artifacts.values())[-1].path / "parity.json"
+    report = ParityReport.model_validate_json(written.read_bytes())
     assert not report.passed
     assert (test, named) in {(row.test, row.output) for row in report.failures}
 

@@ -55,7 +55,7 @@ def test_every_form_of_it_gives_bit_for_bit_what_the_live_object_gave(run: Run, 
         report = ParityReport.model_validate_json((artifact.path / "parity.json").read_bytes())
         assert report.passed
         assert {row.test.value for row in report.rows} <= {"exact", "values"}
-    assert smoke_test(exported, found, made, SERVING, TOLERANCE).refusal() is None
+    assert smoke_test(exported, found, made, frozen, SERVING, TOLERANCE).refusal() is None
 
 
 def test_the_run_is_laid_out_as_that_of_a_graph(run: Run) -> None:

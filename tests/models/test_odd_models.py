@@ -42,9 +42,10 @@ def frozen_rows(name: str) -> ParityReport:
     return ParityReport.model_validate_json((made.path / "parity.json").read_bytes())
 
 
-def exported(name: str) -> tuple[Artifact, Artifact, Artifact]:
+def exported(name: str) -> tuple[Artifact, Artifact, Artifact, Artifact]:
     run, pinned = trained(name)
-    return run, pinned, export(pinned, restore_verify(pinned, run, TOLERANCE), run, TOLERANCE)
+    verified = restore_verify(pinned, run, TOLERANCE)
+    return run, pinned, export(pinned, verified, run, TOLERANCE), freeze(pinned, verified, run, TOLERANCE)
 
 
 def test_state_that_no_restore_brings_back_is_refused(run: Run) -> None:
@@ -54,8 +55,8 @@ def test_state_that_no_restore_brings_back_is_refused(run: Run) -> None:
 
 
 def test_a_constant_is_a_weight_too(run: Run, tmp_path: Path) -> None:
-    made, pinned, model = exported("Baked")
-    assert smoke_test(model, pinned, made, SERVING, TOLERANCE).refusal() is None
+    made, pinned, model, frozen = exported("Baked")
+    assert smoke_test(model, pinned, made, frozen, SERVING, TOLERANCE).refusal() is None
     recipe = export.recipe(pinned, restore_verify(pinned, made, TOLERANCE), made, Tolerance(absolute=2e-5))[0]
 
     def spoil(out: Path) -> None:
@@ -65,12 +66,12 @@ def test_a_constant_is_a_weight_too(run: Run, tmp_path: Path) -> None:
 
     spoiled = run.store.build(recipe, spoil)
     with pytest.raises(ParityError, match="baked"):
-        smoke_test(spoiled, pinned, made, SERVING, TOLERANCE)
+        smoke_test(spoiled, pinned, made, frozen, SERVING, TOLERANCE)
 
 
 def test_an_answer_that_depends_on_the_batch_is_compared_with_the_same_batch(run: Run) -> None:
-    made, pinned, model = exported("Centred")
-    assert smoke_test(model, pinned, made, SERVING, TOLERANCE).refusal() is None
+    made, pinned, model, frozen = exported("Centred")
+    assert smoke_test(model, pinned, made, frozen, SERVING, TOLERANCE).refusal() is None
 
 
 def test_tf1_control_flow_freezes(run: Run) -> None:
@@ -91,11 +92,11 @@ def test_a_model_that_cannot_be_looked_at_is_not_trained(run: Run, name: str, sa
 
 
 def test_a_proof_of_something_else_is_no_proof(run: Run) -> None:
-    made, pinned, model = exported("Centred")
+    made, pinned, model, frozen = exported("Centred")
     for step in (freeze, export):
         with pytest.raises(UsageError, match="verified"):
             step(pinned, pinned, made, Tolerance(absolute=3e-5))
-    blessed = smoke_test(model, pinned, made, SERVING, TOLERANCE)
+    blessed = smoke_test(model, pinned, made, frozen, SERVING, TOLERANCE)
     release = Release(serving_root=run.store.root, name="m")
     assert require_blessing(model, blessed, pinned, made, release).passed
     for others in [(model, blessed, made, made), (model, blessed, pinned, pinned), (pinned, blessed, pinned, made)]:
@@ -106,7 +107,7 @@ def test_a_proof_of_something_else_is_no_proof(run: Run) -> None:
 @pytest.fixture
 def served(run: Run, tmp_path: Path) -> tuple[EmbeddedRuntime, Callable[[int], None]]:
     """A server with a model loaded, and a way to end it."""
-    _, _, model = exported("Baked")
+    _, _, model, _ = exported("Baked")
     link_model(model, tmp_path / "base" / "1")
     runtime = EmbeddedRuntime()
 

@@ -81,7 +81,12 @@ class Gate:
         """The smoke test of the model itself, which it passes."""
         with running(self.run):
             return smoke_test(
-                self.chain.exported, self.chain.pinned, self.chain.trained, Serving.model_validate(QUIET), TOLERANCE
+                self.chain.exported,
+                self.chain.pinned,
+                self.chain.trained,
+                self.chain.frozen,
+                Serving.model_validate(QUIET),
+                TOLERANCE,
             )
 
     @cached_property
@@ -140,7 +145,7 @@ class Gate:
         try:
             with running(self.run):
                 exported = self.exported(mutant)
-                smoke_test(exported, self.chain.pinned, self.chain.trained, serving, TOLERANCE)
+                smoke_test(exported, self.chain.pinned, self.chain.trained, self.chain.frozen, serving, TOLERANCE)
         except PipelineError as error:
             return error
         return None

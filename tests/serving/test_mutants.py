@@ -105,7 +105,7 @@ def test_damage_that_a_quick_look_misses_is_no_verdict_on_the_model(gate: Gate, 
     flip(site.model / DATA)
     serving = Serving.model_validate(QUIET | {"latency_requests": 1})  # another key than that of the kept blessing
     with running(Run("damage", Store(tmp_path / "store"), Silent())) as run, pytest.raises(DamagedError):
-        smoke_test(site.exported, gate.chain.pinned, gate.chain.trained, serving, TOLERANCE)
+        smoke_test(site.exported, gate.chain.pinned, gate.chain.trained, gate.chain.frozen, serving, TOLERANCE)
     assert list((run.store.root / "smoke_test").iterdir()) == [site.blessed.path]  # nothing was kept beside it
     assert not site.exported.path.exists()  # set aside: the next run exports anew
 

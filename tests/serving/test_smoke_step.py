@@ -15,6 +15,7 @@ from tasks.artifacts.store import Artifact, Store
 from tasks.checkpoint import checkpoint
 from tasks.errors import ParityError, SmokeRefused, UsageError
 from tasks.export import MODEL, export
+from tasks.freeze import freeze
 from tasks.models.source import ModelSource
 from tasks.promote import promote
 from tasks.records.parity import Tolerance
@@ -33,7 +34,7 @@ from tests.silent import Silent
 MODELS = Path(__file__).parents[1] / "models"
 TOLERANCE = Tolerance()
 BATCHING = "max_batch_size { value: 4 }\nbatch_timeout_micros { value: 500 }\nmax_enqueued_batches { value: 100 }\n"
-Made = tuple[Artifact, Artifact, Artifact]
+Made = tuple[Artifact, Artifact, Artifact, Artifact]
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,12 @@ def serving(**changes: Any) -> Serving:
 
 
 def exported(name: str, module: str = "odd", **hyperparameters: Any) -> Made:
-    """(exported, checkpoint, run) of a model of tests/models."""
+    """(exported, checkpoint, run, frozen) of a model of tests/models."""
     source = ModelSource(name=name.lower(), module=module, attribute=name, folder=MODELS)
     made = train(source, Training(hyperparameters=hyperparameters))
     pinned = checkpoint(made, Selection())
-    return export(pinned, restore_verify(pinned, made, TOLERANCE), made, TOLERANCE), pinned, made
+    verified = restore_verify(pinned, made, TOLERANCE)
+    return export(pinned, verified, made, TOLERANCE), pinned, made, freeze(pinned, verified, made, TOLERANCE)
 
 
 def report(run: Run) -> SmokeReport:
@@ -153,7 +155,7 @@ def test_productions_entry_of_this_model_is_tried_without_what_names_versions(ru
 
 @pytest.mark.parametrize("fault", spoiled_warmup.FAULTS)
 def test_a_bad_warmup_record_is_refused_before_any_server_starts(run: Run, fault: str) -> None:
-    model, pinned, made = exported("Baked")
+    model, pinned, made, frozen = exported("Baked")
     recipe = export.recipe(pinned, restore_verify(pinned, made, TOLERANCE), made, Tolerance(absolute=2e-5))[0]
 
     def spoil(out: Path) -> None:
@@ -162,7 +164,7 @@ def test_a_bad_warmup_record_is_refused_before_any_server_starts(run: Run, fault
         isolate.call(spoiled_warmup.spoil, out / MODEL, fault)
 
     with pytest.raises(SmokeRefused, match=r"tf_serving_warmup_requests.*found") as refused:
-        smoke_test(run.store.build(recipe, spoil), pinned, made, serving(), TOLERANCE)
+        smoke_test(run.store.build(recipe, spoil), pinned, made, frozen, serving(), TOLERANCE)
     assert refused.value.facts["cause"] == Cause.WARMUP_REFUSED
 
 
@@ -207,3 +209,29 @@ def test_clients_that_the_new_version_would_fail_refuse_it(run: Run, tmp_path: P
     phases = {phase["name"]: phase["failed"] for phase in written["switch"]["phases"]}
     assert phases["before"] == 0 and phases["after"] > 0
     assert refused.value.facts["log"]
+
+
+def test_a_refusal_in_the_second_set_up_is_no_pass_anywhere(run: Run, tmp_path: Path) -> None:
+    parameters = tmp_path / "batching.txt"
+    parameters.write_text(BATCHING)
+    with pytest.raises(ParityError):
+        smoke_test(*exported("Centred"), serving(batching_parameters_file=parameters, latency_requests=1), TOLERANCE)
+    assert len(report(run).rounds) == 2 and not report(run).passed
+
+
+def test_the_smallest_batch_takes_our_own_warmup_requests(run: Run, tmp_path: Path) -> None:
+    parameters = tmp_path / "batching.txt"
+    parameters.write_text("max_batch_size { value: 1 }\nbatch_timeout_micros { value: 500 }\n")
+    assert smoke_test(*exported("Baked"), serving(batching_parameters_file=parameters), TOLERANCE).refusal() is None
+
+
+def test_another_library_of_custom_ops_is_another_test(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ops").mkdir()
+    library = tmp_path / "ops" / "op.so"
+    library.write_bytes(b"one")
+    made = exported("Baked")
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        library.write_bytes(content)
+        keys.append(smoke_test.recipe(*made, serving(mounts={tmp_path / "ops": "/ops"}), TOLERANCE)[0].key)
+    assert keys[0] == keys[2] != keys[1]
