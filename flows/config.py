@@ -1,6 +1,9 @@
 """The configuration of a run: defaults, a YAML file, the environment, the command line, the later over the earlier.
 
-The only place that reads a configuration file or the environment.
+The only place that reads a configuration file, or what the environment has to say to a run: TFSHIP_*, TF_CONFIG,
+PREFECT_TASKS_REFRESH_CACHE. Three modules look at what it says to others: `flows.telemetry` at TERM,
+`tasks.serving.docker_address` at Docker's variables, and `tasks.forms.predictor`, in the child that TensorFlow reads it in,
+at TF_ENABLE_ONEDNN_OPTS.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from pydantic_core import ErrorDetails
 
 from tasks.errors import UsageError
 from tasks.isolate import Limits
+from tasks.models import cluster as clusters
 from tasks.models import source as sources
+from tasks.models.cluster import Cluster
 from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.base import Record
@@ -55,10 +60,11 @@ _MEMORY_SHARE = 0.75  # of this machine's memory, where no limit is set
 
 class LimitSettings(Record):
     """What one piece of TensorFlow work may take: seconds, and resident bytes (None: three quarters of what there is;
-    for training, all of it)."""
+    for training, all of it). `cluster_seconds` is how long one of several workers waits for the others to come."""
 
     seconds: float = Field(3600.0, gt=0)
     training_seconds: float = Field(7 * 86400.0, gt=0)
+    cluster_seconds: float = Field(300.0, gt=0)
     memory: int | None = Field(None, gt=0)
 
 
@@ -105,7 +111,7 @@ class PipelineConfig(Record):
     @classmethod
     def _on_request(cls, also: tuple[Target, ...]) -> tuple[Target, ...]:
         if {Target.SAVED_MODEL, Target.FROZEN} & set(also):
-            raise ValueError("forms that are not made anyway: saver_v2, saver_v1, keras")
+            raise ValueError("forms that are not made anyway: saver_v2, saver_v1, keras, object_checkpoint")
         return also
 
     @field_validator("until")
@@ -172,6 +178,17 @@ class PipelineConfig(Record):
     def training_limits(self) -> Limits:
         """The limits of training."""
         return Limits(seconds=self.limits.training_seconds, memory=self.limits.memory)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The workers that TF_CONFIG, of this process, says are to train; none where nothing is trained.
+
+        Raises:
+            UsageError: it is malformed.
+        """
+        if self.files is not None and self.training.start is None:
+            return Cluster()
+        return clusters.read(os.environ.get("TF_CONFIG", ""), self.limits.cluster_seconds)
 
     @property
     def child_limits(self) -> Limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def _planned(config: PipelineConfig, store: Store) -> tuple[Planned, ...]:
         found[step] = Planned(name=step, state="runs", why=why or _changed(store, recipe))
         raise Reached
 
-    run = Run("plan", store, telemetry.Silent(), config.refresh, planner=answer)
+    chief = replace(config.cluster, index=0)  # what the others do is no step
+    run = Run("plan", store, telemetry.Silent(), config.refresh, planner=answer, cluster=chief)
     with running(run), contextlib.suppress(Reached):
         pipeline(config, run)
     return tuple(found.get(name) or _waiting(name, found) for name in _of(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -10,11 +11,33 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.errors import EnvironmentFailure
+from tasks.errors import EnvironmentFailure, PipelineError
 from tasks.isolate.process import BoundProcess
 from tasks.serving.binary_runtime import free_ports
 
 _START_SECONDS = 120.0
+
+
+class Lost(Exception):  # noqa: N818 - it says what happened
+    """The Prefect API went away under a run. `instead` is what to say: what ended the run itself, or else that."""
+
+    def __init__(self, instead: BaseException) -> None:
+        super().__init__(instead)
+        self.instead = instead
+
+
+def settle(*, verbose: bool) -> None:
+    """Set what Prefect reads when it is imported.
+
+    Its log of the run goes to its API; on this terminal it is shown with `verbose` only, for it would say every error a
+    second time, with a traceback.
+    """
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")  # of its own machinery
+        logging.raiseExceptions = False  # nor what could not be logged
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's client reports too, and says so on a terminal
 
 
 @contextlib.contextmanager
@@ -23,16 +46,11 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
 
     Prefect's own ephemeral server would outlive a SIGKILL of this process; ours is killed with it.
 
-    Prefect's log of the run goes to its API; on this terminal it is shown with `verbose` only, for it would say
-    every error a second time, with a traceback.
-
     Raises:
         EnvironmentFailure: the configured one does not answer, or our server did not come up.
+        Lost: it did, and stopped answering inside the block.
     """
-    if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's client reports too, and says so on a terminal
+    settle(verbose=verbose)
     if not needed:
         yield
         return
@@ -46,7 +64,8 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
 
     if configured := get_current_settings().api.url:
         _require_answer(configured)
-        yield
+        with _answering(configured):
+            yield
         return
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}/api"
@@ -63,12 +82,33 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
         _wait(server, url)
         # A heartbeat thread would hold every flow for a second at its end; nobody reads a log there while it runs.
         own = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-        with temporary_settings(own):
+        with temporary_settings(own), _answering(url):
             yield
     finally:
         if verbose:
             print(server.log(), file=sys.stderr)
         server.stop()
+
+
+@contextlib.contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Raise Lost where Prefect, inside the block, cannot reach its API any more."""
+    import httpx
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        own: BaseException | None = error
+        while own is not None and not isinstance(own, (PipelineError, KeyboardInterrupt, TerminationSignal)):
+            own = own.__context__  # what Prefect was about to record when it failed
+        gone = EnvironmentFailure(
+            f"the Prefect server at {url}",
+            "answers until the end of the run",
+            str(error).splitlines()[0] if str(error) else type(error).__name__,
+            "start it, or give --no-server, and run again: what was finished is kept.",
+        )
+        raise Lost(own or gone) from error
 
 
 def _require_answer(url: str) -> None:

@@ -27,6 +27,7 @@ _MARKS = {
     StepState.SKIPPED: ("-", "yellow"),
     StepState.FAILED: ("✗", "red"),
     StepState.HELD: ("✗", "yellow"),
+    StepState.ASSISTED: ("✓", "green"),
 }
 
 

@@ -27,7 +27,7 @@ from tasks.report import keep, report, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Reached, Run, running, together
-from tasks.train import train
+from tasks.train import beside, train
 
 
 @flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
@@ -44,6 +44,9 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
     """The steps in their order, as they belong to `run`; Reached ends them early."""
     files = config.files
     start = config.training.start
+    if run.cluster.index:
+        beside(config.model if files is None else None, config.training, config.given, config.probe)
+        raise Reached  # the chief goes on
     if files is None:
         trained = train(config.model, config.training, **({"given": config.given} if start else {}))
     elif start is not None:
@@ -53,7 +56,8 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
     pinned = checkpoint(trained, config.selection)
     verified = restore_verify(pinned, trained, config.tolerance, config.evaluate)
     if config.also:
-        convert(pinned, verified, trained, config.also, files, config.tolerance)
+        code = config.model if files is None else config.code
+        convert(pinned, verified, trained, config.also, files, code, config.tolerance)
     forms = {
         "freeze": lambda: freeze(pinned, verified, trained, config.tolerance),
         "export": lambda: export(pinned, verified, trained, config.tolerance),
@@ -79,9 +83,8 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
     """The run that a flow's steps belong to: its store, who watches, its limits; reported however it ends."""
     observer = telemetry.observer()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
-    run = Run(
-        run_id, Store(config.store, telemetry.warn), observer, config.refresh, config.training_limits, config.until
-    )
+    store, limits = Store(config.store, telemetry.warn), config.training_limits
+    run = Run(run_id, store, observer, config.refresh, limits, config.until, cluster=config.cluster)
     name = config.model_name
     with running(run), isolate.limits(config.child_limits):
         try:
@@ -98,8 +101,14 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
 
 
 def _report(run: Run, name: str, config: PipelineConfig, error: Exception | None) -> None:
-    """Write the page and keep the summary, which there is even where no page can be written."""
+    """Write the page and keep the summary, which there is even where no page can be written.
+
+    A worker beside its chief has none: what was trained is the chief's to report.
+    """
     page = None
+    if run.cluster.index:
+        summaries.append(summary(run, name, page))
+        return
     try:
         page = report(run, name, config.reports, error)
     finally:

@@ -19,7 +19,7 @@ from tasks.records.adoption import Found, Given, ModelFiles, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.step import Facts, step
 
-VERSION = 1
+VERSION = 2
 
 
 def _facts(

@@ -23,7 +23,7 @@ from tasks.records.pinned import Pinned
 from tasks.records.settings import Selection
 from tasks.step import step
 
-VERSION = 1
+VERSION = 2
 PINNED = "pinned.json"
 
 
@@ -47,7 +47,11 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
     baselines = {
         step: Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes()) for step in steps
     }
-    step, chosen = choose(selection, list(baselines.values()))
+    if proof.adopted(run) is not None and isinstance(selection.which, int):
+        # adopt has taken the checkpoint of that number, by its name; the step that it holds may be another.
+        ((step, chosen),) = ((step, "the one that was adopted") for step in baselines)
+    else:
+        step, chosen = choose(selection, list(baselines.values()))
     prefix = steps[step]
     for path in saver.files(prefix):
         shutil.copyfile(path, out / path.name)

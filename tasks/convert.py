@@ -1,7 +1,8 @@
 """convert: write a verified checkpoint as another form that a run makes on request, and prove it in a fresh process.
 
 Follows restore-verify, beside freeze and export. Layout: one folder a form, named after it, with a checkpoint's files and its
-`.meta`, or with `model.keras`; `parity.json`. Where a form cannot be made, that holds one row that says why.
+`.meta`, with those of an object-based one, or with `model.keras`; `parity.json`. Where a form cannot be made, that holds
+one row that says why.
 """
 
 from __future__ import annotations
@@ -16,30 +17,44 @@ from tasks.forms import graph as graphs
 from tasks.forms import keras, parity, proof, saver
 from tasks.forms import predictor as predictors
 from tasks.forms.detect import detect
+from tasks.models import rebuilt
+from tasks.models import source as sources
+from tasks.models.rebuilt import Origin
+from tasks.models.source import ModelSource
 from tasks.records.adoption import Form, ModelFiles
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.pinned import Pinned
 from tasks.records.settings import Target
 from tasks.restore_verify import PARITY, require_verified
-from tasks.step import step
+from tasks.step import Facts, step
 
-VERSION = 1
+VERSION = 2
 ARCHIVE = "model.keras"
+_OF_OBJECTS = (Target.KERAS, Target.OBJECT_CHECKPOINT)
 
 
-@step(version=VERSION, verifies=True)
+def _facts(targets: tuple[Target, ...], code: ModelSource | None, **_: object) -> Facts:
+    if code is None or not set(_OF_OBJECTS) & set(targets):
+        return Facts({})
+    values, complete = sources.digests(code)
+    return Facts({"source": values}, digestible=complete)
+
+
+@step(version=VERSION, verifies=True, facts=_facts)
 def convert(
     checkpoint: Artifact,
     verified: Artifact,
     run: Artifact,
     targets: tuple[Target, ...],
     files: ModelFiles | None,
+    code: ModelSource | None,
     tolerance: Tolerance,
     out: Path,
 ) -> None:
-    """Write the forms `targets`; `files` is where the original is, which Keras alone can write again."""
+    """Write the forms `targets`; those of objects from what `code` builds, or from the Keras file that `files` names."""
     require_verified(verified, checkpoint, run)
-    reports = [_one(checkpoint, run, to, files, tolerance, out / to.value) for to in targets]
+    origin = _origin(run, files, code) if set(_OF_OBJECTS) & set(targets) else None
+    reports = [_one(checkpoint, run, to, origin, tolerance, out / to.value) for to in targets]
     rows = tuple(row for report in reports for row in report.rows)
     report = ParityReport(baseline=reports[0].baseline, rows=rows)
     (out / PARITY).write_text(report.model_dump_json(indent=1))
@@ -48,23 +63,52 @@ def convert(
 
 
 def _one(
-    checkpoint: Artifact, run: Artifact, to: Target, files: ModelFiles | None, tolerance: Tolerance, folder: Path
+    checkpoint: Artifact, run: Artifact, to: Target, origin: Origin | None, tolerance: Tolerance, folder: Path
 ) -> ParityReport:
     pin = pinned(checkpoint)
-    if to is Target.KERAS:
-        if not_made := _not_keras(run, files):
-            return ParityReport(rows=(ParityRow.not_made(to.value, not_made),))
-        assert files is not None
-        folder.mkdir()
-        isolate.call(keras.write, detect(files.path, files.step).path, folder / ARCHIVE)
-        return isolate.call(prove_archive, folder / ARCHIVE, run.path, pin.step, tolerance)
+    if to in _OF_OBJECTS:
+        if origin is None:
+            return _not_made(to, _no_object(run, to))
+        return _of_object(checkpoint, pin, run, to, origin, tolerance, folder)
     folder.mkdir()
     version = "V1" if to is Target.SAVER_V1 else "V2"
-    not_made = isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, run.path, version, folder)
-    if not_made:
+    if reason := isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, run.path, version, folder):
         folder.rmdir()
-        return ParityReport(rows=(ParityRow.not_made(to.value, not_made),))
+        return _not_made(to, reason)
     return isolate.call(prove, to, folder, pin, run.path, tolerance)
+
+
+def _of_object(
+    checkpoint: Artifact, pin: Pinned, run: Artifact, to: Target, origin: Origin, tolerance: Tolerance, folder: Path
+) -> ParityReport:
+    """A form that is written from the live object: the Keras file again where there is one, else from the checkpoint."""
+    folder.mkdir()
+    reason = ""
+    if to is Target.OBJECT_CHECKPOINT:
+        write = rebuilt.write_checkpoint
+        reason = isolate.call(write, origin, checkpoint.path, pin.prefix, run.path, pin.step, folder)
+    elif origin.archive is not None:
+        isolate.call(keras.write, origin.archive, folder / ARCHIVE)
+    else:
+        archive = folder / ARCHIVE
+        reason = isolate.call(rebuilt.write_archive, origin, checkpoint.path, pin.prefix, run.path, archive)
+    if reason:
+        folder.rmdir()
+        return _not_made(to, reason)
+    if to is Target.KERAS:
+        return isolate.call(prove_archive, folder / ARCHIVE, run.path, pin.step, tolerance)
+    return isolate.call(rebuilt.prove_checkpoint, to.value, origin, folder, run.path, pin.step, tolerance)
+
+
+def _not_made(to: Target, reason: str) -> ParityReport:
+    return ParityReport(rows=(ParityRow.not_made(to.value, reason),))
+
+
+def _no_object(run: Artifact, to: Target) -> str:
+    brought = proof.adopted(run.path)
+    what = brought.form.value if brought else "a checkpoint that was trained on in its own graph"
+    writes = "Keras writes its own models" if to is Target.KERAS else "live objects have one"
+    return f"not made: {writes}, and this is {what}, without code of objects"
 
 
 def prove(to: Target, folder: Path, pin: Pinned, run: Path, tolerance: Tolerance) -> ParityReport:
@@ -93,14 +137,17 @@ def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> 
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 
-def _not_keras(run: Artifact, files: ModelFiles | None) -> str:
-    """Why no archive can be written, or ""."""
-    brought = proof.adopted(run.path)
-    if brought is None or brought.form not in (Form.KERAS, Form.HDF5) or files is None:
-        what = brought.form.value if brought else "a model trained here"
-        return f"not made: Keras writes what it has read, and this is {what}"
-    if run.manifest.params.get("code") is not None:
-        return "not made: Keras writes what it has read, and this file's weights are in a model of Python code"
+def _origin(run: Artifact, files: ModelFiles | None, code: ModelSource | None) -> Origin | None:
+    """What made the run's live object, None where a graph was brought, or went on, without code."""
+    params, brought = run.manifest.params, proof.adopted(run.path)
+    if brought is None:
+        if params.get("source") is None:
+            return None
+        return Origin(code=code, hyperparameters=params["training"]["hyperparameters"])
+    if params.get("code") is not None:
+        return Origin(code=code)
+    if brought.form not in (Form.KERAS, Form.HDF5) or files is None:
+        return None
     if not files.path.exists():
         raise EnvironmentFailure(str(files.path), "the Keras model that was adopted", "nothing", "put it back.")
-    return ""
+    return Origin(archive=detect(files.path, files.step).path)

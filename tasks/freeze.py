@@ -18,7 +18,7 @@ from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
-VERSION = 1
+VERSION = 2
 FORM = "frozen_graph"
 
 

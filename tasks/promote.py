@@ -44,7 +44,7 @@ def promote(
     Raises:
         DamagedError: the model's bytes are not what they were when it was blessed.
         SmokeRefused: the blessing is of another model, not a pass, or only a stand-in's where that is not enough.
-        HeldError: this digest was rolled back.
+        HeldError: this digest was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
     files = tuple(
@@ -67,7 +67,11 @@ def promote(
                 digest=digest,
             )
             return found, StepState.UNCHANGED
-        require_not_held(releases, digest, release)
+        try:
+            require_not_held(releases, digest, release)
+        except HeldError:
+            current().promotion = Promotion(name=release.name, previous=served, outcome="held", digest=digest)
+            raise
         require_sound(releases)
         try:
             version = releases.publish(
@@ -168,7 +172,7 @@ def _confirm(
 ) -> str:
     """Ask a server over the serving root itself: the new version must be AVAILABLE, answer, and answer right."""
     *_, production = setups(serving)
-    runtime = runtimes.choose(production.serving, current().run_id)
+    runtime = runtimes.choose(production.serving, current().run_id, step="promote")
     with smoke.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
         step = pinned(checkpoint).step
         report = isolate.call(
@@ -198,7 +202,8 @@ def ask(
         report = ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
     finally:
         predictor.close()
-    if report.passed and predictor.version != version:
+    if report.passed and predictor.versions != {version}:
         remedy = "another server may be listening; run again."
-        raise SmokeRefused(f"server over {name}", f"version {version}", str(predictor.version), remedy)
+        answered = ", ".join(f"version {number}" for number in sorted(predictor.versions))
+        raise SmokeRefused(f"server over {name}", f"version {version}", answered, remedy)
     return report

@@ -10,35 +10,50 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifacts import manifest as manifests
 from tasks.artifacts.manifest import link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import SmokeRefused
+from tasks.errors import DamagedError, EnvironmentFailure, SmokeRefused
 from tasks.forms.proof import Reference
 from tasks.records.rehearsal import Rehearsal, Switch
-from tasks.records.serving import Cause, Check, Endpoint, RuntimeIdentity
+from tasks.records.serving import Cause, Check, Endpoint
 from tasks.records.settings import Gates, Serving
+from tasks.releases import rules
 from tasks.releases.publish import Releases
 from tasks.serving import docker_address, runtimes, smoke, traffic
+from tasks.serving.runtime import ServingRuntime
 from tasks.smoke_test import link_model
 from tasks.step import Facts, current, step
 
-VERSION = 1
+VERSION = 2
 REPORT, LOG = "rehearsal.json", "server.log"
 _OF_A_LOAD = {Cause.LOAD_ERROR, Cause.UNKNOWN_OP, Cause.WARMUP_REFUSED}
-_NO_REQUEST = "the current version answers neither its own warmup requests nor the new model's probe"
 
 
 def _facts(serving: Serving, served: Path, **_: object) -> Facts:
-    releases = Releases(served.parent, served.name)
-    version = releases.served()
+    place = _served(served)
     return Facts(
         {
-            "runtime": runtimes.choose(serving, "key").identity.model_dump(mode="json"),
-            "current": None if version is None else [version, releases.digest(version)],
+            "runtime": runtimes.choose(serving, "key", step="rehearse").identity.model_dump(mode="json"),
+            "current": None if place is None else [place.name, _digest(place)],
             "flag files": runtimes.flag_files(serving),
         }
     )
+
+
+def _served(served: Path) -> Path | None:
+    """The folder of the version that is served, by its own name: 0007 is version 7."""
+    releases = Releases(served.parent, served.name)
+    version = releases.served()
+    return next((releases.root / name for name in releases.names() if rules.versions([name]) == [version]), None)
+
+
+def _digest(version: Path) -> str | None:
+    try:
+        return manifests.digest_of(manifests.entries(version))
+    except (DamagedError, OSError):  # the server will say what is wrong with it
+        return None
 
 
 @step(version=VERSION, verifies=True, facts=_facts)
@@ -55,63 +70,74 @@ def rehearse(
     """Load the version that `served` (the model's folder under the serving root) serves, send it steady traffic,
     publish the new one beside it, and refuse where a client would feel it.
 
+    Where nothing is served there is nothing to change from, and that is noted; a rehearsal that was asked for and cannot
+    be made for another reason ends the run.
+
     Raises:
         SmokeRefused: a request failed, the new version did not take over, or a gate was passed.
+        EnvironmentFailure: what is served cannot be changed from here: it does not load, or answers no request of ours.
     """
-    version = Releases(served.parent, served.name).served()
-    runtime = runtimes.choose(serving, current().run_id)
-    if (note := _nothing(runtime.identity, version, served.name)) or version is None:
+    place = _served(served)
+    runtime = runtimes.choose(serving, current().run_id, step="rehearse")
+    if place is None:
+        note = f"no version of {served.name} is served: there is nothing to change from"
         (out / REPORT).write_text(Rehearsal(identity=runtime.identity, note=note).model_dump_json(indent=1))
         return
+    if runtime.identity.runtime == "docker" and docker_address.resolve().remote:
+        raise _impossible(
+            runtime, served.name, "an engine on another host: it serves a copy, with no version beside it"
+        )
+    (version,) = rules.versions([place.name])
+    memory: list[int] = []
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as folder:
         base = Path(folder)
         base.chmod(0o755)
-        for path in sorted((served / str(version)).rglob("*")):
+        for path in sorted(place.rglob("*")):
             if path.is_file():
-                link_file(path, base / str(version) / path.relative_to(served / str(version)))
+                link_file(path, base / str(version) / path.relative_to(place))
         link_model(exported, base / "staged")
-        switch, memory, note = None, list[int](), _NO_REQUEST
+        step = pinned(checkpoint).step
         try:
             with (
-                smoke.serving(runtime, served.name, base, version, serving.load_timeout) as (endpoint, _),
-                smoke.watched(runtime) as memory,
+                smoke.serving(runtime, served.name, base, version, serving.load_timeout, memory) as (endpoint, _),
+                smoke.asking(runtime),
             ):
-                step = pinned(checkpoint).step
                 switch = isolate.call(
                     change, endpoint, served.name, base / str(version), run.path, step, serving, window
                 )
-                smoke.require_alive(runtime)
         except SmokeRefused as error:
             if error.facts["cause"] not in _OF_A_LOAD:
                 raise
-            note = f"the current version {version} does not load in this server: {error.found}"
+            found = f"version {version}, which does not load in this server: {error.found}"
+            raise _impossible(runtime, served.name, found) from error
         finally:
             (out / LOG).write_text(runtime.logs())
+    if switch is None:
+        found = f"version {version}, which answers neither its own warmup requests nor the new model's probe"
+        raise _impossible(runtime, served.name, found)
     peak = max(memory, default=None)
-    checks = tuple(_checks(switch, peak, serving.gates)) if switch else ()
-    passed = all(check.passed for check in checks) if switch else None
-    found = Rehearsal(
+    checks = tuple(_checks(switch, peak, serving.gates))
+    rehearsal = Rehearsal(
         identity=runtime.identity,
         switch=switch,
         peak_memory=peak,
         checks=checks,
-        note="" if switch else note,
-        passed=passed,
+        passed=all(check.passed for check in checks),
     )
-    (out / REPORT).write_text(found.model_dump_json(indent=1))
+    (out / REPORT).write_text(rehearsal.model_dump_json(indent=1))
+    what = f"{runtime.identity.called}, from version {version} to the next"
+    if switch.ended:
+        raise smoke.not_loaded(runtime, what, switch.ended)
     for check in checks:
         if not check.passed:
-            what = f"{runtime.identity.called}, from version {version} to the next: {check.case}"
-            raise smoke.refused(runtime, check.cause, what, check.expected, check.answered)
+            raise smoke.refused(runtime, check.cause, f"{what}: {check.case}", check.expected, check.answered)
 
 
-def _nothing(server: RuntimeIdentity, version: int | None, name: str) -> str:
-    """Why nothing can be rehearsed, if nothing can."""
-    if version is None:
-        return f"no version of {name} is served: there is nothing to change from"
-    if server.runtime == "docker" and docker_address.resolve().remote:
-        return "the engine is on another host and serves a copy, beside which no version can be put"
-    return ""
+def _impossible(runtime: ServingRuntime, name: str, found: str) -> EnvironmentFailure:
+    """A rehearsal that was asked for is not left out in silence."""
+    remedy = "mend what is served, or run without --rehearse (`rehearsal.wanted`)."
+    facts = {"server": runtime.identity.called, "log": runtime.logs()}
+    return EnvironmentFailure(f"rehearsing {name}", "a served version to change from", found, remedy, facts)
 
 
 def change(
@@ -135,8 +161,16 @@ def _checks(switch: Switch, peak: int | None, gates: Gates) -> Iterator[Check]:
         return Check(protocol="both", case=case, expected=expected, answered=answered, passed=passed, cause=cause)
 
     seconds = switch.switch_seconds
-    took_over = "never" if seconds is None else f"after {seconds:g} s"
-    yield check("the new version took over", "yes", took_over, seconds is not None, Cause.NEVER_AVAILABLE)
+    took_over = f"never; {switch.ended}".rstrip("; ") if seconds is None else f"after {seconds:g} s"
+    cause = Cause.LOAD_ERROR if switch.ended else Cause.NEVER_AVAILABLE
+    yield check("the new version took over", "yes", took_over, seconds is not None, cause)
+    if gates.max_load_seconds is not None:
+        loaded = switch.load_seconds
+        answered = "not measured" if loaded is None else f"{loaded:g} s"
+        within = loaded is not None and loaded <= gates.max_load_seconds
+        yield check(
+            "load of the new version", f"at most {gates.max_load_seconds:g} s", answered, within, Cause.TOO_SLOW
+        )
     for phase in switch.phases:
         failed = f"{phase.failed} of {phase.requests}" + "".join(f"; {why}" for why in switch.failures[:1])
         expected = "none of at least one"

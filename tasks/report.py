@@ -1,7 +1,8 @@
 """report: one page and one JSON document about a run, whatever it came to.
 
 The last step; it always runs, for a refused run too. Layout, outside the store: `<reports>/<run_id>/report.html`,
-`run.json` (RunSummary).
+`run.json` (RunSummary), and `server.log`, `server-1.log` of servers whose test was no verdict, of which the store keeps
+nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts.store import Artifact
-from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
+from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, Refusal
 from tasks.forms import parity, proof, tensors
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
@@ -43,6 +44,8 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(_facts(run, name, error)), encoding="utf-8")
+        for number, log in enumerate(_logs(run, error)):
+            (page.parent / (f"server-{number}.log" if number else "server.log")).write_text(log, encoding="utf-8")
     except OSError as failure:
         raise EnvironmentFailure.from_os(failure, f"report {page}") from failure
     return page, StepState.BUILT
@@ -66,8 +69,13 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
         report=str(page) if page else None,
         adopted=_adopted_fields(run.artifacts),
         quality=_quality_fields(run.artifacts),
-        notes=_notes(run.artifacts),
+        notes=(*_notes(run.artifacts), *_servers_notes(run.artifacts), *_assisted(run)),
     )
+
+
+def _assisted(run: Run) -> tuple[str, ...]:
+    said = f"{run.cluster} trained beside its chief, which keeps the model"
+    return tuple(said for outcome in run.outcomes if outcome.state is StepState.ASSISTED)
 
 
 def keep(found: RunSummary) -> None:
@@ -135,6 +143,24 @@ def servers(run: Run) -> tuple[ServerVerdict, ...]:
         reason = str(refusal).splitlines()[0] if refusal else ""
         found.append(ServerVerdict(server=identity.called, verdict="refused" if refusal else pass_, reason=reason))
     return tuple(sorted(found, key=lambda one: one.server))
+
+
+def _logs(run: Run, error: BaseException | None) -> list[str]:
+    """What servers wrote whose test ended in no verdict: a verdict's log is in the store."""
+    ended = [failure for _, failure in run.failures]
+    ended += [error] if isinstance(error, PipelineError) and not any(error is one for one in ended) else []
+    return [one.facts["log"] for one in ended if not isinstance(one, Refusal) and one.facts.get("log")]
+
+
+def _servers_notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
+    """What was not tried in a server, and where its log does not say that it ran the warmup requests."""
+    found = []
+    for smoke in _smokes(artifacts):
+        found += [f"{smoke.identity.called}: {note}" for note in smoke.notes]
+        for one in smoke.rounds:
+            if one.warmup.startswith("not proven"):
+                found.append(f"{smoke.identity.called}, {one.setup}: its warmup requests are {one.warmup}")
+    return tuple(found)
 
 
 def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:

@@ -26,10 +26,15 @@ from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
 from tasks.step import Facts, step
 
-VERSION = 1
+VERSION = 2
 REPORT, PARITY = "restore.json", "parity.json"
 _WORTH_SECONDS = 20.0  # a large model's probe is judged by its largest variables
 _NONE = LabelledData()
+_HYPERPARAMETERS = "hyperparameters"
+NOT_HIDDEN = (
+    "restore_verify: the run and the original checkpoint stayed within the process's reach: this system lets no process "
+    "mount over them, so that the copy needs nothing of them was not shown"
+)
 
 
 def _facts(labelled: LabelledData, **_: object) -> Facts:
@@ -64,15 +69,19 @@ def verify(
     batch = tensors.read_tensors(batch_file) if batch_file.exists() else None
     signatures = reference.names.signatures
     rows = evaluations.labelled(labelled.file, signatures, labelled.label) if labelled.file else None
+    recorded = _hyperparameters(saver.meta_graph(run / "graph.meta"))
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
     meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+    _require_recorded(meta, names, recorded, pin)
     coverage = saver.coverage(meta, prefix, graphs.targets(names))
     restored = {status.name for status in coverage.variables if status.status == "matched"}
     variables = [variable for variable in reference.baseline.variables if variable.name in restored]
     with saver.restored(moved, prefix, names, reference.session) as opened:
         constants = list(graphs.constants(meta.graph_def, _outputs(names), names.assets))
         parity = proof.judge(opened, moved, reference, variables, constants, tolerance)
+        if not hidden:
+            parity = parity.model_copy(update={"notes": (*parity.notes, NOT_HIDDEN)})
         worth = evaluation = None
         if parity.passed:
             worth = probe_worth(opened, signatures, reference.probe, reference.outputs, seconds=_WORTH_SECONDS)
@@ -83,15 +92,12 @@ def verify(
         global_step = _global_step(opened.session, names, pin, restored)
         unsaved = [status.name for status in coverage.variables if status.status == "missing"]
         one_more = _one_more_step(opened.session, names, batch, unsaved, global_step) if parity.passed else "not tried"
-    encoded = (
-        meta.collection_def["hyperparameters"].bytes_list.value if "hyperparameters" in meta.collection_def else []
-    )
     return RestoreReport(
         step=pin.step,
         coverage=coverage,
         parity=parity,
         hidden=hidden,
-        hyperparameters={key: value for item in encoded for key, value in _settings(item).items()},
+        hyperparameters=_settings(recorded),
         global_step=global_step,
         train_op=names.train_op,
         one_more_step=one_more,
@@ -108,13 +114,50 @@ def require_verified(verified: Artifact, checkpoint: Artifact, run: Artifact) ->
         raise UsageError("verified", f"a restore-verify of {these}", f"{verified.step} of {about}", "verify this one.")
 
 
-def _settings(encoded: bytes) -> dict[str, Any]:
-    """One entry of the hyper-parameters' collection; another program's may hold anything."""
-    try:
-        found = json.loads(encoded)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _hyperparameters(meta: Any) -> list[bytes]:
+    """What a MetaGraphDef keeps of them, as it was written."""
+    held = meta.collection_def
+    return list(held[_HYPERPARAMETERS].bytes_list.value) if _HYPERPARAMETERS in held else []
+
+
+def _require_recorded(meta: Any, names: GraphNames, recorded: list[bytes], pin: Pinned) -> None:
+    """Refuse a checkpoint whose graph is not what the run recorded beside its outputs; what it never had is not missed.
+
+    Raises:
+        CoverageError: the train op, the loss or the global step is not there by its name, or hyper-parameters differ.
+    """
+    there = {node.name for node in meta.graph_def.node}
+    remedy = "pin the checkpoint again (--refresh checkpoint), and find who changed its graph."
+    for what, name in (("train op", names.train_op), ("loss", names.loss), ("global step", names.global_step)):
+        if name is not None and graphs.node_name(name) not in there:
+            raise CoverageError(
+                f"{pin.prefix}{saver.META}", f"the {what} {name!r}, which the run recorded", "none", remedy
+            )
+    if (found := _hyperparameters(meta)) != recorded:
+        expected, got = _difference(recorded, found)
+        raise CoverageError(f"{pin.prefix}{saver.META}: the hyper-parameters", expected, got, remedy)
+
+
+def _difference(recorded: list[bytes], found: list[bytes]) -> tuple[str, str]:
+    """What of the hyper-parameters was recorded and what was found, where they differ, in words."""
+    sides = _settings(recorded), _settings(found)
+    keys = [key for key in sorted(sides[0] | sides[1]) if sides[0].get(key, ...) != sides[1].get(key, ...)][:5]
+    if not found or not keys:
+        return f"{recorded!r}"[:300], f"{found!r}"[:300] if found else "none"
+    expected, got = (", ".join(f"{key} {side[key]!r}" for key in keys if key in side) or "none" for side in sides)
+    return expected, got
+
+
+def _settings(encoded: list[bytes]) -> dict[str, Any]:
+    """The entries of the hyper-parameters' collection as one; another program's may hold anything."""
+    settings: dict[str, Any] = {}
+    for item in encoded:
+        try:
+            found = json.loads(item)
+        except ValueError:
+            continue
+        settings |= found if isinstance(found, dict) else {}
+    return settings
 
 
 def _outputs(names: GraphNames) -> list[str]:

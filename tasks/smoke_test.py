@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
@@ -17,7 +18,17 @@ from tasks import isolate
 from tasks.artifacts.manifest import damaged, hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import pinned
-from tasks.errors import ChildFailed, DamagedError, ParityError, PipelineError, Refusal, SmokeRefused, UsageError
+from tasks.errors import (
+    ChildFailed,
+    DamagedError,
+    ParityError,
+    PipelineError,
+    Refusal,
+    SmokeRefused,
+    UnsafeGraph,
+    UnsupportedGraph,
+    UsageError,
+)
 from tasks.export import MODEL
 from tasks.forms import proof, warmup
 from tasks.forms.frozen import GRAPH
@@ -37,15 +48,27 @@ from tasks.serving.runtime import ServingRuntime
 from tasks.step import Facts, current, progress, step
 
 P = ParamSpec("P")
-VERSION = 3
+VERSION = 4
 REPORT, LOG = "smoke.json", "server.log"
 _SERVED_AS, _SERVED_VERSION = "model", 1
+_CAUSES: dict[type[PipelineError], Cause] = {  # of what no server was needed for
+    ParityError: Cause.VALUE_DIFFERS,
+    UnsafeGraph: Cause.UNSAFE,
+    UnsupportedGraph: Cause.UNKNOWN_OP,
+    DamagedError: Cause.DAMAGED,
+}
 
 
 def _facts(serving: Serving, **_: object) -> Facts:
     if current().planner is not None:  # a plan fetches nothing
         serving = serving.model_copy(update={"pull": "never"})
-    runtime = runtimes.choose(serving, "key", progress=_pulled)
+    try:
+        runtime = runtimes.choose(serving, "key", progress=_pulled)
+        identity = runtime.identity
+    except PipelineError as error:
+        if serving.image:  # one among several, perhaps, and the engine is of them all
+            error.facts.setdefault("server", serving.image)
+        raise
     libraries = {str(target): _content(source) for source, target in serving.mounts.items()}
     named = {flag.partition("=")[0]: flag.partition("=")[2] for flag in serving.flags}
     given = {name: str(file) for name in FILE_FLAGS if (file := getattr(serving, name))}
@@ -54,7 +77,7 @@ def _facts(serving: Serving, **_: object) -> Facts:
         raise UsageError(f"serving.{name}", "a file", given[name], "give the path of production's file.")
     return Facts(
         {
-            "runtime": runtime.identity.model_dump(mode="json"),
+            "runtime": identity.model_dump(mode="json"),
             "program": hash_file(runtime.path) if isinstance(runtime, BinaryRuntime) else None,
             "flag files": {name: hash_file(file) for name, file in files.items()},
             "mounts": libraries,
@@ -82,6 +105,19 @@ def smoke_test(
 
     The frozen graph is not served, and nothing after this looks at it: it is proven here as it lies in the store.
     """
+    with _told(runtimes.choose(_as_fetched(serving), current().run_id)):
+        _test(exported, checkpoint, run, frozen, serving, tolerance, out)
+
+
+def _test(
+    exported: Artifact,
+    checkpoint: Artifact,
+    run: Artifact,
+    frozen: Artifact,
+    serving: Serving,
+    tolerance: Tolerance,
+    out: Path,
+) -> None:
     training_step = pinned(checkpoint).step
     model = exported.path / MODEL
     on_disk = _look(out, exported, model, look_at_files, model, run.path, training_step)
@@ -102,7 +138,8 @@ def smoke_test(
         for number, setup in enumerate(planned):
             runtime = runtimes.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
             try:
-                found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
+                with _told(runtime):
+                    found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
             finally:
                 (out / (LOG if not number else f"server-{number}.log")).write_text(runtime.logs())
             rounds.append(one)
@@ -120,6 +157,21 @@ def smoke_test(
             (out / PARITY).write_text(parity.model_dump_json(indent=1))
             if not sound:
                 raise _refusal(report, runtime)
+
+
+@contextmanager
+def _told(runtime: ServingRuntime) -> Iterator[None]:
+    """What ends the block says of itself by which cause, in which server, and with what log: a failure that is no
+    verdict takes the step's folder with it."""
+    try:
+        yield
+    except PipelineError as error:
+        if cause := next((cause for kind, cause in _CAUSES.items() if isinstance(error, kind)), None):
+            error.facts.setdefault("cause", cause.value)
+        error.facts.setdefault("server", runtime.identity.called)
+        if log := runtime.logs():
+            error.facts.setdefault("log", log)
+        raise
 
 
 def _look(
@@ -182,17 +234,19 @@ def _pulled(done: int, total: int) -> None:
 
 
 def setups(serving: Serving) -> Iterator[Setup]:
-    """The server as production has it; where that batches, first without: a difference then has a name.
-
-    Its image was fetched when its digest became part of the key.
-    """
-    serving = serving.model_copy(update={"pull": "never"})
+    """The server as production has it; where that batches, first without: a difference then has a name."""
+    serving = _as_fetched(serving)
     without = tuple(flag for flag in serving.flags if not batches(flag))
     if without == serving.flags:
         yield Setup("", serving)
         return
     yield Setup("", serving.model_copy(update={"flags": without, "batching_parameters_file": None}))
     yield Setup("batching", serving, isolate.call(largest_request, serving.batching_parameters_file))
+
+
+def _as_fetched(serving: Serving) -> Serving:
+    """Its image was fetched when its digest became part of the key."""
+    return serving.model_copy(update={"pull": "never"})
 
 
 def largest_request(parameters: Path | None) -> int:
@@ -227,14 +281,11 @@ def _ask(
     brought: WarmupFound,
 ) -> tuple[Findings, Round]:
     serving = setup.serving
-    with smoke.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout) as (endpoint, load_seconds):
-        with smoke.watched(runtime) as memory:
-            try:
-                found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest)
-            except Exception:
-                smoke.require_alive(runtime, smoke.NOTICED_SECONDS)
-                raise
-        smoke.require_alive(runtime)
+    memory: list[int] = []
+    served = smoke.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout, memory)
+    with served as (endpoint, load_seconds):
+        with smoke.asking(runtime):
+            found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest)
         log = runtime.logs()
     one = Round(
         setup=setup.name or "as configured",
@@ -280,9 +331,9 @@ def gates(limits: Gates, measured: Round) -> Iterator[Check]:
 
 
 def _everything(found: Findings, run: Path) -> bool:
-    """Every signature was asked over gRPC, and what must be refused was sent."""
+    """Every signature was asked over gRPC, and what must be refused was sent, over gRPC and over REST."""
     looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
-    refused = any(check.cause is Cause.NOT_REFUSED for check in found.checks)
+    refused = {check.protocol for check in found.checks if check.cause is Cause.NOT_REFUSED} == {"gRPC", "REST"}
     return refused and looked_at == {signature.key for signature in proof.names_of(run).signatures}
 
 
@@ -291,12 +342,7 @@ def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
     bad = [check for check in report.rounds[-1].checks if not check.passed]
     telling = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
     if not report.parity.passed and not telling and report.parity.failures:
-        error = ParityError.of(report.parity)
-        if report.identity.image:  # one among several, perhaps
-            error = ParityError(
-                f"{report.identity.image}: {error.where}", error.expected, error.found, error.remedy, error.facts
-            )
-        return error
+        return smoke.differs(runtime, ParityError.of(report.parity))
     for check in telling or bad:
         what = f"{report.identity.called}, {check.case} over {check.protocol}"
         return smoke.refused(runtime, check.cause, what, check.expected, check.answered)

@@ -34,6 +34,7 @@ from tasks.artifacts.staging import remove_tree
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import ChildFailed, EnvironmentFailure, HeldError, PipelineError, UsageError
 from tasks.isolate import Limits
+from tasks.models.cluster import Cluster
 from tasks.records.run import Promotion, StepOutcome, StepState
 
 P = ParamSpec("P")
@@ -71,7 +72,7 @@ class Run:
 
     `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal
     too, `failures` what ended the others, by step.
-    `until` is the step after which the run ends; a `planner` answers for the steps, and nothing is done. `training` limits the one child that may work for days; the others are held to `isolate.limits`.
+    `until` is the step after which the run ends; a `planner` answers for the steps, and nothing is done. `cluster` holds the workers that train together. `training` limits the one child that may work for days; the others are held to `isolate.limits`.
     """
 
     run_id: str
@@ -81,6 +82,7 @@ class Run:
     training: Limits = _A_WEEK
     until: str | None = None
     planner: Callable[[Recipe, bool], Artifact] | None = None
+    cluster: Cluster = field(default_factory=Cluster)
     outcomes: list[StepOutcome] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     failures: list[tuple[str, PipelineError]] = field(default_factory=list)

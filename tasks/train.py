@@ -1,21 +1,27 @@
 """train: run a model's own training and leave a run: checkpoints, graph, probe, and the baseline of the live session.
 
 The first step of the pipeline. Layout: see `tasks/models/training.py`. Interrupted, it goes on from its last checkpoint.
+Where TF_CONFIG names several workers, the chief's run is the step; the others train `beside` it and keep nothing.
 """
 
 from __future__ import annotations
 
+import signal
+import tempfile
 from pathlib import Path
 
 from tasks import isolate
 from tasks.adopt import digests
+from tasks.errors import ChildFailed
 from tasks.forms.detect import detect
+from tasks.models import cluster as clusters
 from tasks.models import source as sources
 from tasks.models import training as loop
 from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ProbeSource
+from tasks.records.run import StepState
 from tasks.records.settings import Training
-from tasks.step import Facts, current, progress, step
+from tasks.step import Facts, action, current, progress, step
 
 VERSION = 2
 _NOTHING, _DRAWN = Given(), ProbeSource()
@@ -31,6 +37,8 @@ def _facts(
     if training.start is not None:
         beside = (training.batches, given.graph, given.var_map, probe.file)
         values["start"] = digests(detect(training.start, training.start_step), beside)
+    if (cluster := current().cluster).several:
+        values["workers"] = len(cluster.workers)  # the sums over their rows are rounded otherwise
     return Facts(values, digestible=complete)
 
 
@@ -47,5 +55,36 @@ def train(
 
     `given` and `probe` say of the checkpoint what they say of a model that is adopted.
     """
-    with isolate.limits(current().training):
-        isolate.call_with(loop.train, (source, training, given, probe, out), on_progress=progress)
+    _in_child(source, training, given, probe, out)
+
+
+def beside(source: ModelSource | None, training: Training, given: Given, probe: ProbeSource) -> None:
+    """Train as a worker that is not the chief: neither the store's lock nor its answers are this one's.
+
+    What is left of it is thrown away. It is shown as the step that it takes part in.
+    """
+
+    @action
+    def train() -> tuple[None, StepState]:
+        staging = current().store.staging("train", "")  # where `tfship gc` finds it if this is killed
+        staging.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=staging, prefix=f"worker-{current().cluster.index}-") as scratch:
+            try:
+                _in_child(source, training, given, probe, Path(scratch))
+            except ChildFailed as error:
+                error.where = f"train, {current().cluster}"  # a child names its function, which says nothing to a user
+                raise
+        return None, StepState.ASSISTED
+
+    train()
+
+
+def _in_child(source: ModelSource | None, training: Training, given: Given, probe: ProbeSource, out: Path) -> None:
+    cluster = current().cluster
+    try:
+        with isolate.limits(current().training):
+            isolate.call_with(loop.train, (source, training, given, probe, cluster, out), on_progress=progress)
+    except ChildFailed as error:
+        if cluster.several and error.facts.get("exit") == -signal.SIGALRM:
+            raise clusters.missing(cluster) from error
+        raise

@@ -70,16 +70,18 @@ def test_a_moved_store_keeps_its_digests_and_rebuilds_nothing(first: Path, folde
     assert {name: after[name]["digest"] for name in STEPS} == before
 
 
+@pytest.mark.parametrize("which", ["largest", "smallest", "manifest"])
 @pytest.mark.parametrize("step", STEPS)
-def test_one_flipped_byte_rebuilds_that_step_and_only_that(folder: Path, step: str) -> None:
+def test_one_flipped_byte_rebuilds_that_step_and_only_that(folder: Path, step: str, which: str) -> None:
     artifact = Path(piped(folder)[step]["artifact"])
-    victim = max((path for path in artifact.rglob("*") if path.is_file() and path.name != "manifest.json"),
-                 key=lambda path: path.stat().st_size)  # fmt: skip
+    files = [path for path in artifact.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    smallest, *_, largest = sorted(files, key=lambda path: path.stat().st_size)
+    victim = {"largest": largest, "smallest": smallest, "manifest": artifact / "manifest.json"}[which]
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.chmod(0o644)
     victim.write_bytes(bytes(content))
-    assert states(piped(folder))[step] == "built"
+    assert states(piped(folder)) == ALL_CACHED | {step: "built"}
     (aside,) = [path for path in (folder / "store" / ".aside").iterdir() if path.name.startswith(step)]
     assert bytes(content) in {path.read_bytes() for path in aside.rglob("*") if path.is_file()}
 
@@ -107,6 +109,13 @@ def test_a_digest_that_was_rolled_back_is_held_until_it_is_forced(folder: Path) 
     with pytest.raises(HeldError, match="worse on Mondays"):
         piped(folder, training={"hyperparameters": {"told": 1}})
     assert {step["name"]: step["state"] for step in summaries[-1].steps}["promote"] == "held"
+    assert summaries[-1].promotion == {
+        "name": "half_plus_two",
+        "version": None,
+        "path": None,
+        "previous": 1,
+        "outcome": "held",
+    }
     assert states(piped(folder)) == ALL_CACHED  # what is served is still fine
     forced = {"force": True, "reason": "it was Tuesday's data"}
     piped(folder, training={"hyperparameters": {"told": 1}}, release=forced)

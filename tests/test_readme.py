@@ -11,7 +11,7 @@ import pytest
 import typer.main
 import yaml
 
-from flows.cli.main import app
+from flows.cli.app import app
 from flows.config import PipelineConfig
 from tasks.checkpoint import checkpoint
 from tasks.models import source as sources

@@ -1,5 +1,15 @@
-"""The console script `tfship`."""
+"""The console script `tfship`: signals are answered before anything heavy is imported."""
 
-from flows.cli.main import main
+from __future__ import annotations
 
-__all__ = ["main"]
+from typing import NoReturn
+
+from flows.cli import ending
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    ending.begin()
+    from flows.cli.app import answer
+
+    ending.leave(answer())

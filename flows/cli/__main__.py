@@ -1,5 +1,5 @@
 """`python -m flows.cli`: the console script where it is not installed."""
 
-from flows.cli.main import main
+from flows.cli import main
 
 main()

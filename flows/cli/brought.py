@@ -61,6 +61,19 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def repeated(options: Mapping[str, Any]) -> list[str]:
+    """The options by which the user said what the model is, as he typed them."""
+    named = {"inputs": "--input", "outputs": "--output", "pins": "--pin"}
+    named |= {"signature": "--signature", "tags": "--tags", "graph": "--graph", "model": "--model"}
+    named |= {"var_map": "--var-map", "probe": "--probe", "config": "--config"}
+    found: list[str] = []
+    for name, option in named.items():
+        given = options.get(name)
+        values = given if isinstance(given, list) else [given] if given else []
+        found += [part for value in values for part in (option, str(value))]
+    return found
+
+
 def require_files(settings: PipelineConfig) -> None:
     """Raise UsageError where a file that is given beside the model is not there, before anything starts."""
     for option, path, folders in (

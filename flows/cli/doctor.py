@@ -11,12 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from flows import config as configuration
+from flows.cli import ending
 from flows.config import PipelineConfig
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 from tasks.records.base import Record
@@ -43,21 +45,22 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     runtime: Annotated[RuntimeChoice | None, typer.Option(help="Which server to test in.")] = None,
-    image: Annotated[str | None, typer.Option(help="The docker image of the server.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="A docker image to test in; repeatable.")] = None,
     store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
     serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
     """Look at everything that a run needs of this host, and say what to do about what is missing."""
-    options = {"store": store, "serving_root": serving_root, "serving": {"runtime": runtime, "image": image}}
+    folders = {"store": store, "serving_root": serving_root}
+    options = {**folders, "images": image or None, "serving": {"runtime": runtime}}
     settings = configuration.load(config, options)
     findings = list(_findings(settings))
     failed = any(finding.verdict == "failed" for finding in findings)
     if as_json:
         import json
 
-        print(json.dumps({"passed": not failed, "checks": [one.model_dump() for one in findings]}, indent=1))
+        ending.show(json.dumps({"passed": not failed, "checks": [one.model_dump() for one in findings]}, indent=1))
     else:
         _show(findings)
     return ExitCode.ENVIRONMENT if failed else ExitCode.DONE
@@ -70,12 +73,13 @@ def _findings(settings: PipelineConfig) -> Iterator[Finding]:
     yield _looked("store", lambda: _writable(settings.store, "--store"))
     yield _looked("serving root", lambda: _writable(settings.serving_root, "--serving-root"))
     yield _looked("prefect", _prefect)
-    serving = settings.serving
+    images = settings.images or (settings.serving.image,)  # those of `images`, else the one of `serving`, else none
+    serving = settings.serving.model_copy(update={"image": images[0]})
     if serving.runtime in (RuntimeChoice.AUTO, RuntimeChoice.DOCKER):
-        yield from _docker(serving)
+        yield from _docker(serving, images)
     if serving.runtime is not RuntimeChoice.DOCKER:
         yield _looked("runtime", lambda: _chosen(serving))
-    if serving.runtime in (RuntimeChoice.AUTO, RuntimeChoice.EMBEDDED):
+    if serving.runtime is RuntimeChoice.EMBEDDED or (serving.runtime is RuntimeChoice.AUTO and not serving.image):
         yield _looked("embedded server", _embedded)
 
 
@@ -139,10 +143,11 @@ def _writable(folder: Path, option: str) -> str:
 
 
 def _prefect() -> str:
-    from prefect.settings import get_current_settings
-
     from flows import prefect_server
 
+    prefect_server.settle(verbose=False)
+    with ending.at_once():  # seconds
+        from prefect.settings import get_current_settings
     url = get_current_settings().api.url
     if not url:
         return "no PREFECT_API_URL: a run starts a server of its own"
@@ -150,11 +155,12 @@ def _prefect() -> str:
         return f"{url} answers"
 
 
-def _docker(serving: Serving) -> Iterator[Finding]:
-    """The engine, then its image and what it can limit, as far as one comes."""
+def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Finding]:
+    """The engine, then its images and what it can limit, as far as one comes. An image that is named is needed."""
     from tasks.serving import docker_container, docker_engine, runtimes
 
-    otherwise: Literal["failed", "unused"] = "failed" if serving.runtime is RuntimeChoice.DOCKER else "unused"
+    needed = serving.runtime is RuntimeChoice.DOCKER or serving.image is not None
+    otherwise: Literal["failed", "unused"] = "failed" if needed else "unused"
     clients: list[Any] = []
 
     def engine() -> str:
@@ -181,8 +187,10 @@ def _docker(serving: Serving) -> Iterator[Finding]:
     if not clients:
         return
     with contextlib.closing(clients[0]):
-        reference = serving.image or runtimes.default_image()
-        yield _looked("docker image", lambda: _image(clients[0], reference, serving), otherwise)
+        for image in images:
+            reference = image or runtimes.default_image()
+            check = f"docker image {reference}" if len(images) > 1 else "docker image"
+            yield _looked(check, partial(_image, clients[0], reference, serving), otherwise)
         yield _looked("docker limits", limits, "unused")  # the log of each server says so too
         if serving.mounts:
             yield _looked("docker mounts", mounts, otherwise)

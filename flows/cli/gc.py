@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
+from flows.cli import ending
 from tasks.artifacts.leftovers import Leftover, leftovers, remove
 from tasks.artifacts.store import Store
 from tasks.errors import PipelineError, UsageError
@@ -66,7 +67,7 @@ def gc(
         not_looked_at=unlooked,
     )
     if as_json:
-        print(collected.model_dump_json(indent=1))
+        ending.show(collected.model_dump_json(indent=1))
     else:
         _show(collected, older_than)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 import yaml
 
 from flows import config as configuration
-from tasks.errors import EnvironmentFailure, UsageError
+from tasks.errors import DamagedError, EnvironmentFailure, UsageError
 from tasks.records.adoption import Given
 from tasks.records.inspection import Inspection
 
@@ -34,6 +35,9 @@ def init(
     settings = configuration.load(None, {"source": str(path)})
     with isolate.limits(settings.child_limits):
         found = isolate.call(inspection.inspect, path, Given(), step, read=False, values=False)
+    if found.whole is False:
+        expected, remedy = "a whole model", "restore it from a backup, or take another checkpoint of it."
+        raise DamagedError(str(path), expected, found.damage[0], remedy)
     scratch = out.with_name(f".{out.name}.new")
     try:
         scratch.write_text(_text(path, found, settings.model_name, step))
@@ -74,6 +78,12 @@ def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
 def _given(found: Inspection) -> list[str]:
     """The signatures: declared ones as a comment, guesses commented out, the likeliest first."""
     proposal = found.proposal
+    if proposal is None and found.options:  # several MetaGraphs, and no telling which
+        tags = shlex.split(found.options[0])[1].split(",")
+        return [
+            "# The MetaGraph to take, by its tags; a guess: check it, then take away the `# `.",
+            f"# {_entry('given', {'tags': tags})}",
+        ]
     if proposal is None:
         return [
             "# Its signatures come with the Python code or the graph that it needs.",

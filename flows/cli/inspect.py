@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import brought
+from flows.cli import brought, ending
 from tasks.errors import ExitCode
 from tasks.records.inspection import Inspection
 
@@ -44,7 +44,7 @@ def inspect(
     with isolate.limits(settings.child_limits):
         found = isolate.call(inspection.inspect, path, settings.given, step, read=not quick, values=tensors)
     if as_json:
-        print(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
+        ending.show(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
     else:
         from flows.cli.inspection_page import show
 
@@ -62,7 +62,7 @@ def _next(found: Inspection, path: Path) -> str:
     if found.whole is False:
         return f"tfship inspect {quoted} --quick"
     chosen = shlex.quote(found.path) if len(found.available) > 1 else quoted
-    if found.needs:
+    if found.needs and not any(option.startswith("--tags ") for option in found.options):
         missing = "--model module:Model" if "module:Model" in found.needs else "--graph FILE"
         graph_alone = "as --graph" in found.needs
         return f"tfship run PREFIX --graph {quoted}" if graph_alone else f"tfship run {chosen} {missing}"

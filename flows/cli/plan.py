@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from flows.cli import ending
 from flows.cli import run as pipeline
 from flows.cli.steps import with_options
 
@@ -20,6 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def plan(**options: Any) -> int:
     """Say what a run with these options would do and why; nothing is done."""
+    with ending.at_once():  # Prefect: seconds
+        import flows.train_to_serve  # noqa: F401
     from rich.console import Console
     from rich.table import Table
 
@@ -29,7 +32,7 @@ def plan(**options: Any) -> int:
     pipeline.require_source(settings)
     steps = planned(settings)
     if options["as_json"]:
-        print(json.dumps({"name": settings.model_name, "steps": [step.model_dump() for step in steps]}, indent=1))
+        ending.show(json.dumps({"name": settings.model_name, "steps": [step.model_dump() for step in steps]}, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("step", "would", "why"):

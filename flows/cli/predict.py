@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import brought
+from flows.cli import brought, ending
 from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
 from tasks.forms import tensors
@@ -91,7 +91,7 @@ def predict(
         for key in told.signatures
     ]
     document = documents[0] if len(documents) == 1 else {"predictions": documents}
-    print(json.dumps(document, allow_nan=False))
+    ending.show(json.dumps(document, allow_nan=False))
     return ExitCode.DONE
 
 

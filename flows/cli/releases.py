@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,10 @@ from typing import Annotated
 import typer
 
 from flows import config as configuration
+from flows.cli import ending
+from tasks.errors import UsageError
+from tasks.releases.publish import Releases
+from tasks.releases.rules import versions
 
 ServingRoot = Annotated[Path | None, typer.Option(help="The folder that model servers read.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
@@ -30,16 +35,12 @@ def rollback(
     as_json: AsJson = False,
 ) -> int:
     """Make an earlier version the served one again, and hold the later ones."""
-    import shlex
-
-    from tasks.releases.publish import Releases
-
     root = configuration.load(config, {"serving_root": serving_root}).serving_root
     _require(root, name)
     with Releases(root, name).open() as opened:
         line = opened.roll_back(to, reason)
     if as_json:
-        print(line.model_dump_json(indent=1))
+        ending.show(line.model_dump_json(indent=1))
     else:
         taken = ", ".join(str(version) for version in line.retired)
         print(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
@@ -57,8 +58,6 @@ def releases(
     from rich.console import Console
     from rich.table import Table
 
-    from tasks.releases.publish import Releases
-
     root = configuration.load(config, {"serving_root": serving_root}).serving_root
     _require(root, name)
     found = Releases(root, name)
@@ -68,7 +67,7 @@ def releases(
         import json
 
         document = {"name": name, "served": served, "journal": [line.model_dump(mode="json") for line in lines]}
-        print(json.dumps(document, indent=1))
+        ending.show(json.dumps(document, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("time", "event", "version", "digest", "verdict", "by", "reason"):
@@ -81,14 +80,21 @@ def releases(
     console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
     console.print(table)
     print(f"\nserved  version {served}" if served is not None else "\nserved  nothing")
+    print(f"next    {_next(found, root)}")
     return 0
+
+
+def _next(found: Releases, root: Path) -> str:
+    """Back to the version before, where there is one; else to serve the only one, or to make one."""
+    present = versions(found.names())
+    where = f"{found.name} --serving-root {shlex.quote(str(root))}"
+    if len(present) > 1:
+        return f"tfship rollback {where} --reason WHY"
+    return f"tfship serve {where}" if present else "tfship run"
 
 
 def _require(root: Path, name: str) -> None:
     """Raise UsageError where `root` has no model of that name: nothing is made for a name that was mistyped."""
-    from tasks.errors import UsageError
-    from tasks.releases.publish import Releases
-
     folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     known = sorted(folder for folder in folders if Releases(root, folder).known())
     if name not in known:

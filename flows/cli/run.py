@@ -12,9 +12,11 @@ import typer
 
 from flows import config as configuration
 from flows import telemetry
-from flows.cli import brought, served
+from flows.cli import brought, ending, served
 from flows.config import PipelineConfig
-from tasks.errors import PipelineError, UsageError
+from tasks.errors import DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
+from tasks.export import MODEL
+from tasks.forms import frozen
 from tasks.forms.detect import detect
 from tasks.records.parity import form_of
 from tasks.records.run import RunSummary
@@ -59,7 +61,8 @@ def run(
     select: Annotated[str | None, typer.Option(help="The checkpoint to ship: latest, best, or a step.")] = None,
     refresh: Annotated[list[str] | None, typer.Option(help="A step to do anew, or all; may be repeated.")] = None,
     also: Annotated[
-        list[Target] | None, typer.Option(help="Another form to write: saver_v2, saver_v1 or keras; repeatable.")
+        list[Target] | None,
+        typer.Option(help="Another form to write: saver_v2, saver_v1, keras or object_checkpoint; repeatable."),
     ] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Prove, but do not promote.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote a model that was rolled back.")] = False,
@@ -78,7 +81,7 @@ def perform(given: Mapping[str, Any], until: str | None = None) -> int:
     require_source(settings)
     summary = ran(settings, given)
     if given["as_json"]:
-        print(summary.model_dump_json(indent=1))
+        ending.show(summary.model_dump_json(indent=1))
     else:
         print_summary(summary, settings)
     return 0
@@ -146,26 +149,56 @@ def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
         error.remedy = error.remedy.replace("for example: ", f"for example:\n  {command} ")
     if error is not None:
         if summary and as_json:
-            print(summary.model_dump_json(indent=1))
+            ending.show(summary.model_dump_json(indent=1))
         if verbose and isinstance(error, PipelineError) and (output := error.facts.get("output")):
             print(output, file=sys.stderr)
         if summary and summary.report and not as_json:
             print(f"report  {summary.report}")
+            print(f"next    {_next_after(error, settings, given, summary)}")
         raise error
     assert summary is not None
     return summary
+
+
+def _next_after(error: BaseException, settings: PipelineConfig, given: Mapping[str, Any], summary: RunSummary) -> str:
+    """The command that says more of what ended the run, or the same one, for when the remedy was followed."""
+    same = ["tfship", *sys.argv[1:]]
+    if isinstance(error, HeldError):
+        command = ["tfship", "releases", summary.name, "--serving-root", str(settings.serving_root)]
+    elif isinstance(error, EnvironmentFailure):
+        command = ["tfship", "doctor"]
+    elif isinstance(error, Refusal) and settings.files and (candidate := _refused_form(summary)):
+        command = ["tfship", "verify", settings.source, str(candidate), *brought.repeated(given), "--explain"]
+    elif isinstance(error, (Refusal, UsageError)) and settings.files:
+        command = ["tfship", "inspect", settings.source]
+    elif isinstance(error, (Refusal, UsageError, DamagedError)) or given["verbose"]:
+        command = same
+    else:
+        command = [*same, "--verbose"]
+    return shlex.join(command)
+
+
+def _refused_form(summary: RunSummary) -> Path | None:
+    """The form that was made and found to differ, if it was as late as that."""
+    forms = {"freeze": frozen.GRAPH, "export": MODEL}
+    failed = [one for one in summary.steps if one["state"] == "failed" and one["artifact"] and one["name"] in forms]
+    places = [Path(one["artifact"]) / forms[one["name"]] for one in failed]
+    return next((place for place in places if place.exists()), None)
 
 
 def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: bool) -> BaseException | None:
     """Run the flow; the error that ended it, for the caller to raise when everything is shown."""
     from flows import prefect_server
 
+    prefect_server.settle(verbose=verbose)
+    with ending.at_once():  # Prefect: seconds
+        from flows.train_to_serve import train_to_serve
     try:
-        with prefect_server.provided(needed=not no_server, verbose=verbose):
-            from flows.train_to_serve import train_to_serve
-
-            with telemetry.shown(quiet=quiet):
-                (train_to_serve.fn if no_server else train_to_serve)(settings)
+        with prefect_server.provided(needed=not no_server, verbose=verbose), telemetry.shown(quiet=quiet):
+            (train_to_serve.fn if no_server else train_to_serve)(settings)
+    except prefect_server.Lost as error:
+        ending.wait_for_nothing()  # Prefect would try for minutes to tell a server that is gone
+        return error.instead
     except (Exception, KeyboardInterrupt) as error:
         return error
     except BaseException as error:
@@ -175,8 +208,16 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
     return None
 
 
+def assisted(summary: RunSummary) -> bool:
+    """Whether this was a worker beside its chief, which has made nothing of its own."""
+    return any(step["state"] == "assisted" for step in summary.steps)
+
+
 def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     """The chain of proof and what became of the model, for people."""
+    if assisted(summary):
+        print(*summary.notes, sep="\n")
+        return
     from rich.console import Console
     from rich.table import Table
 

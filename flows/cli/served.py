@@ -50,8 +50,16 @@ Rehearse = Annotated[
 
 
 def settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options say, nested as the configuration is."""
+    """What the options say, nested as the configuration is.
+
+    Raises:
+        UsageError: an image is named for a runtime that has none.
+    """
     option = given.get
+    for image in option("image") or ():
+        from tasks.serving import runtimes
+
+        runtimes.require_docker_for(image, option("runtime"))
     megabytes = option("max_rss_mb")
     return {
         "serving": {

@@ -13,8 +13,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from flows.cli import ending, served
 from flows.cli import run as pipeline
-from flows.cli import served
 from tasks.convert import ARCHIVE
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen
@@ -32,6 +32,7 @@ _STEPS = {
 }
 _LATER = {"no_promote", "force", "reason", "serving_root", "name", "also"}
 _SERVING = set(served.OPTIONS)
+_MEASURING = {"evaluate", "label"}  # restore-verify measures the quality
 _TRAINING: dict[str, Any] = {
     "start": Annotated[Path | None, typer.Option("--from", help="The checkpoint to start from.")],
     "start_step": Annotated[int | None, typer.Option("--from-step", help="The step of that checkpoint.")],
@@ -62,6 +63,7 @@ def _command(step: str) -> Callable[..., int]:
         return pipeline.perform(options, until="rehearse" if options.get("rehearse") else step)
 
     leave_out = _LATER - {"serving_root", "name"} if step == "smoke_test" else _LATER | _SERVING
+    leave_out |= _MEASURING if step in ("train", "adopt", "checkpoint") else set()
     return with_options(command, leave_out=leave_out, more=_TRAINING if step == "train" else {})
 
 
@@ -108,13 +110,16 @@ def convert(
     options |= {"source": source, "also": None if to in _MADE else [to]}
     settings = pipeline.settings_of(options, until=step)
     summary = pipeline.ran(settings, options)
+    if pipeline.assisted(summary):
+        print(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))
+        return 0
     artifact = next(Path(one["artifact"]) for one in summary.steps if one["name"] == step)
     not_made = [note for note in summary.notes if ": not made" in note]
     if not_made:
         raise UsageError(f"--to {to.value}", "a form that this model has", not_made[0], "choose another form.")
     _place(artifact / folder, out, to)
     if options["as_json"]:
-        print(summary.model_dump_json(indent=1))
+        ending.show(summary.model_dump_json(indent=1))
     else:
         _show(summary, settings, to, out)
     return 0

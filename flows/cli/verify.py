@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import brought
+from flows.cli import brought, ending
 from tasks import isolate
 from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
 from tasks.forms.divergence import Explanation
@@ -80,10 +80,10 @@ def verify(
     except NondeterministicError as error:
         if as_json:
             document = {"verdict": "nondeterministic", "baseline": str(paths[0]), "unstable": error.facts["unstable"]}
-            print(json.dumps(document, indent=1))
+            ending.show(json.dumps(document, indent=1))
         raise
     if as_json:
-        print(json.dumps(_document(found), indent=1, allow_nan=False))
+        ending.show(json.dumps(_document(found), indent=1, allow_nan=False))
     else:
         _show(found, next_command=_next(found, options))
     if found.divergent is not None:
@@ -201,20 +201,8 @@ def _next(found: Comparison, options: Mapping[str, Any]) -> str:
     first = found.baseline.path
     divergent = found.divergent
     if divergent is None:
-        return shlex.join(["tfship", "run", first, *_repeated(options)])
+        return shlex.join(["tfship", "run", first, *brought.repeated(options)])
     failed = next((row for row in divergent.rows if row.passed is False), None)
     if options["explain"] or failed is None or not failed.compared:
         return shlex.join(["tfship", "inspect", divergent.path])
-    return shlex.join(["tfship", "verify", first, divergent.path, *_repeated(options), "--explain"])
-
-
-def _repeated(options: Mapping[str, Any]) -> list[str]:
-    """The options by which the user said what the models are, as he typed them."""
-    named = {"inputs": "--input", "outputs": "--output", "pins": "--pin"}
-    named |= {"signature": "--signature", "tags": "--tags", "graph": "--graph", "model": "--model"}
-    named |= {"var_map": "--var-map", "probe": "--probe", "config": "--config"}
-    found: list[str] = []
-    for name, option in named.items():
-        values = options[name] if isinstance(options[name], list) else [options[name]] if options[name] else []
-        found += [part for value in values for part in (option, str(value))]
-    return found
+    return shlex.join(["tfship", "verify", first, divergent.path, *brought.repeated(options), "--explain"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.forms import parity, tensors
 from tasks.forms import predictor as predictors
 from tasks.forms.predictor import Predictor
-from tasks.forms.tensors import Array, Tensors
+from tasks.forms.tensors import Tensors
 from tasks.records.baseline import Baseline, TensorFact, Variable
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
@@ -52,7 +52,7 @@ def record(
         variables=tuple(variables),
         constants=tuple(constants),
         unstable=unstable(first, second),
-        nonfinite=tuple(name for name in first if name.split("/")[0] not in allowed and not _finite(first[name])),
+        nonfinite=tuple(name for name in first if name.split("/")[0] not in allowed and tensors.nonfinite(first[name])),
         metrics=dict(metrics or {}),
     )
     (folder / f"{step}.json").write_text(found.model_dump_json(indent=1))
@@ -85,9 +85,3 @@ def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tens
 def unstable(first: Tensors, second: Tensors) -> tuple[str, ...]:
     """The outputs that differ in any bit between two answers."""
     return tuple(name for name in first if tensors.as_bytes(first[name]) != tensors.as_bytes(second[name]))
-
-
-def _finite(array: Array) -> bool:
-    import numpy as np
-
-    return array.dtype.kind not in "fcV" or bool(np.isfinite(array.astype(np.complex128)).all())

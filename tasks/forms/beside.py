@@ -7,7 +7,7 @@ from tasks.forms import detect
 from tasks.records.adoption import Form, Found, Given
 
 _CHECKPOINTS = (Form.SAVER_V1, Form.SAVER_V2)
-_CODED = (*_CHECKPOINTS, Form.OBJECT_CHECKPOINT, Form.HDF5)
+_CODED = (*_CHECKPOINTS, Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5)
 _GRAPHS = (Form.META_GRAPH, Form.GRAPH_DEF)
 
 
@@ -23,7 +23,9 @@ def require_used(found: Found, given: Given, *, coded: bool) -> None:
     if given.var_map is not None and not checkpoint:
         raise _useless(f"--var-map {given.var_map}", "a Saver checkpoint, whose keys it names", found.form.value)
     if coded and found.form not in _CODED:
-        raise _useless("--model", "a checkpoint or HDF5 weights, which the code gives a graph", found.form.value)
+        raise _useless(
+            "--model", "a checkpoint or a Keras file, whose values the code has a graph for", found.form.value
+        )
     if given.tags is not None and Form.SAVED_MODEL not in (found.form, graph_of(found, given).form):
         raise _useless(
             f"--tags {','.join(given.tags)}", "a SavedModel, one of whose graphs they name", found.form.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
@@ -15,6 +16,9 @@ __all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
 SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 _SHARD = re.compile(r"(.+?)(\.data)?-(\d{5})-of-(\d{5})")
+# What is read of a file here is read in pieces: here is the flow's own process, which no watchdog ends.
+_PIECE = 2**20
+_INDEX_LIMIT = 2**30  # an entry of an index has some fifty bytes
 
 
 def detect(path: Path, step: int | None = None) -> Found:
@@ -164,7 +168,7 @@ def _require_state(folder: Path, found: list[Path]) -> tuple[Path | None, tuple[
     state = folder / "checkpoint"
     if not state.is_file():
         return None, ()
-    match = re.search(rb'^model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', state.read_bytes(), re.MULTILINE)
+    match = re.search(rb'^model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', _head(state), re.MULTILINE)
     if match is None:
         return None, ("the file `checkpoint` names no checkpoint",)
     written = match[1].decode(errors="replace").replace("\\\\", "\\")
@@ -196,7 +200,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
             found = f"{table.stat().st_size} bytes that do not end as such a file does"
             raise DamagedError(str(table), "a whole checkpoint file", found, "restore it from a backup.")
     _require_shards(prefix)
-    objects = index in files and _OBJECT_GRAPH in index.read_bytes()
+    objects = index in files and _holds(index, _OBJECT_GRAPH)
     form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
     meta = prefix.with_name(prefix.name + saver.META)
     has_meta = meta.is_file()
@@ -211,6 +215,31 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
         available=available,
         notes=notes,
     )
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(_PIECE)
+
+
+def _holds(index: Path, key: bytes) -> bool:
+    """Whether a key is in an index. Raises DamagedError for one that is too large to be one."""
+    size = index.stat().st_size
+    if size > _INDEX_LIMIT:
+        expected, remedy = f"an index of at most {_INDEX_LIMIT / 2**30:.0f} GiB", "restore it from a backup."
+        raise DamagedError(str(index), expected, f"{size / 2**30:.1f} GiB", remedy)
+    tail = b""
+    for piece in _pieces(index):
+        if key in tail + piece:
+            return True
+        tail = piece[-len(key) :]
+    return False
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            yield piece
 
 
 def _require_shards(prefix: Path) -> None:

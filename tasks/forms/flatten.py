@@ -15,7 +15,7 @@ from typing import Any
 from tasks.errors import DamagedError, UsageError
 from tasks.forms import graph as graphs
 from tasks.forms import saved_model as loader
-from tasks.forms import saver, tables, tensors
+from tasks.forms import saver, tables, tensors, whole
 from tasks.forms.graph import Slice
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
@@ -117,6 +117,16 @@ def keep_variables(meta: Any) -> None:
             collection.bytes_list.value[:] = kept
 
 
+def declared_nodes(meta: Any) -> list[str]:
+    """The nodes from which a loader makes its variables: it restores none in a graph that has none of them."""
+    from tensorflow.core.framework import variable_pb2
+
+    held = meta.collection_def["variables"].bytes_list.value if "variables" in meta.collection_def else ()
+    variables = [variable_pb2.VariableDef.FromString(encoded) for encoded in held]
+    names = [(one.variable_name, one.initializer_name, one.initial_value_name, one.snapshot_name) for one in variables]
+    return [name for named in names for name in named if name]
+
+
 def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, Slice]:
     """Put a checkpoint's files under another prefix, unchanged where each variable is one tensor; return its sources.
 
@@ -187,14 +197,8 @@ class _Saver:
 
 def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
     """Those that find something among a checkpoint's keys, the graph's own first."""
-    from tensorflow.core.protobuf import saver_pb2
-
-    definitions = [meta.saver_def] if meta.saver_def.restore_op_name else []
-    if "savers" in meta.collection_def:
-        held = meta.collection_def["savers"].bytes_list.value
-        definitions += [saver_pb2.SaverDef.FromString(encoded) for encoded in held]
     found = []
-    for definition in definitions:
+    for definition in whole.savers(meta):
         restored = graphs.restored_slices(meta.graph_def, definition)
         there = {name: source for name, source in restored.items() if source.key in keys}
         if there:
@@ -252,7 +256,9 @@ def _assign(handle: Any, value: Any) -> Any:
 
     if handle.type == "VarHandleOp":
         return tf.raw_ops.AssignVariableOp(resource=handle.outputs[0], value=value)
-    return tf.raw_ops.Assign(ref=handle.outputs[0], value=value).op
+    # As Saver does: a variable of an open shape takes what it is given.
+    known = handle.outputs[0].shape.is_fully_defined()
+    return tf.raw_ops.Assign(ref=handle.outputs[0], value=value, validate_shape=known).op
 
 
 def _variable(graph: Any, name: str) -> Any:

@@ -39,15 +39,18 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
 
     meta, targets, needed = saver.to_convert(prefix, names)
     checkpoint = saver.reader(prefix)
-    facts = graphs.variable_facts(meta.graph_def)
-    size = sum(_bytes_of(facts[name]) for name in needed) + meta.graph_def.ByteSize()
+    facts, shapes = graphs.variable_facts(meta.graph_def), checkpoint.get_variable_to_shape_map()
+    held = [(facts[name][0], source.shape(tuple(shapes[source.key]))) for name, source in needed.items()]
+    size = sum(map(_bytes_of, held)) + meta.graph_def.ByteSize()
     if size >= LIMIT:
         return f"not made: {size / 2**30:.1f} GiB > 2 GiB"
     try:
         frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
             _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
         )
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:
+        if not _raised_by_converter(error):
+            raise
         return f"not made: TensorFlow cannot fold this graph's variables ({str(error).splitlines()[0][:160]})"
     constants = {node.name: node for node in frozen.node if node.op == "Const"}
     for name, source in needed.items():
@@ -128,7 +131,7 @@ class _Placeholders:
     then filled in from the checkpoint one by one.
     """
 
-    def __init__(self, facts: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    def __init__(self, facts: dict[str, tuple[str, graphs.OpenShape]]) -> None:
         self.facts = facts
 
     def run(self, tensors: list[str]) -> list[Any]:
@@ -141,6 +144,20 @@ class _Placeholders:
             dtype = tf.dtypes.as_dtype(self.facts[name][0])
             answers.append(np.array(b"") if dtype == tf.string else np.zeros((), dtype=dtype.as_numpy_dtype))
         return answers
+
+
+def _raised_by_converter(error: Exception) -> bool:
+    """Whether TensorFlow's converter says itself that it cannot: nothing that goes wrong on its way is called that.
+
+    (tensorflow/python/framework/convert_to_constants.py: ValueError, as for a gather with batch dimensions, and
+    NotImplementedError, for nodes that it has no conversion of.)
+    """
+    from tensorflow.python.framework import convert_to_constants
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == convert_to_constants.__name__
 
 
 def _bytes_of(fact: tuple[str, tuple[int, ...]]) -> int:

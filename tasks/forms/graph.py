@@ -15,6 +15,9 @@ from tasks.errors import PipelineError
 from tasks.forms import tensors
 from tasks.records.baseline import TensorFact
 
+OpenShape = tuple[int | None, ...] | None
+"""A variable's shape: a size is None where any goes, the whole where any rank goes."""
+
 # Every op that holds a variable's state; the first two are TF1's reference variables.
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "TemporaryVariable", "AutoReloadVariable"})
 # Every op that only makes sense with such a state: none may be left in a frozen graph.
@@ -153,18 +156,26 @@ def drop_unused_functions(graph_def: Any) -> None:
     graph_def.library.CopyFrom(library)
 
 
-def variable_facts(graph_def: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(dtype, shape) of every variable operation."""
+def variable_facts(graph_def: Any) -> dict[str, tuple[str, OpenShape]]:
+    """(dtype, shape) of every variable operation; a shape may be open, and is the value's then."""
     import tensorflow as tf
 
+    def shape(node: Any) -> OpenShape:
+        proto = attribute(node, "shape").shape
+        return None if proto.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in proto.dim)
+
     return {
-        node.name: (
-            tf.dtypes.as_dtype(attribute(node, "dtype").type).base_dtype.name,
-            tuple(dimension.size for dimension in attribute(node, "shape").shape.dim),
-        )
+        node.name: (tf.dtypes.as_dtype(attribute(node, "dtype").type).base_dtype.name, shape(node))
         for node in graph_def.node
         if node.op in VARIABLE_OPS
     }
+
+
+def takes(shape: OpenShape, found: tuple[int, ...]) -> bool:
+    """Whether a variable of that shape can hold a value of the other."""
+    if shape is None:
+        return True
+    return len(shape) == len(found) and all(one in (None, size) for one, size in zip(shape, found, strict=True))
 
 
 def readers(graph: Any, variables: Iterable[str]) -> dict[str, str]:

@@ -5,14 +5,16 @@ Damage does not stop it: what can still be listed is listed, and what is wrong i
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedError, UnsafeGraph, UnsupportedGraph, UsageError
-from tasks.forms import collected, detect, keras_safety, ops, original, proposals, saver, stored_tensors
+from tasks.forms import collected, detect, keras_safety, ops, original, proposals, saved_model, saver, stored_tensors
 from tasks.forms import graph as graphs
 from tasks.forms.stored_tensors import Listing, said
+from tasks.forms.whole import require_whole
 from tasks.records.adoption import Form, Found, Given
 from tasks.records.inspection import Inspection, KerasFound
 
@@ -76,21 +78,27 @@ def _of_graph(found: Found, given: Given, damage: list[str]) -> dict[str, Any]:
     try:
         meta = original.graph(found, given)
     except UsageError as error:
+        if sets := error.facts.get("tags"):  # several MetaGraphs, and no telling which
+            likely = max(sets, key=lambda tags: saved_model.SERVE in tags)
+            needs = f"{error.expected}, where there are {error.found}: {error.remedy}"
+            return {"needs": needs, "options": (f"--tags {shlex.quote(','.join(likely))}",)}
         return {"needs": f"{error.expected}: {error.remedy}"}
     except DamagedError as error:
         damage.append(said(error))
         return {}
+    notes = [*found.notes, *(original.tag_notes(found.path, meta) if found.form is Form.SAVED_MODEL else ())]
     written = _as_written(found, meta.meta_info_def.tags)
     version = written.meta_info_def.tensorflow_version if written is not None else meta.meta_info_def.tensorflow_version
     told: dict[str, Any] = {
+        "notes": tuple(notes),
         "written_by": version,
         "producer": meta.graph_def.versions.producer,
         "collections": {key: tuple(collected.entries(key, held)) for key, held in sorted(meta.collection_def.items())},
         "hyperparameters": collected.hyperparameters(meta.collection_def),
-        "graph_rows": stored_tensors.of_graph(meta.graph_def),
     }
     try:
-        ops.require_well_formed(meta.graph_def, str(found.path))
+        require_whole(meta, str(found.path))
+        told["graph_rows"] = stored_tensors.of_graph(meta.graph_def)
         proposal = proposals.propose(meta)
         options = proposals.options_for(meta, proposal)
     except DamagedError as error:
@@ -107,7 +115,7 @@ def _of_graph(found: Found, given: Given, damage: list[str]) -> dict[str, Any]:
     try:
         ops.require_loadable(meta, str(found.path))
     except UnsafeGraph as error:
-        told["notes"] = (*found.notes, f"unsafe to load: {error.where}: {error.found}")
+        told["notes"] = (*notes, f"unsafe to load: {error.where}: {error.found}")
     return told
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
-from tasks.forms import keras_safety, live_object, parity, tensors
+from tasks.forms import keras_alike, keras_safety, live_object, parity, tensors
 from tasks.forms import predictor as predictors
 from tasks.forms.keras_safety import require_safe
 from tasks.forms.live_object import LivePredictor
@@ -40,8 +40,7 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
 
     require_safe(path)
     predictors.eager(options)
-    with path.open("rb") as stream:
-        zipped = stream.read(4).startswith(b"PK")
+    zipped = keras_safety.zipped(path)
     with tempfile.TemporaryDirectory() as scratch:
         named = Path(scratch) / ("model.keras" if zipped else "model.h5")  # Keras goes by the name
         named.symlink_to(path.absolute())
@@ -60,16 +59,26 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
 
 
 def restore_weights(path: Path, model: Any) -> None:
-    """Give a live Keras model the weights of a `.weights.h5` or an older HDF5 file that holds nothing else.
+    """Give a live Keras model the weights of a `.weights.h5`, of an older HDF5 file, or of a `.keras` archive.
+
+    Nothing else of a file is loaded; what a whole model of Keras 3 says of its layers must be so of the model's, too.
 
     Raises:
         UnsafeGraph, DamagedError: as `require_safe`.
-        CoverageError: the file's weights are not this model's.
+        CoverageError: the file's weights are not this model's, or its layers are others.
+        UsageError: it is no Keras model, or the archive holds more than weights can restore.
     """
-    keras_safety.require_contained(path)
+    import keras
+
+    if not isinstance(model, keras.Model):
+        remedy = "let `build` return Objects(module=…) with the Keras model that the weights belong to."
+        raise UsageError(str(path), "a Keras model from the code, to take its weights", type(model).__name__, remedy)
+    zipped = keras_safety.zipped(path)
+    if (described := keras_safety.described(path)) is not None:
+        _require_alike(path, described, model)
     with tempfile.TemporaryDirectory() as scratch:
-        layered = keras_safety.by_layers(path)
-        named = Path(scratch) / ("model.weights.h5" if layered else "model.h5")  # Keras goes by the name
+        name = "model.keras" if zipped else "model.weights.h5" if keras_safety.by_layers(path) else "model.h5"
+        named = Path(scratch) / name  # Keras goes by the name
         named.symlink_to(path.absolute())
         try:
             model.load_weights(str(named))
@@ -77,11 +86,30 @@ def restore_weights(path: Path, model: Any) -> None:
             found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
             remedy = "give the code that wrote these weights, with the same layers in the same order."
             raise CoverageError(str(path), f"weights of the model {model.name!r}", found, remedy) from None
-        _require_weights(path, model, zipped=False)
+        _require_weights(path, model, zipped)
+
+
+def _require_alike(path: Path, theirs: Any, model: Any) -> None:
+    """Refuse code whose layers are not those that a file describes: with its weights they would answer otherwise."""
+    import keras
+
+    if held := keras_safety.assets(path):
+        remedy = "export a SavedModel where the model is, or save weights alone and let the code bring the rest."
+        raise UsageError(str(path), "a model that its weights restore", f"files beside them: {held[0]}", remedy)
+    remedy = "give the code that saved this file."
+    try:
+        ours = keras.saving.serialize_keras_object(model)
+    except Exception as error:  # a layer's own get_config raises whatever it does
+        found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
+        raise CoverageError(str(path), "code whose model has the file's configuration", found, remedy) from None
+    if different := keras_alike.difference(theirs, ours):
+        raise CoverageError(f"{path}, {different.where}", different.theirs, f"{different.ours} in the code", remedy)
 
 
 def signature_of(model: Any) -> Any:
     """The default signature of a built Keras model, for inference: inputs and outputs by Keras' own names.
+
+    An input of a model that takes a dictionary goes by its key there, any other one by its layer.
 
     Raises:
         UsageError: the model does not say what it takes.
@@ -94,14 +122,19 @@ def signature_of(model: Any) -> Any:
     if not inputs:
         remedy = "give signatures: Objects(module=…, signatures={'serving_default': a tf.function})."
         raise UsageError(f"the Keras model {model.name!r}", "inputs of known shape", "none", remedy)
-    names = [_input_name(tensor) for tensor in inputs]
+    structure = getattr(model, "_inputs_struct", None)  # what it is called with; `inputs` are the same, flat
+    keys = {id(tensor): str(key) for key, tensor in structure.items()} if isinstance(structure, dict) else {}
+    names = [keys.get(id(tensor), _input_name(tensor)) for tensor in inputs]
     specs = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(names, inputs, strict=True)
     }
     declared = getattr(model, "output_names", None) or []
 
     def call(**fed: Any) -> Any:
-        answer = model(next(iter(fed.values())) if len(fed) == 1 else fed, training=False)
+        taken = next(iter(fed.values())) if len(fed) == 1 else fed
+        if structure is not None:
+            taken = keras.tree.pack_sequence_as(structure, [fed[name] for name in names])
+        answer = model(taken, training=False)
         if isinstance(answer, dict):
             return answer
         outputs = keras.tree.flatten(answer)
@@ -116,6 +149,7 @@ def write(source: Path | Any, out: Path) -> None:
 
     Raises:
         ParityError: what was written has other weights or signatures than its source.
+        UnsupportedGraph: Keras cannot write it.
         As `loaded`.
     """
     options = SessionOptions()
@@ -125,7 +159,14 @@ def write(source: Path | Any, out: Path) -> None:
     origin = LivePredictor("Keras model", {DEFAULT: signature_of(source)}, source)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         named = Path(scratch) / "model.keras"
-        source.save(str(named))
+        try:
+            source.save(str(named))
+        except Exception as error:  # a layer's own get_config raises whatever it does
+            found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
+            remedy = "give every layer of the code a get_config."
+            raise UnsupportedGraph(
+                f"the Keras model {source.name!r}", "one that Keras can write", found, remedy
+            ) from None
         with loaded(named, options) as written:
             rows = parity.values(written.form, _weights(origin), _weights(written))
             rows += parity.signatures(written.form, origin.signatures.values(), written.signatures.values())

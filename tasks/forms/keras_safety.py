@@ -51,12 +51,42 @@ def require_contained(path: Path) -> None:
         _require_contained(stream, path, path.stat().st_size)
 
 
+def zipped(path: Path) -> bool:
+    """Whether a Keras file is an archive, and not HDF5, whatever it is called."""
+    with path.open("rb") as stream:
+        return stream.read(4).startswith(b"PK")
+
+
+def described(path: Path) -> Any:
+    """The configuration of a file that has one as Keras 3 writes it; None for weights alone and for what is older.
+
+    Raises:
+        UnsafeGraph, DamagedError: as `require_safe`.
+    """
+    import h5py
+
+    if not zipped(path):
+        require_contained(path)
+        with _reading(path), h5py.File(path, "r") as file:
+            if "model_config" not in file.attrs or not str(file.attrs.get("keras_version", "")).startswith("3"):
+                return None
+    return configuration(path)
+
+
+def assets(path: Path) -> list[str]:
+    """The files in an archive that layers read beside their weights: vocabularies. HDF5 has none."""
+    if not zipped(path):
+        return []
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return [name for name in archive.namelist() if name.startswith("assets/") and not name.endswith("/")]
+
+
 def by_layers(path: Path) -> bool:
-    """Whether an HDF5 file of weights is one of Keras 3, which has a group `layers`, and not of Keras 2."""
+    """Whether HDF5 holds weights as Keras 3 writes them alone, and not as Keras 2 does, or a whole model of either."""
     import h5py
 
     with _reading(path), h5py.File(path, "r") as file:
-        return "layer_names" not in file.attrs
+        return "layer_names" not in file.attrs and "model_weights" not in file
 
 
 @contextmanager

@@ -148,11 +148,13 @@ def of_function(key: str, function: Any) -> Any:
 def variables(root: Any) -> dict[str, Any]:
     """Every tf.Variable of a live object by its path: Keras' own path, else the attributes that lead to it.
 
-    Each comes once, in an order that the object's code alone decides.
+    Each comes once, in an order that the object's code alone decides. Of one that is mirrored among several workers it is
+    this worker's own, which the functions read.
     """
     found: dict[str, Any] = {}
     for path, variable in _leaves(root):
-        found[_free(path, found)] = variable
+        mirrored = getattr(variable, "distribute_strategy", None)
+        found[_free(path, found)] = mirrored.experimental_local_results(variable)[0] if mirrored else variable
     return found
 
 

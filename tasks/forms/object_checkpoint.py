@@ -109,6 +109,36 @@ def restore(prefix: Path, root: Any, at: str | None = None) -> Coverage:
     return coverage
 
 
+def write(root: Any, folder: Path, step: int) -> None:
+    """Write `tf.train.Checkpoint(model=root)` into `folder`, with a `checkpoint` file that lets the folder be moved."""
+    import tensorflow as tf
+
+    prefix = prefix_of(folder, step)
+    name = prefix.name.rpartition("-")[0]
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=root), str(folder), max_to_keep=1, checkpoint_name=name
+    )
+    manager.save(checkpoint_number=step)
+    (folder / "checkpoint").write_text(saver.state_file(prefix.name))  # without the time of day
+
+
+def prefix_of(folder: Path, step: int) -> Path:
+    """Where `write` leaves the checkpoint of a global step."""
+    return folder / f"model.ckpt-{step}"
+
+
+def restore_by_tensorflow(prefix: Path, root: Any) -> None:
+    """Restore what `write` left as TensorFlow's users do. Raises CoverageError where an object finds no value."""
+    import tensorflow as tf
+
+    try:
+        tf.train.Checkpoint(model=root).restore(str(prefix)).assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        found = str(error).strip().splitlines()[0][:300] if str(error) else type(error).__name__
+        expected, remedy = "a value for every variable of the object", "make the same variables in every build()."
+        raise CoverageError(str(prefix), expected, found, remedy) from None
+
+
 @dataclass(frozen=True)
 class _Part:
     """A node of the checkpoint's object graph taken as the live object: its path, and live variable's path -> key."""

@@ -15,7 +15,16 @@ from tasks.forms.placed import Placed, placed
 from tasks.forms.well_formed import and_more, require_well_formed
 from tasks.records.adoption import OpsFound
 
-__all__ = ["does", "require_harmless", "require_loadable", "require_runnable", "require_well_formed", "scan"]
+__all__ = [
+    "does",
+    "in_training",
+    "require_harmless",
+    "require_known",
+    "require_loadable",
+    "require_runnable",
+    "require_well_formed",
+    "scan",
+]
 
 _RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
 
@@ -66,18 +75,7 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
     targets = list(targets)
     require_harmless(graph_def, targets, where)
     found = scan(graph_def, targets)
-    if found.unknown:
-        op, library = next(iter(found.unknown.items()))
-        at = next(at for at in placed(graph_def, targets) if at.node.op == op)
-        brings = f"the library that has it is {library}" if library else "no library is known to define it"
-        raise UnsupportedGraph(
-            f"{where}: {at.name} ({op}), which the outputs reach",
-            f"ops that TensorFlow {kernels.version()} registers",
-            f"the unknown op {op}, {brings}{and_more(found.unknown, op)}",
-            "cut the graph after it (--input) or before it (--output), or export the model again without it; "
-            "TensorFlow Serving's stock image does not have it either.",
-            {"ops": found.model_dump(mode="json")},
-        )
+    _require_known(graph_def, targets, found, where)
     if found.no_kernel:
         at = next(
             at for at in placed(graph_def, targets) if at.node.op in found.no_kernel and not kernels.has_kernel(at.node)
@@ -92,6 +90,49 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
             "graph after it (--input) or before it (--output).",
             {"ops": found.model_dump(mode="json")},
         )
+
+
+def require_known(graph_def: Any, where: str) -> None:
+    """Raise UnsupportedGraph for an op that this TensorFlow does not know, anywhere in a graph that is to be imported."""
+    _require_known(graph_def, None, scan(graph_def, None), where)
+
+
+def _require_known(graph_def: Any, targets: list[str] | None, found: OpsFound, where: str) -> None:
+    if not found.unknown:
+        return
+    op, library = next(iter(found.unknown.items()))
+    at = next(at for at in placed(graph_def, targets) if at.node.op == op)
+    brings = f"the library that has it is {library}" if library else "no library is known to define it"
+    reaching = "which the outputs reach" if targets is not None else "without which it cannot be loaded"
+    raise UnsupportedGraph(
+        f"{where}: {at.name} ({op}), {reaching}",
+        f"ops that TensorFlow {kernels.version()} registers",
+        f"the unknown op {op}, {brings}{and_more(found.unknown, op)}",
+        "cut the graph after it (--input) or before it (--output), or export the model again without it; "
+        "TensorFlow Serving's stock image does not have it either.",
+        {"ops": found.model_dump(mode="json")},
+    )
+
+
+def in_training(graph_def: Any, targets: Iterable[str]) -> tuple[str, ...]:
+    """`node (op)` of what the targets reach and what computes as it does in training, unless a switch turns it off.
+
+    Without what draws anew, which shows by itself: the model answers otherwise each time. Dropout whose rate is a
+    constant that keeps everything is none.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    off = {one.mask for one in train_mode.dropouts(nodes) if _constant(nodes.get(one.source)) == one.off}
+    named = (at.removesuffix(")").rpartition(" (") for at in scan(graph_def, targets).train_mode)
+    return tuple(f"{name} ({op})" for name, _, op in named if name not in off and not train_mode.RANDOM.fullmatch(op))
+
+
+def _constant(node: Any) -> float | None:
+    import tensorflow as tf
+
+    if node is None or node.op != "Const":
+        return None
+    value = tf.make_ndarray(graphs.attribute(node, "value").tensor)
+    return float(value) if value.ndim == 0 and value.dtype.kind == "f" else None
 
 
 def require_harmless(graph_def: Any, targets: Iterable[str], where: str) -> None:

@@ -57,6 +57,33 @@ def graph(found: Found, given: Given) -> Any:
 
 
 def _of_saved_model(folder: Path, given: Given) -> Any:
+    path, sets = _sets(folder)
+    wanted = frozenset(given.tags or ([saved_model.SERVE] if len(sets) > 1 else next(iter(sets))))
+    if wanted not in sets:
+        expected, remedy = f"tags {_tags(wanted)}", "choose one of these sets: --tags A,B."
+        facts = {"tags": sorted(sorted(tags) for tags in sets)}
+        raise UsageError(str(path), expected, "; ".join(map(_tags, sets)), remedy, facts)
+    return sets[wanted]
+
+
+def tag_notes(folder: Path, taken: Any) -> tuple[str, ...]:
+    """What there is to say of the tags of the MetaGraph that was taken of a SavedModel, and of others beside it."""
+    tags = frozenset(taken.meta_info_def.tags)
+    others = "; ".join(_tags(other) for other in _sets(folder)[1] if other != tags)
+    odd = f"its MetaGraph has the tags {_tags(tags)}, where a server looks for {saved_model.SERVE}"
+    notes = (
+        odd if tags != {saved_model.SERVE} else "",
+        f"MetaGraphs of other tags are left out: {others}" * bool(others),
+    )
+    return tuple(note for note in notes if note)
+
+
+def _tags(tags: Iterable[str]) -> str:
+    return ",".join(sorted(tags)) or "(none)"
+
+
+def _sets(folder: Path) -> tuple[Path, dict[frozenset[str], Any]]:
+    """A SavedModel's file, and its MetaGraphDefs by their tags."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = next(folder / name for name in detect.SAVED_MODEL if (folder / name).is_file())
@@ -67,15 +94,9 @@ def _of_saved_model(folder: Path, given: Given) -> Any:
     sets: dict[frozenset[str], Any] = {}
     for meta in held:  # a loader takes the first of a set (tensorflow/python/saved_model/loader_impl.py)
         if sets.setdefault(frozenset(meta.meta_info_def.tags), meta) is not meta:
-            twice = ",".join(sorted(set(meta.meta_info_def.tags))) or "(none)"
-            found, remedy = f"two of {twice}", "export the model again."
+            found, remedy = f"two of {_tags(set(meta.meta_info_def.tags))}", "export the model again."
             raise DamagedError(str(path), "one MetaGraphDef of each set of tags", found, remedy)
-    wanted = frozenset(given.tags or ([saved_model.SERVE] if len(sets) > 1 else next(iter(sets))))
-    if wanted not in sets:
-        listed = "; ".join(",".join(sorted(tags)) or "(none)" for tags in sets)
-        expected, remedy = f"tags {','.join(sorted(wanted))}", "choose one of these sets: --tags A,B."
-        raise UsageError(str(path), expected, listed, remedy)
-    return sets[wanted]
+    return path, sets
 
 
 def _of_file(path: Path, form: Form) -> Any:
@@ -186,12 +207,13 @@ def restored(
 ) -> Iterator[OriginalPredictor]:
     """A graph with its Saver (`flatten.with_saver`), restored from the brought files in a fresh session."""
     import tensorflow as tf
+    from google.protobuf.message import DecodeError
 
     imported = tf.Graph()
     with imported.as_default():
         try:
             saving = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
-        except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
+        except (tf.errors.OpError, DecodeError, ValueError, TypeError, KeyError) as error:
             remedy = "save the model again, or restore its `.meta` from a backup."
             raise DamagedError(f"the graph of the {form}", "one that can be imported", _said(error), remedy) from None
     readers = graphs.readers(imported, variables)
@@ -217,12 +239,23 @@ def restored(
 
 @contextmanager
 def loaded(
-    folder: Path, meta: Any, signatures: Iterable[Signature], pins: Mapping[str, Array], options: SessionOptions
+    folder: Path,
+    meta: Any,
+    signatures: Iterable[Signature],
+    pins: Mapping[str, Array],
+    options: SessionOptions,
+    *,
+    reduced: bool = False,
 ) -> Iterator[OriginalPredictor]:
-    """A SavedModel by the v1 loader, which TensorFlow Serving uses. Raises DamagedError where it refuses the model."""
+    """A SavedModel by the v1 loader, which TensorFlow Serving uses; with the graph of `meta` where that was `reduced`.
+
+    Raises DamagedError where it refuses the model.
+    """
     with ExitStack() as stack:
         try:
-            loadable = stack.enter_context(_unfolded(folder, meta))
+            # Of a guarded graph, loading the file's own would run something.
+            changed = reduced or unfolded.guarded(meta.graph_def)
+            loadable = stack.enter_context(_rewritten(folder, meta)) if changed else folder
             session, _ = stack.enter_context(saved_model.session_of(loadable, meta.meta_info_def.tags, options))
         except DamagedError:
             if (folder / "variables").is_dir():
@@ -233,13 +266,10 @@ def loaded(
 
 
 @contextmanager
-def _unfolded(folder: Path, meta: Any) -> Iterator[Path]:
-    """The SavedModel, with the graph as it was read in the place of one of which loading it would run something."""
+def _rewritten(folder: Path, meta: Any) -> Iterator[Path]:
+    """The SavedModel with another graph, which is read in the place of its own."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    if not unfolded.guarded(meta.graph_def):
-        yield folder
-        return
     with tempfile.TemporaryDirectory() as scratch:
         for part in ("variables", "assets"):
             (Path(scratch) / part).symlink_to((folder / part).resolve())

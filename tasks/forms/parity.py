@@ -6,7 +6,7 @@ This is the chain of proof. Nothing here is called passed unless it was looked a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,20 @@ import numpy as np
 from tasks.errors import NondeterministicError, ParityError, PipelineError
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Array, Tensors, as_bytes, dtype_name
+from tasks.forms.transient import transient
 from tasks.records.baseline import Baseline, Environment, TensorFact
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Signature
 
-# TensorFlow's errors (tensorflow/python/framework/errors_impl.py) that are about the machine, not the model.
-_TRANSIENT = frozenset(
-    {"ResourceExhaustedError", "AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
-)
 
-
-def require_usable(baseline: Baseline) -> None:
+def require_usable(baseline: Baseline, finite: Container[str] = ()) -> None:
     """Refuse a baseline that nothing can be compared with.
+
+    `finite` are the variables that must hold no NaN and no infinity: a class or a string that is made of NaN shows none.
 
     Raises:
         NondeterministicError: the live model gave two answers to one probe.
-        ParityError: an output holds NaN or infinities and its signature does not allow them.
+        ParityError: an output, or one of these variables, holds NaN or infinities where the signature does not allow them.
     """
     if baseline.unstable:
         raise NondeterministicError(
@@ -38,26 +36,36 @@ def require_usable(baseline: Baseline) -> None:
             f"{', '.join(baseline.unstable)} differ between two calls",
             "pin what is random at inference (dropout's keep probability, `training`), or remove it from the outputs.",
         )
-    if baseline.nonfinite:
+    lost = [variable for variable in baseline.variables if variable.value.nonfinite and variable.name in finite]
+    if baseline.nonfinite or lost:
         rows = [
-            ParityRow(
-                candidate="live session",
-                signature=name.split("/")[0],
-                output=name.partition("/")[2],
-                test=ParityTest.EXACT,
-                passed=False,
-                note="not finite",
-                worst=Difference(expected="finite numbers", got="NaN or infinities"),
-            )
+            _not_finite(name.split("/")[0], name.partition("/")[2], ParityTest.EXACT, "NaN or infinities")
             for name in baseline.nonfinite
         ]
+        counted = [f"{one.name} ({one.value.nonfinite} of {one.value.size} values)" for one in lost]
+        for variable in lost:
+            got = f"{variable.value.nonfinite} of {variable.value.size} values NaN or infinite"
+            rows.append(_not_finite("", variable.name, ParityTest.VALUES, got))
+        named = [*baseline.nonfinite, *counted[:5], *([f"{len(counted) - 5} more"] if len(counted) > 5 else [])]
         raise ParityError(
             f"the live model at step {baseline.step}",
-            "finite outputs",
-            f"NaN or infinities in {', '.join(baseline.nonfinite)}",
+            "finite outputs" if baseline.nonfinite else "finite values in the variables that the outputs read",
+            f"NaN or infinities in {', '.join(named)}",
             "train again with a lower learning rate, or declare `allow_nonfinite` for a signature that means them.",
             facts={"report": ParityReport(rows=tuple(rows)).model_dump(mode="json")},
         )
+
+
+def _not_finite(signature: str, output: str, test: ParityTest, got: str) -> ParityRow:
+    return ParityRow(
+        candidate="live session",
+        signature=signature,
+        output=output,
+        test=test,
+        passed=False,
+        note="not finite",
+        worst=Difference(expected="finite numbers", got=got),
+    )
 
 
 def values(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorFact]) -> list[ParityRow]:
@@ -108,6 +116,22 @@ def values(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorF
     return ([passed] if agreed else []) + rows
 
 
+def unexpected(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorFact]) -> list[ParityRow]:
+    """A row for each value of a form beyond the expected ones, which are all there: the form reads what nobody recorded."""
+    wanted = list(expected)
+    names = {fact.name for fact in wanted}
+    found = [fact for fact in got if fact.name not in names]
+    twins = Counter(_content(fact) for fact in wanted) - Counter(_content(fact) for fact in got if fact.name in names)
+    rows = []
+    for fact in found:
+        if twins[_content(fact)]:
+            twins[_content(fact)] -= 1
+            continue
+        worst = Difference(expected="no variable that the live model does not have", got=_described(fact))
+        rows.append(_row(candidate, "", fact.name, ParityTest.VALUES, 1, 1, worst))
+    return rows
+
+
 def assets(candidate: str, recorded: Mapping[str, str], changed: Mapping[str, str]) -> list[ParityRow]:
     """Compare asset files by hash. `recorded` is file name -> sha256, `changed` what differs from it."""
     return [
@@ -153,7 +177,7 @@ def outputs(
         except (PipelineError, MemoryError, OSError):
             raise  # they say nothing about the model
         except Exception as error:
-            if type(error).__name__ in _TRANSIENT:
+            if transient(error):
                 raise
             worst = Difference(expected="an answer", got=f"{type(error).__name__}: {str(error)[:300]}")
             rows.append(_row(predictor.form, signature.key, "*", test, 0, 0, worst))
@@ -340,9 +364,11 @@ def _distances(expected: Array, got: Array) -> tuple[float, float]:
 
 
 def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors, tolerance: Tolerance) -> ParityRow:
-    """A class may differ in a served answer where the two best scores lie within the tolerance of each other.
+    """A class may differ in a served answer where nothing but the tolerance of the two best scores parts them.
 
-    It is excused only if the output is the argmax of a float output of the same signature in every other row.
+    Each score may move by its own bound, absolute + relative * |score|: the best one down and the one taken up, so what
+    parts them is the sum of the two bounds; one further apart cannot have changed places within the tolerance. It is
+    excused only if the output is the argmax of a float output of the same signature in every other row.
     """
     if row.passed is not False or row.signature != signature or row.output not in expected or row.output not in got:
         return row
@@ -360,7 +386,9 @@ def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors
         best = scores.max(axis=1)
         taken = np.take_along_axis(scores, answered[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
         absolute, relative = tolerance.of(signature, name)
-        tied = np.isfinite(best) & (best - taken <= 2 * (absolute + relative * np.abs(best)))
+        with np.errstate(invalid="ignore"):
+            reach = 2 * absolute + relative * (np.abs(best) + np.abs(taken))
+            tied = np.isfinite(best) & np.isfinite(taken) & (best - taken <= reach)
         if tied[classes != answered].all():
             note = f"{row.mismatched} ties within the tolerance of {name}"
             return row.model_copy(update={"passed": True, "note": note})
@@ -372,7 +400,7 @@ def _content(fact: TensorFact) -> tuple[object, ...]:
 
 
 def _described(fact: TensorFact) -> str:
-    return f"{fact.dtype}{list(fact.shape)} sha256 {fact.sha256[:12]}"
+    return f"{fact.dtype}{list(fact.shape)} sha256 {fact.sha256[:12]}" if fact.sha256 else f"{fact.dtype} value"
 
 
 def _bytes(item: Any) -> bytes:

@@ -12,14 +12,16 @@ from itertools import chain
 from pathlib import Path
 
 from tasks.artifacts.manifest import hash_file
-from tasks.errors import PipelineError
+from tasks.errors import DamagedError, PipelineError, SmokeRefused
 from tasks.forms import baseline as baselines
 from tasks.forms import frozen, ops, parity, predictor, saved_model, saver, tensors
+from tasks.forms import graph as graphs
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
 from tasks.records.adoption import Adopted
 from tasks.records.baseline import Baseline, TensorFact, Variable
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.serving import Cause
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 
@@ -55,10 +57,11 @@ class Reference:
             PipelineError: there is nothing to compare.
         """
         baseline = Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes())
-        parity.require_usable(baseline)
+        names = names_of(run)
+        parity.require_usable(baseline, must_be_finite(run, names))
         answered = tensors.read_tensors(run / "baselines" / f"{step}.tensors")
         reference = cls(
-            names=names_of(run),
+            names=names,
             baseline=baseline,
             probe=tensors.read_tensors(run / "probe.tensors"),
             outputs={name: array for name, array in answered.items() if not name.startswith("/")},
@@ -94,6 +97,16 @@ class Reference:
 def names_of(run: Path) -> GraphNames:
     """The names that a run recorded."""
     return GraphNames.model_validate_json((run / "graph.json").read_bytes())
+
+
+def must_be_finite(run: Path, names: GraphNames) -> frozenset[str]:
+    """The variables that a signature reads which does not declare NaN and infinities legitimate."""
+    strict = [signature for signature in names.signatures if not signature.allow_nonfinite]
+    if not strict or len(strict) == len(names.signatures):
+        return frozenset(names.needed if strict else ())
+    graph_def = saver.meta_graph(run / "graph.meta").graph_def
+    outputs = [spec.tensor for signature in strict for spec in signature.outputs.values()]
+    return frozenset(graphs.variables_needed(graph_def, outputs))
 
 
 def adopted(run: Path) -> Adopted | None:
@@ -152,9 +165,15 @@ def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:
 
 
 def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
-    """Values and assets of the SavedModel in `folder`, read from its files without loading it.
+    """Values and assets of the SavedModel in `folder`: as they lie in its files, then as a server computes with them.
 
-    Outputs alone miss a zeroed weight 8 times in 60: whatever is about to be served is looked at here.
+    Outputs alone miss a zeroed weight 8 times in 60: whatever is about to be served is looked at here. The files alone
+    miss a restore that reads another tensor into a variable, and a main op that writes one again; so what passes, and
+    does nothing but compute, is loaded by the loader that TensorFlow Serving uses and its variables are read.
+
+    Raises:
+        UnsafeGraph: it would do more than compute; nothing of it was run.
+        SmokeRefused: the loader refuses it.
     """
     reference = Reference.read(run, step)
     expected = [
@@ -163,7 +182,29 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
     ]
     rows = parity.values(ON_DISK, expected, [*saved_model.bundle_values(folder), *saved_model.constants(folder)])
     rows += asset_rows(ON_DISK, folder, reference.names)
+    if all(row.passed is not False for row in rows):
+        require_self_contained(folder)
+        rows += _values_as_loaded(folder, reference)
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
+
+
+def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
+    """A row for each variable that a server would not compute with as the live model did, and for each one too many."""
+    try:
+        loaded = saved_model.loaded_values(folder, reference.session)
+    except DamagedError as error:
+        made_of = ops.scan(saved_model.meta_graph(folder).graph_def, None)
+        cause = Cause.UNKNOWN_OP if made_of.unknown or made_of.no_kernel else Cause.LOAD_ERROR
+        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, {"cause": cause.value}) from None
+    wanted = [variable.value.model_copy(update={"name": variable.name}) for variable in reference.needed]
+    rows = [row for row in parity.values(ON_DISK, wanted, loaded) if row.passed is False]
+    return [_once_loaded(row) for row in rows or parity.unexpected(ON_DISK, wanted, loaded)]
+
+
+def _once_loaded(row: ParityRow) -> ParityRow:
+    """A row that says that the files are right, and what a server makes of them is not."""
+    worst = row.worst and row.worst.model_copy(update={"got": f"{row.worst.got} once it was loaded"})
+    return row.model_copy(update={"worst": worst, "note": "the files are right; loading them gives another value"})
 
 
 def signatures_on_disk(folder: Path, run: Path) -> str:

@@ -12,6 +12,7 @@ from tasks.forms import graph as graphs
 from tasks.forms.candidates import Candidates
 from tasks.forms.tensor_specs import FEEDERS, Specs, full, shape_of
 from tasks.forms.well_formed import require_well_formed
+from tasks.forms.whole import is_dtype
 from tasks.records.adoption import Candidate, Proposal
 from tasks.records.signature import Method, Signature, TensorSpec
 
@@ -73,6 +74,8 @@ def declared(meta: Any, specs: Specs, notes: list[str], key: str | None) -> tupl
             continue
         if declared.method_name not in set(Method):
             notes.append(f"signature {name} is served as Predict: its method is {declared.method_name or 'not said'}")
+        if declared.defaults:
+            notes.append(f"signature {name}: optional inputs become required: {', '.join(sorted(declared.defaults))}")
         found.append(
             Signature(
                 key=name,
@@ -104,9 +107,13 @@ def _left_out(declared: Any) -> str:
 def _told(specs: Specs, key: str, info: Any) -> TensorSpec:
     import tensorflow as tf
 
-    if graphs.node_name(info.name) not in specs.nodes:
-        remedy = "take the file from whoever wrote the model again."
+    remedy = "take the file from whoever wrote the model again."
+    name, _, position = full(info.name).partition(":")
+    types = specs.types(name) if name in specs.nodes else []
+    if name not in specs.nodes or not position.isdecimal() or (types and int(position) >= len(types)):
         raise DamagedError(f"signature {key}", f"a tensor {info.name} in the graph", "none", remedy)
+    if not is_dtype(info.dtype):
+        raise DamagedError(f"signature {key}, {info.name}", "a dtype of TensorFlow's", f"number {info.dtype}", remedy)
     shape = shape_of(info.tensor_shape) if info.HasField("tensor_shape") else specs.spec(full(info.name)).shape
     return TensorSpec(tensor=full(info.name), dtype=tf.dtypes.as_dtype(info.dtype).base_dtype.name, shape=shape)
 

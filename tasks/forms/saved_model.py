@@ -20,6 +20,7 @@ from tasks.forms import predictor as predictors
 from tasks.forms import saver, tensors, warmup
 from tasks.forms.predictor import SessionPredictor
 from tasks.forms.tensors import Array, Tensors
+from tasks.forms.transient import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames, Method, Signature, TensorSpec
@@ -170,15 +171,17 @@ def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> It
 
     Raises:
         DamagedError: the loader refuses it.
+        EnvironmentFailure: this machine cannot load it now.
     """
     import tensorflow as tf
+    from google.protobuf.message import DecodeError
 
     graph = tf.Graph()
     with closing(predictors.session(graph, options)) as session:
         try:
             with graph.as_default():
                 meta = tf.compat.v1.saved_model.load(session, list(tags), str(folder))
-        except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (tf.errors.OpError, DecodeError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise unloadable(folder, error) from None
         yield session, meta
 
@@ -272,6 +275,30 @@ def bundle_values(folder: Path) -> list[TensorFact]:
     return saver.tensor_table(prefix) if prefix.with_name("variables.index").exists() else []
 
 
+def loaded_values(folder: Path, options: SessionOptions) -> list[TensorFact]:
+    """What a server computes with: the value of each variable that the outputs read, by its operation's name, after the
+    loader that TensorFlow Serving uses has restored and has run the main op.
+
+    A variable that nothing wrote has the dtype `uninitialised`, one inside a function, which nobody can read, `hidden`.
+
+    Raises:
+        DamagedError: the loader refuses it.
+        EnvironmentFailure: this machine cannot load it now.
+    """
+    with session_of(folder, [SERVE], options) as (session, meta):
+        definitions = meta.signature_def.values()
+        outputs = [info.name for definition in definitions for info in definition.outputs.values() if info.name]
+        graph_def = session.graph.as_graph_def()
+        readers = graphs.readers(session.graph, sorted(graphs.variables_needed(graph_def, outputs)))
+        found = list(SessionPredictor("", session, (), readers).values())
+        inside = (
+            name
+            for name, node in graphs.reached_nodes(graph_def, outputs).items()
+            if "@" in name and node.op in graphs.VARIABLE_OPS
+        )
+        return found + [TensorFact(name=name, dtype="hidden", shape=(), sha256="") for name in inside]
+
+
 def signatures_in(definitions: Any) -> list[Signature]:
     """A map of SignatureDefs as records, without the entries in which TF2 keeps its own books."""
     return [_signature(key, definitions[key]) for key in sorted(definitions) if not key.startswith("__saved_model")]
@@ -294,8 +321,12 @@ def _spec(info: Any) -> TensorSpec:
     return TensorSpec(tensor=info.name, dtype=tf.dtypes.as_dtype(info.dtype).name, shape=sizes)
 
 
-def unloadable(folder: Path, error: Exception) -> DamagedError:
-    """The error for a SavedModel that a loader refuses."""
-    found = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
+def unloadable(folder: Path, error: Exception) -> PipelineError:
+    """The error for a SavedModel that a loader refuses: DamagedError, or EnvironmentFailure where the machine did."""
+    if transient(error):
+        return failure(error, str(folder))
+    # A failed restore is told as a change of the graph, and why it failed after these words (training/saver.py).
+    said = str(error).partition("Original error:")[2].strip() or str(error)
+    found = f"{type(error).__name__}: {said.splitlines()[0][:300] if said else ''}"
     remedy = "export it again; a loader that refuses it here will refuse it in production."
     return DamagedError(str(folder), "a SavedModel that loads", found, remedy)

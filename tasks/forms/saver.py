@@ -19,12 +19,15 @@ from tasks.forms import predictor as predictors
 from tasks.forms import tensors
 from tasks.forms.graph import Slice
 from tasks.forms.predictor import SessionPredictor
+from tasks.forms.transient import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames
 
 META = ".meta"
+# What a reader of the format knows; a writer knows some more (tensorflow/core/util/tensor_slice_reader.cc, GetTensor).
+_V1_DTYPES = frozenset({"bool", "float32", "float64", "int8", "int16", "int32", "int64", "string", "uint8"})
 
 
 def files(prefix: Path) -> list[Path]:
@@ -77,6 +80,7 @@ def reader(prefix: Path) -> Any:
 
     Raises:
         DamagedError: it cannot be read.
+        EnvironmentFailure: this machine cannot read it now.
     """
     import tensorflow as tf
 
@@ -86,17 +90,21 @@ def reader(prefix: Path) -> Any:
         return tf.compat.v1.train.NewCheckpointReader(spelled(prefix))
     # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+        if transient(error):
+            raise failure(error, str(prefix)) from None
         remedy = "give a prefix whose files are all there (`.index` and every `.data-…`)."
         raise DamagedError(str(prefix), "a readable checkpoint", _sentence(error), remedy) from None
 
 
 def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
-    """One tensor, its checksum verified by TensorFlow. Raises DamagedError."""
+    """One tensor, its checksum verified by TensorFlow. Raises DamagedError, EnvironmentFailure."""
     import tensorflow as tf
 
     try:
         value: tensors.Array = checkpoint.get_tensor(key)
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+        if transient(error):
+            raise failure(error, f"{prefix}, tensor {key}") from None
         remedy = "restore the file from a backup, or pin another step."
         raise DamagedError(
             f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy
@@ -114,7 +122,7 @@ class _NoTensors:
 
 
 def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensors.Array:
-    """One variable's value, which may be a part of a tensor. Raises DamagedError."""
+    """One variable's value, which may be a part of a tensor. Raises as `read`."""
     whole = read(checkpoint, source.key, prefix)
     return whole[source.window] if source.spec else whole
 
@@ -165,14 +173,15 @@ def compared(graph_def: Any, sources: Mapping[str, Slice], prefix: Path, targets
         found = None
         if source is not None and source.key in shapes:
             found = dtypes[source.key].base_dtype.name, source.shape(tuple(shapes[source.key]))
-        status: Status = "missing" if found is None else "matched" if found == (dtype, shape) else "changed"
+        matched = found is not None and found[0] == dtype and graphs.takes(shape, found[1])
+        status: Status = "missing" if found is None else "matched" if matched else "changed"
         statuses.append(
             VariableStatus(
                 name=name,
                 key=source.key if source else None,
                 status=status,
                 needed=name in needed,
-                expected=f"{dtype}{list(shape)}",
+                expected=f"{dtype}{_written(shape)}",
                 found=f"{found[0]}{list(found[1])}" if found else None,
             )
         )
@@ -271,6 +280,9 @@ def write(folder: Path, prefix: Path, run: Path, version: str, out: Path) -> str
         # Under the names that the baseline knows them by; parts of a partitioned variable are tensors of their own.
         by_name = {variable.op.name: variable for variable in graph.get_collection("variables")}
         keys = {name if source.spec else source.key: by_name[name] for name, source in held.items() if name in by_name}
+        dtypes = {variable.dtype.base_dtype.name for variable in keys.values()}
+        if version == "V1" and (more := sorted(dtypes - _V1_DTYPES)):
+            return f"not made: format V1 cannot hold {', '.join(more)}"
         for variable in keys.values():
             variable._save_slice_info = None
         with graph.as_default():
@@ -304,6 +316,10 @@ def changed_assets(folder: Path, assets: Iterable[Asset]) -> Mapping[str, str]:
         if sha != asset.sha256:
             found[asset.filename] = sha
     return found
+
+
+def _written(shape: graphs.OpenShape) -> str:
+    return " of any shape" if shape is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def _sentence(error: Exception) -> str:

@@ -7,6 +7,7 @@ with a config.json (keras/src/saving/saving_lib.py), HDF5 has a signature of its
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Iterator
@@ -18,11 +19,14 @@ from tasks.records.adoption import Form
 
 GRAPH_LIMIT = 2**31  # protobuf's limit on one message
 _TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_COMMENTS = rb"\s*(?:#[^\n]*\n\s*)*"  # one way only to match what it matches: else some files take for ever
 TEXT = (
-    (re.compile(rb"\s*(#.*\s+)*(node|versions|library)\s*\{"), Form.GRAPH_DEF),
-    (re.compile(rb"\s*(#.*\s+)*(meta_info_def|graph_def)\s*\{"), Form.META_GRAPH),
-    (re.compile(rb"\s*(#.*\s+)*(saved_model_schema_version\s*:|meta_graphs\s*\{)"), Form.SAVED_MODEL),
+    (re.compile(_COMMENTS + rb"(node|versions|library)\s*\{"), Form.GRAPH_DEF),
+    (re.compile(_COMMENTS + rb"(meta_info_def|graph_def)\s*\{"), Form.META_GRAPH),
+    (re.compile(_COMMENTS + rb"(saved_model_schema_version\s*:|meta_graphs\s*\{)"), Form.SAVED_MODEL),
 )
+_META_INFO = {1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 0, 8: 2}  # MetaInfoDef: its fields' wire types
+_ZIP_READ = 2**22  # of an archive's list of members at once: one of a model's has a few entries
 
 
 def sniff(path: Path) -> Form | None:
@@ -74,13 +78,16 @@ def _message(path: Path) -> Form | None:
     if (number, kind) != (1, 2):
         return None
     try:
-        inner = {number: payload for number, kind, payload in _fields(payload) if kind == 2}
+        within = list(_fields(payload))
     except ValueError:
         return None
+    inner = {number: payload for number, kind, payload in within if kind == 2}
     name, operation = inner.get(1, b""), inner.get(2, b"")
     if re.fullmatch(rb"[A-Za-z0-9_.\\/>-]+", name) and re.fullmatch(rb"[A-Za-z0-9_>.-]+", operation):
         return Form.GRAPH_DEF  # a NodeDef: name and op
-    return Form.META_GRAPH if inner.keys() & {1, 2, 4, 5, 6} else None
+    # A text that begins with an empty line would have a first field, too.
+    info = all(_META_INFO.get(number) == kind for number, kind, _ in within)
+    return Form.META_GRAPH if info and inner.keys() & {1, 2, 4, 5, 6} else None
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -129,9 +136,18 @@ def is_table(path: Path) -> bool:
         return stream.read() == _TABLE_MAGIC
 
 
+class _Sparing(io.FileIO):
+    """A file of which nobody reads much at once: zipfile reads a list of members whole, be it what it may."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _ZIP_READ:
+            raise ValueError(f"{size} bytes at once")
+        return super().read(size)
+
+
 def _is_keras(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Sparing(path) as stream, zipfile.ZipFile(stream) as archive:
             return "config.json" in archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False

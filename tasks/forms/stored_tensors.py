@@ -88,7 +88,7 @@ def of_graph(graph_def: Any) -> list[TensorRow]:
             TensorRow(
                 name=name,
                 dtype=dtype,
-                shape=tuple(None if size < 0 else size for size in shape),
+                shape=shape,
                 bytes=None,
                 role=role(name),
             )

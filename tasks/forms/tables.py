@@ -16,6 +16,7 @@ from tasks.records.signature import Asset
 _TABLES = "tfship_tables"
 _INIT = "__saved_model_init_op"
 _MAIN = ("saved_model_main_op", "legacy_init_op")
+LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads beside the variables'
 
 
 def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, tuple[Asset, ...], dict[str, Path]]:

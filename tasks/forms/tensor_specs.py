@@ -13,7 +13,8 @@ from typing import Any
 
 from tasks.errors import UsageError
 from tasks.forms import graph as graphs
-from tasks.forms import kernels, ops
+from tasks.forms import ops
+from tasks.forms.whole import output_types
 from tasks.records.signature import TensorSpec
 
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2")
@@ -41,27 +42,7 @@ class Specs:
 
     def types(self, name: str) -> list[int]:
         """The dtypes of a node's outputs, as enum values; none where its op is unknown."""
-        node = self.nodes[name]
-        signature = kernels.definition(node.op)
-        if signature is None and node.op in self._functions:
-            signature = self._functions[node.op].signature
-        if signature is None:
-            return []
-        defaults = {attribute.name: attribute.default_value for attribute in signature.attr}
-
-        def attr(key: str) -> Any:
-            return node.attr[key] if key in node.attr else defaults[key]
-
-        found: list[int] = []
-        try:
-            for output in signature.output_arg:
-                if output.type_list_attr:
-                    found += list(attr(output.type_list_attr).list.type)
-                else:
-                    one = output.type or attr(output.type_attr).type
-                    found += [one] * (attr(output.number_attr).i if output.number_attr else 1)
-        except KeyError:
-            return []
+        found = output_types(self.nodes[name], self._functions)
         return [dtype - _REFERENCE if dtype > _REFERENCE else dtype for dtype in found]
 
     def named(self, name: str, option: str) -> str:

@@ -22,11 +22,18 @@ from tasks.records.baseline import TensorFact
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
+_INTEGERS = {name: name.removeprefix("q") for name in ("qint8", "quint8", "qint16", "quint16", "qint32")}
 
 
 def as_array(value: Any) -> Array:
-    """An array of what TensorFlow returned: a scalar string comes as bytes, whose trailing zeros numpy would drop."""
-    return np.array(value, dtype=object) if isinstance(value, (bytes, str)) else np.asarray(value)
+    """An array of what TensorFlow returned: a scalar string comes as bytes, whose trailing zeros numpy would drop.
+
+    A quantised tensor comes as its integers from a session, from a message as structures of one field: integers here.
+    """
+    if isinstance(value, (bytes, str)):
+        return np.array(value, dtype=object)
+    array: Array = np.asarray(value)
+    return array if array.dtype.names is None else array[array.dtype.names[0]]
 
 
 def dtype_name(array: Array) -> str:
@@ -45,8 +52,21 @@ def as_bytes(array: Array) -> bytes:
 def fact(name: str, array: Array) -> TensorFact:
     """What `array` is, as a record."""
     return TensorFact(
-        name=name, dtype=dtype_name(array), shape=array.shape, sha256=hashlib.sha256(as_bytes(array)).hexdigest()
+        name=name,
+        dtype=dtype_name(array),
+        shape=array.shape,
+        sha256=hashlib.sha256(as_bytes(array)).hexdigest(),
+        nonfinite=nonfinite(array),
     )
+
+
+def nonfinite(array: Array) -> int:
+    """How many of an array's floats are NaN or infinite; 0 for what holds no floats."""
+    if array.dtype.kind not in "fcV" or array.dtype.names is not None:
+        return 0
+    # ml_dtypes' types are of kind V (bfloat16, float8): every one of them fits in float32.
+    numbers = array.astype(np.float32) if array.dtype.kind == "V" else array
+    return int(numbers.size - np.count_nonzero(np.isfinite(numbers)))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
@@ -102,9 +122,12 @@ def _array(blob: bytes, dtype: str, shape: list[int]) -> Array:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of that TensorFlow name; bfloat16 and its kin come from ml_dtypes, which TensorFlow brings."""
+    """The numpy dtype of that TensorFlow name; bfloat16 and its kin come from ml_dtypes, which TensorFlow brings.
+
+    Of a quantised one (`quint8`) that of its integers.
+    """
     try:
-        return np.dtype(name)
+        return np.dtype(_INTEGERS.get(name, name))
     except TypeError:
         import ml_dtypes
 

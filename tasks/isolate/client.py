@@ -238,7 +238,8 @@ def call_with(
 
 def _failed(child: Child, expected: str, found: str, remedy: str) -> ChildFailed:
     output = child.output()
-    return ChildFailed(child.name, expected, found, f"{remedy}.", facts={"output": output[-_LOG_TAIL:]})
+    facts = {"output": output[-_LOG_TAIL:], "exit": child.exit}
+    return ChildFailed(child.name, expected, found, f"{remedy}.", facts=facts)
 
 
 def _frame(line: bytes) -> dict[str, Any] | None:

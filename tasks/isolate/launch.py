@@ -33,7 +33,9 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         life_read, self.life = os.pipe()
-        environment = os.environ | {
+        # A cluster's place is for the one child that trains, which is told of it: two servers on a port cannot be.
+        inherited = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+        environment = inherited | {
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "1",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import CoverageError, UsageError
+from tasks.errors import CoverageError, ParityError, UsageError
 from tasks.forms import baseline as baselines
 from tasks.forms import (
     beside,
@@ -24,6 +24,7 @@ from tasks.forms import (
     original,
     parity,
     probe,
+    proof,
     saver,
     signatures,
     surgery,
@@ -35,11 +36,12 @@ from tasks.forms.graph import Slice
 from tasks.forms.live_object import LivePredictor
 from tasks.forms.predictor import Predictor
 from tasks.forms.tensors import Tensors
+from tasks.forms.whole import require_whole
 from tasks.models import code as codes
 from tasks.models import graph_names
 from tasks.models.source import ModelSource
 from tasks.records.adoption import Adopted, Form, Found, Given, ProbeSource
-from tasks.records.baseline import Variable
+from tasks.records.baseline import Baseline, Variable
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames, Signature
 
@@ -91,11 +93,11 @@ def opened(
 ) -> Iterator[Brought]:
     """A brought model, opened by its own loader. Raises as `adopt`."""
     beside.require_used(found, given, coded=code is not None)
-    if found.form in (Form.KERAS, Form.HDF5) and (code is None or found.form is Form.KERAS):
+    if found.form in (Form.KERAS, Form.HDF5) and code is None:
         with keras.loaded(found.path, options) as live:
             yield _of_object(live, given, scratch)
         return
-    if found.form in (Form.OBJECT_CHECKPOINT, Form.HDF5):
+    if found.form in (Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5):
         with codes.restored(found, code, options) as (live, rows):
             brought = _of_object(live, given, scratch)
             brought.probe = rows
@@ -111,7 +113,7 @@ def opened(
 @contextmanager
 def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, scratch: Path) -> Iterator[Brought]:
     where = str(found.path)
-    ops.require_well_formed(meta.graph_def, where)
+    require_whole(meta, where)
     resolved = signatures.resolve(meta, given)
     asked = tuple(one.model_copy(update={"allow_nonfinite": given.allow_nonfinite}) for one in resolved.signatures)
     graph_names.require_keys(asked, where)
@@ -128,9 +130,17 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     ops.require_runnable(flat.graph_def, targets, where)
     graph_names.require_unwritten(flat.graph_def, names, where)
     notes = tuple(dict.fromkeys((*found.notes, *resolved.notes)))  # a thing may be so for several signatures
+    notes += _training(flat.graph_def, targets)
+    unknown = sorted(ops.scan(meta.graph_def, None).unknown)
+    left_out = (f"left out, for this TensorFlow does not know them: {', '.join(unknown)}",) * bool(unknown)
     if written:
+        notes += (*original.tag_notes(found.path, meta), *left_out)
         ops.require_loadable(meta, where)
-        with original.loaded(found.path, meta, asked, pins, options) as live:
+        if unknown:
+            kept = [*targets, *tables.initialisers(meta), *tables.paths(meta), *flatten.declared_nodes(meta)]
+            meta, flat = (_reduced(one, kept, meta.saver_def, asked, tables.LOADED) for one in (meta, flat))
+            ops.require_known(meta.graph_def, where)
+        with original.loaded(found.path, meta, asked, pins, options, reduced=bool(unknown)) as live:
             values = scratch / PREFIX
             held = flatten.session_values(live.session, graphs.variable_facts(flat.graph_def), values)
             saver.require_coverage(saver.compared(flat.graph_def, held, values, targets), values)
@@ -150,10 +160,10 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
         some = ", ".join(names.needed[:5])
         remedy = "give the checkpoint that was saved with it: its prefix as PATH, and this file as --graph."
         raise CoverageError(where, f"values for {len(names.needed)} variables ({some})", "a graph alone", remedy)
-    if unknown := sorted(ops.scan(meta.graph_def, None).unknown):
+    if unknown:
         # A graph with an unknown op cannot be imported, wherever it stands: keep what the outputs and the Saver reach.
         meta, flat = (_reduced(one, targets, own, asked) for one in (meta, flat))
-        notes += (f"left out, for this TensorFlow does not know them: {', '.join(unknown)}",)
+        notes += left_out
     if table_init and table_init not in {node.name for node in meta.graph_def.node}:
         meta.graph_def.node.add().CopyFrom(_node(flat, table_init))
     whole = flatten.with_saver(meta, sources, own)
@@ -177,7 +187,7 @@ def _of_object(live: LivePredictor, given: Given, scratch: Path) -> Brought:
     names = flatten.saved_model(scratch / "exported", ["serve"], meta_file, prefix)
     meta = saver.meta_graph(meta_file)
     signatures_ = tuple(
-        one.model_copy(update={"allow_nonfinite": given.allow_nonfinite})
+        one.model_copy(update={"allow_nonfinite": given.allow_nonfinite or chosen[one.key].allow_nonfinite})
         for one in names.signatures
         if one.key in chosen
     )
@@ -186,8 +196,9 @@ def _of_object(live: LivePredictor, given: Given, scratch: Path) -> Brought:
     ops.require_runnable(meta.graph_def, outputs, live.form)
     places = {asset.filename: scratch / "exported" / "assets" / asset.filename for asset in names.assets}
     sources = graphs.restored_slices(meta.graph_def, meta.saver_def)
-    asked = tuple(chosen[one.key] for one in signatures_)
-    return Brought(meta, prefix, sources, live, asked, names, places, paths=paths)
+    asked = tuple(chosen[one.key].model_copy(update={"allow_nonfinite": one.allow_nonfinite}) for one in signatures_)
+    notes = _training(meta.graph_def, outputs)
+    return Brought(meta, prefix, sources, live, asked, names, places, notes, paths=paths)
 
 
 def outputs_of(asked: tuple[Signature, ...]) -> list[str]:
@@ -241,7 +252,7 @@ def _leave(brought: Brought, found: Found, source: ProbeSource, options: Session
         graphs.constants(meta.graph_def, outputs, names.assets),
         options,
     )
-    parity.require_usable(record)
+    _require_usable(record, proof.must_be_finite(out, names))
     adopted = Adopted(
         form=found.form,
         source=found.path.name,
@@ -253,6 +264,20 @@ def _leave(brought: Brought, found: Found, source: ProbeSource, options: Session
         notes=brought.notes,
     )
     (out / "adopted.json").write_text(adopted.model_dump_json(indent=1))
+
+
+def _require_usable(record: Baseline, finite: Container[str]) -> None:
+    """See `parity.require_usable`; the remedy is one for a model that nobody here trains."""
+    try:
+        parity.require_usable(record, finite)
+    except ParityError as error:
+        remedy = (
+            "give inputs for which it answers in numbers: --probe FILE; or, if these are its answers, say so in the "
+            "settings: given: {allow_nonfinite: true}."
+            if record.nonfinite
+            else "take an earlier checkpoint: this one's training has diverged."
+        )
+        raise ParityError(error.where, error.expected, error.found, remedy, error.facts) from None
 
 
 def _variables(brought: Brought, sources: Mapping[str, Slice]) -> list[Variable]:
@@ -295,8 +320,18 @@ def _described(meta: Any, names: GraphNames) -> GraphNames:
     return names.model_copy(update={"signatures": surgery.described(meta, names.signatures)})
 
 
-def _reduced(meta: Any, targets: list[str], own: Any | None, asked: tuple[Signature, ...]) -> Any:
-    """The part of a graph that outputs and Saver reach."""
+def _training(graph_def: Any, targets: Iterable[str]) -> tuple[str, ...]:
+    """A note on what may compute as in training."""
+    found = ops.in_training(graph_def, targets)
+    shown = ", ".join(found[:4]) + (f", and {len(found) - 4} more" if len(found) > 4 else "")
+    advice = "pin its switch (--pin), or export the model for inference"
+    return (f"may compute as in training, by batch statistics or with dropout on: {shown}: {advice}",) * bool(found)
+
+
+def _reduced(
+    meta: Any, targets: list[str], own: Any | None, asked: tuple[Signature, ...], collections: tuple[str, ...] = ()
+) -> Any:
+    """The part of a graph that outputs and Saver reach; of its collections the variables' and these."""
     import tensorflow as tf
 
     present = {node.name for node in meta.graph_def.node}
@@ -312,7 +347,7 @@ def _reduced(meta: Any, targets: list[str], own: Any | None, asked: tuple[Signat
     reduced.graph_def.versions.CopyFrom(meta.graph_def.versions)
     graphs.drop_unused_functions(reduced.graph_def)
     for name in list(reduced.collection_def):
-        if name not in ("variables", "trainable_variables"):
+        if name not in ("variables", "trainable_variables", *collections):
             del reduced.collection_def[name]
     flatten.keep_variables(reduced)
     return reduced

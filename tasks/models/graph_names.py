@@ -48,8 +48,14 @@ def _stepping(meta: Any) -> list[str]:
 
 
 def require_keys(asked: tuple[Signature, ...], where: str) -> None:
-    """Raise UsageError where a signature's key cannot stand before a name, as in `signature/output`."""
+    """Raise UsageError where a signature's key cannot stand before a name, as in `signature/output`, or where two of its
+    inputs are one tensor, which TensorFlow loads as no function."""
     for one in asked:
+        tensors = [spec.tensor for spec in one.inputs.values()]
+        if twice := sorted(alias for alias, spec in one.inputs.items() if tensors.count(spec.tensor) > 1):
+            remedy = "name each tensor once: --input … --output …; tf.saved_model.load refuses this signature as it is."
+            found = f"{' and '.join(twice)} that are both {one.inputs[twice[0]].tensor}"
+            raise UsageError(f"{where}, signature {one.key}", "inputs that are a tensor each", found, remedy)
         if not one.key or "/" in one.key:
             remedy = "choose another (--signature), or name its tensors: --input … --output …"
             raise UsageError(

@@ -89,7 +89,8 @@ class Objects:
     `signatures` are tf.functions with an input signature, or concrete functions; a Keras model has a default one.
     `train_step` takes a batch and updates the module, `evaluate` takes `validation()`; both return scalars by name, such
     as `loss`. A compiled Keras model brings both, for batches of `x` and `y`. `trackables` are what training goes on
-    from besides the module: an optimiser. `allow_nonfinite` names signatures for which NaN is a legitimate answer.
+    from besides the module: an optimiser. With several workers (TF_CONFIG) `build` runs in their strategy's scope and
+    `train_step` on each one's share of the rows, as `tf.distribute.Strategy.run` does it. `allow_nonfinite` names signatures for which NaN is a legitimate answer.
     """
 
     module: Any = None

@@ -13,11 +13,11 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import DamagedError, PipelineError
+from tasks.errors import DamagedError, PipelineError, UsageError
 from tasks.forms import baseline as baselines
 from tasks.forms import flatten, saver, tensors
 from tasks.forms import graph as graphs
@@ -25,10 +25,12 @@ from tasks.forms import predictor as predictors
 from tasks.forms.live_object import LivePredictor
 from tasks.forms.tensors import Array, Tensors
 from tasks.models import loop, objects
+from tasks.models import source as sources
+from tasks.models.cluster import Cluster
 from tasks.models.graph_training import saver_of
 from tasks.models.loop import PREFIX
-from tasks.models.model import Objects
 from tasks.models.source import ModelSource
+from tasks.models.workers import Workers, joined
 from tasks.records.baseline import Variable
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
@@ -41,23 +43,56 @@ def train(
     model: Any,
     source: ModelSource,
     training: Training,
+    cluster: Cluster,
     out: Path,
     steps: int,
     hyperparameters: Mapping[str, Any],
 ) -> None:
-    """Train a model whose `build` makes live objects. Raises PipelineError where it does not say what it must."""
+    """Train a model whose `build` makes live objects, together with the other workers of `cluster` if it has several.
+
+    Raises:
+        PipelineError: it does not say what it must, or another worker does not come or ends before its time.
+        UsageError: the workers were not told the same, or are told to save by their clocks, which differ.
+    """
+    if cluster.several and training.saver.every_seconds:
+        remedy = "set training.saver.every_steps instead."
+        found = f"{training.saver.every_seconds:g} seconds"
+        raise UsageError("training.saver.every_seconds", "several workers to save at the same step", found, remedy)
+    predictors.eager(training.session)
+    with joined(cluster) as workers:
+        if workers is not None:
+            import tensorflow as tf
+
+            made_of, _ = sources.digests(source, training.data)
+            told = [made_of, training.model_dump(mode="json"), steps, dict(hyperparameters), tf.version.VERSION]
+            workers.require_same(json.dumps(told, sort_keys=True))
+        _train(model, source, training, workers, out, steps, hyperparameters)
+
+
+def _train(
+    model: Any,
+    source: ModelSource,
+    training: Training,
+    workers: Workers | None,
+    out: Path,
+    steps: int,
+    hyperparameters: Mapping[str, Any],
+) -> None:
     import keras
     import tensorflow as tf
 
-    predictors.eager(training.session)
     keras.utils.set_random_seed(training.seed)
     tf.random.set_seed(training.seed)
-    built = objects.build(model, hyperparameters)
-    step_of, evaluate = objects.step_of(built), objects.evaluation_of(built)
+    with workers.strategy.scope() if workers else nullcontext():
+        built = objects.build(model, hyperparameters)
+        state = objects.state(built)
+    step_of, evaluate = objects.step_of(built, workers), objects.evaluation_of(built, workers)
     if steps and step_of is None:
         remedy = "compile the Keras model, return a train_step, or set steps to 0."
         raise PipelineError("build()", f"a train_step for {steps} steps", "none", remedy)
     live = objects.live(built)
+    if workers is not None:
+        workers.require_mirrored(live.variables)
     for left in out.glob("exported-*"):  # by a run that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix="exported-") as scratch:
@@ -65,7 +100,7 @@ def train(
         loop.require_declared(flat.names, source, training)
         probe = _write_once(out, flat, model, Path(scratch))
     with closing(predictors.session(flat.graph, training.session)) as session:  # no default graph: the object is eager
-        trainee = _Trainee(session, flat, live, built, model, training, out, probe, step_of, evaluate)
+        trainee = _Trainee(session, flat, live, state, model, training, out, probe, step_of, evaluate, workers)
         resumed = trainee.resume()
         loop.run(trainee, model, training, out, resumed, steps, hyperparameters)
     shutil.rmtree(out / _RESUME, ignore_errors=True)
@@ -141,38 +176,57 @@ class _Trainee:
         session: Any,
         flat: _Flat,
         live: LivePredictor,
-        built: Objects,
+        state: Mapping[str, Any],
         model: Any,
         training: Training,
         out: Path,
         probe: Tensors,
         step_of: Any,
         evaluate: Any,
+        workers: Workers | None,
     ) -> None:
         import tensorflow as tf
 
         self.session, self.flat, self.live, self.model, self.training = session, flat, live, model, training
         self.out, self.probe, self.step_of, self.evaluate = out, probe, step_of, evaluate
-        self.whole = tf.train.Checkpoint(**objects.state(built))
+        self.workers = workers
+        self.whole = tf.train.Checkpoint(**state)
         outputs = [spec.tensor for signature in flat.names.signatures for spec in signature.outputs.values()]
         graph_def = saver.meta_graph(out / "graph.meta").graph_def
         self.constants = tuple(graphs.constants(graph_def, outputs, flat.names.assets))
 
     def resume(self) -> int | None:
-        """Restore the newest checkpoint that has all its parts; its global step, or None."""
-        if not (found := loop.last_whole(self.out, self._resumable)):
+        """Restore the newest checkpoint that has all its parts; its global step, or None. Of several workers, the chief's."""
+        found = loop.last_whole(self.out, self._resumable)
+        step = saver.step_of(found[-1]) if found else None
+        if self.workers is not None:
+            step = self._of_chief(step, self.workers)
+        if step is None:
             return None
-        step = saver.step_of(found[-1])
         self.whole.read(str(self._state(step))).assert_existing_objects_matched().assert_consumed()
-        self.flat.saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in found])
+        if found:
+            self.flat.saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in found])
         return step
+
+    def _of_chief(self, step: int | None, workers: Workers) -> int | None:
+        """The step that the chief goes on from, whose whole state lies in this worker's folder too afterwards."""
+        own = saver.files(self._state(step)) if step is not None else []
+        at, names = json.loads(workers.of_chief(json.dumps([step, sorted(path.name for path in own)]).encode()))
+        for name in names:
+            path = self.out / _RESUME / name
+            there = workers.of_chief(path.read_bytes() if path in own else b"")
+            if path not in own:
+                path.write_bytes(there)
+        return None if at is None else int(at)
 
     def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
         """See `loop.Trainee`."""
         return _scalars(self.step_of(batch))
 
     def metrics(self) -> dict[str, float]:
-        """See `loop.Trainee`."""
+        """See `loop.Trainee`; what is saved after it is the same on every worker."""
+        if self.workers is not None:
+            self.workers.settle(self.live.variables)
         batch = self.model.validation() if self.evaluate is not None else {}
         return _scalars(self.evaluate(batch)) if batch else {}
 

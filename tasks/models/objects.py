@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.errors import PipelineError
@@ -12,6 +12,7 @@ from tasks.forms import live_object
 from tasks.forms.live_object import LivePredictor
 from tasks.models.loop import DEFAULT
 from tasks.models.model import HyperParameters, Objects
+from tasks.models.workers import Workers
 
 
 def expected(model: Any) -> bool:
@@ -48,14 +49,36 @@ def live(built: Objects, form: str = "live object") -> LivePredictor:
     return LivePredictor(form, functions, built.module, built.allow_nonfinite)
 
 
-def step_of(built: Objects) -> Any:
-    """What takes a batch and trains, or None."""
-    return built.train_step or (_keras_step(built.module, "train_on_batch") if _compiled(built.module) else None)
+def step_of(built: Objects, workers: Workers | None = None) -> Any:
+    """What takes a batch and trains, or None; on all of the `workers` at once where there are several."""
+    if built.train_step is not None:
+        return workers.step(built.train_step) if workers else built.train_step
+    if not _compiled(built.module):
+        return None
+    if workers is None:
+        return _keras_step(built.module, lambda batch: built.module.train_on_batch(**batch, return_dict=True))
+    shared = workers.step(lambda batch: built.module.train_step(_in_order(batch)))
+
+    def step(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        said = shared(batch)
+        # Of metrics that are no mean over rows, the mean over workers is not the value: their sums come from all.
+        return {**said, **{name: value for name, value in built.module.get_metrics_result().items() if name in said}}
+
+    return _keras_step(built.module, step)
 
 
-def evaluation_of(built: Objects) -> Any:
-    """What takes the validation batch and measures, or None."""
-    return built.evaluate or (_keras_step(built.module, "test_on_batch") if _compiled(built.module) else None)
+def evaluation_of(built: Objects, workers: Workers | None = None) -> Any:
+    """What takes the validation batch and measures, or None; every one of the `workers` measures the whole."""
+    import tensorflow as tf
+
+    if built.evaluate is not None:
+        return workers.evaluation(built.evaluate) if workers else built.evaluate
+    if not _compiled(built.module):
+        return None
+    if workers is None:
+        return _keras_step(built.module, lambda batch: built.module.test_on_batch(**batch, return_dict=True))
+    tested = tf.function(lambda batch: built.module.test_step(_in_order(batch)))
+    return _keras_step(built.module, workers.evaluation(tested))
 
 
 def state(built: Objects) -> dict[str, Any]:
@@ -84,14 +107,18 @@ def _compiled(module: Any) -> bool:
     return isinstance(module, keras.Model) and bool(module.compiled)
 
 
-def _keras_step(module: Any, method: str) -> Any:
+def _in_order(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A batch as Keras' own steps take it."""
+    return batch["x"], batch.get("y"), batch.get("sample_weight")
+
+
+def _keras_step(module: Any, take: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
     def step(batch: Mapping[str, Any]) -> Mapping[str, Any]:
         if set(batch) - {"x", "y", "sample_weight"} or "x" not in batch:
             raise PipelineError(
                 "batches()", "x, y and sample_weight, as Keras calls them", ", ".join(batch), "or give a train_step."
             )
         module.reset_metrics()  # a batch's own, and not an average since the last reset
-        answer: Mapping[str, Any] = getattr(module, method)(**batch, return_dict=True)
-        return answer
+        return take(batch)
 
     return step

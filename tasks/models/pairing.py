@@ -55,7 +55,7 @@ def code_for(found: Found, given: Given, code: ModelSource | None) -> tuple[Give
     kept = given.model_copy(update={"graph": graph, "var_map": given.var_map if mapped else None})
     if beside.graph_of(found, kept).form is not Form.SAVED_MODEL:
         kept = kept.model_copy(update={"tags": None})
-    return kept, code if alone or found.form in (Form.OBJECT_CHECKPOINT, Form.HDF5) else None
+    return kept, code if alone or found.form in (Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5) else None
 
 
 def words(given: Given, code: ModelSource | None) -> tuple[str, ...]:

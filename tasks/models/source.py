@@ -101,11 +101,16 @@ def importable(source: ModelSource) -> Iterator[Any]:
         yield getattr(importlib.import_module(source.module), source.attribute)
         return
     packages = {name for name in ("tasks", "flows") if (source.folder / name).is_dir()}
-    # A user's module wins over ours of the same name. All else stays reachable: `tasks.models.model`, for one.
+    # A user's module wins over ours of the same name, and over one that is imported already, as the library's `code`.
+    # All else stays reachable: `tasks.models.model`, for one.
+    top = source.module.partition(".")[0]
+    here, found = getattr(sys.modules.get(top), "__file__", None), _find(top, source.folder)
+    taken = top in sys.modules and found is not None and found.resolve() != Path(here or "").resolve()
+    winning = packages | ({top} if taken else set())
     shadowed = {
         name: sys.modules.pop(name)
         for name in list(sys.modules)
-        if name.partition(".")[0] in packages and _find(name, source.folder)
+        if name.partition(".")[0] in winning and (name.partition(".")[0] not in packages or _find(name, source.folder))
     }
     path_before = list(sys.path)
     sys.path.insert(0, str(source.folder))
@@ -115,7 +120,7 @@ def importable(source: ModelSource) -> Iterator[Any]:
         module = importlib.import_module(source.module)
     finally:
         for name in list(sys.modules):
-            if name.partition(".")[0] in packages and _find(name, source.folder):
+            if name.partition(".")[0] in winning and _find(name, source.folder):
                 del sys.modules[name]
         sys.modules.update(shadowed)
         sys.path[:] = [*path_before, str(source.folder)]

@@ -6,36 +6,44 @@ Layout of the run's folder: see `loop.py`.
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 from tasks.errors import UsageError
-from tasks.models import cluster, continued, graph_training, object_training, objects
+from tasks.models import cluster as clusters
+from tasks.models import continued, graph_training, object_training, objects
 from tasks.models import source as sources
+from tasks.models.cluster import Cluster
 from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ProbeSource
 from tasks.records.settings import Training
 
 
-def train(source: ModelSource | None, training: Training, given: Given, probe: ProbeSource, out: Path) -> None:
+def train(
+    source: ModelSource | None, training: Training, given: Given, probe: ProbeSource, cluster: Cluster, out: Path
+) -> None:
     """Train to the final global step, going on from the last whole checkpoint that `out` holds.
 
-    Without a `source` the checkpoint `training.start` is continued, as `given` and `probe` read it.
+    Without a `source` the checkpoint `training.start` is continued, as `given` and `probe` read it. Where `cluster` names
+    several workers, each calls this with a folder of its own; they go on from what the chief's holds, and leave the same.
 
     Raises:
         PipelineError: the model's code does not say what it must.
-        UsageError: TF_CONFIG is no cluster's, or names several workers; or the settings are for another way of training.
+        UsageError: several workers cannot train this; or the settings are for another way of training.
         Others: see `continued.train` and `fine_tuning.begin`.
     """
     import numpy as np
 
     random.seed(training.seed)
     np.random.seed(training.seed)
-    cluster.require_alone(cluster.read())
+    if cluster.text:  # which the flow's process keeps from all other children
+        os.environ["TF_CONFIG"] = cluster.text
     if source is None:
         _require_unset(training, ("hyperparameters", "data", "restore"), "nothing that only Python code takes")
         if training.start is None:
             raise UsageError("train", "a model's code, or a checkpoint to go on from (--from)", "neither", "give one.")
+        clusters.require_alone(cluster, "a checkpoint that goes on in its own graph")
         continued.train(given, probe, training, out)
         return
     alone = (
@@ -47,9 +55,10 @@ def train(source: ModelSource | None, training: Training, given: Given, probe: P
     hyperparameters = {**model.hyperparameters, **training.hyperparameters}
     steps = int(training.steps if training.steps is not None else hyperparameters.get("steps", 0))
     if not objects.expected(model):
+        clusters.require_alone(cluster, "a model that builds a TF1 graph")
         graph_training.train(model, source, training, given, out, steps, hyperparameters)
     elif training.start is None:
-        object_training.train(model, source, training, out, steps, hyperparameters)
+        object_training.train(model, source, training, cluster, out, steps, hyperparameters)
     else:
         remedy = "load the values in its build(): tf.train.Checkpoint(…).read(…), or load_weights(…)."
         raise UsageError(f"--from {training.start}", "a model that builds a TF1 graph", "one of live objects", remedy)

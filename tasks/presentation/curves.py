@@ -121,10 +121,10 @@ def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic
 
 @functools.lru_cache(maxsize=16)
 def latencies(lines: tuple[Latency, ...]) -> str:
-    """p50, p90 and p99 of every protocol and batch size as one bar each: to p50 solid, then lighter to p90 and p99."""
+    """p50, p90 and p99 of all that was measured as one bar each: to p50 solid, then lighter to p90 and p99."""
     if not lines:
         return ""
-    labels = [f"{one.protocol.removeprefix('served ').strip('()')}, {_load(one)}" for one in lines]
+    labels = [f"{_asked(one)}, {_load(one)}" for one in lines]
     places = range(len(lines) - 1, -1, -1)
     with _axes("Latency", height=0.6 + 0.3 * len(lines)) as (axes, drawn):
         for colour, read in ((3, "p99"), (2, "p90"), (0, "p50")):
@@ -134,6 +134,11 @@ def latencies(lines: tuple[Latency, ...]) -> str:
         axes.set_xlabel("milliseconds", color=_INK)
         axes.grid(True, axis="x", color=_RULE, linewidth=0.8)
     return drawn[0]
+
+
+def _asked(measured: Latency) -> str:
+    protocol = measured.protocol.removeprefix("served ").strip("()")
+    return f"{protocol}, {measured.signature}" if measured.signature else protocol
 
 
 def _load(measured: Latency) -> str:

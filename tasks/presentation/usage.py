@@ -18,8 +18,10 @@ from tasks.presentation.facts import ReportFacts
 from tasks.presentation.samples import is_batched
 from tasks.records.signature import Method, Signature, TensorSpec
 
-# What REST's JSON has no way to carry (tensorflow_serving/util/json_tensor.cc).
-_NOT_IN_JSON = frozenset({"bfloat16", "float16", "uint16", "complex64", "complex128"})
+# What REST's JSON can carry; of any other dtype it can nothing (tensorflow_serving/util/json_tensor.cc).
+_IN_JSON = frozenset(
+    {"float32", "float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool", "string"}
+)
 _LONG = 6000  # characters of JSON above which a sample is not printed
 
 
@@ -54,7 +56,7 @@ def examples(facts: ReportFacts) -> tuple[Example, ...]:
 
 def _example(facts: ReportFacts, signature: Signature) -> Example:
     specs = {**signature.inputs, **signature.outputs}
-    not_carried = sorted({spec.dtype for spec in specs.values()} & _NOT_IN_JSON)
+    not_carried = sorted({spec.dtype for spec in specs.values()} - _IN_JSON)
     sample = facts.sample_inputs[signature.key]
     long = len(json.dumps({name: sample[name] for name in signature.inputs})) > _LONG
     note = f"REST's JSON cannot carry {', '.join(not_carried)}: use gRPC. " if not_carried else ""

@@ -8,12 +8,16 @@ from tasks.records.base import Record
 
 
 class TensorFact(Record):
-    """One tensor by name: what it is, and the sha256 of its bytes (strings: of their lengths and bytes)."""
+    """One tensor by name: what it is, and the sha256 of its bytes (strings: of their lengths and bytes).
+
+    `nonfinite` is how many of its floats are NaN or infinite.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     sha256: str
+    nonfinite: int = 0
 
     @property
     def size(self) -> int:

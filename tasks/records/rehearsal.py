@@ -21,7 +21,8 @@ class Switch(Record):
     """A change from version `previous` to `version` under traffic, as clients saw it.
 
     `traffic` says what was sent, `failures` are the first errors, `switch_seconds` runs from the rename of the new version
-    to its being AVAILABLE and the old one gone (None: it did not come to that).
+    to its being AVAILABLE and the old one gone (None: it did not come to that), `load_seconds` from its being noticed to
+    its being AVAILABLE. `ended` is what the server said of it where its load failed.
     """
 
     previous: int
@@ -30,6 +31,8 @@ class Switch(Record):
     phases: tuple[Phase, ...]
     failures: tuple[str, ...]
     switch_seconds: float | None
+    load_seconds: float | None = None
+    ended: str = ""
 
 
 class Rehearsal(Record):

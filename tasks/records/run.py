@@ -10,7 +10,7 @@ from tasks.records.serving import ServerVerdict
 
 
 class StepState(StrEnum):
-    """How a step ended."""
+    """How a step ended; `assisted` is training that another worker, the chief, keeps."""
 
     BUILT = "built"
     CACHED = "cached"
@@ -18,6 +18,7 @@ class StepState(StrEnum):
     SKIPPED = "skipped"
     UNCHANGED = "unchanged"
     HELD = "held"
+    ASSISTED = "assisted"
 
 
 class StepOutcome(Record):

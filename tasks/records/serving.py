@@ -43,10 +43,11 @@ class RuntimeIdentity(Record):
 
 
 class Latency(Record):
-    """Milliseconds over `requests` requests of `batch` rows, `concurrency` of them at a time; `throughput` is rows a
-    second over all of them."""
+    """Milliseconds over `requests` requests of `batch` rows to `signature` (empty: to all in turn), `concurrency` of
+    them at a time; `throughput` is rows a second over all of them."""
 
     protocol: str
+    signature: str = ""
     batch: int
     requests: int
     concurrency: int = 1
@@ -68,6 +69,9 @@ class Cause(StrEnum):
     SIGNATURE_DIFFERS = "signature differs"
     VERSION_DIFFERS = "version differs"
     ANSWER_DIFFERS = "answer differs"
+    VALUE_DIFFERS = "value differs"
+    UNSAFE = "does more than compute"
+    DAMAGED = "damaged"
     NOT_REFUSED = "answered what it must refuse"
     TOO_SLOW = "too slow"
     TOO_LARGE = "too large"

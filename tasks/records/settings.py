@@ -88,6 +88,7 @@ class Target(StrEnum):
     SAVER_V2 = "saver_v2"
     SAVER_V1 = "saver_v1"
     KERAS = "keras"
+    OBJECT_CHECKPOINT = "object_checkpoint"
 
 
 class Selection(Record):
@@ -122,7 +123,7 @@ def batches(flag: str) -> bool:
 class Gates(Record):
     """What a measured server may take at most, else the model is refused; None is no gate.
 
-    `max_p99_ms` holds for every protocol and batch size, one request at a time, `max_load_seconds` from the server's start to AVAILABLE,
+    `max_p99_ms` holds for every signature, protocol and batch size, one request at a time, `max_load_seconds` from the server's start to AVAILABLE,
     `max_rss_bytes` for the resident memory at its peak.
     """
 

@@ -26,8 +26,8 @@ class TensorSpec(Record):
 class Signature(Record):
     """One signature key's inputs and outputs.
 
-    `allow_nonfinite` declares that NaN and infinities are legitimate answers of this signature;
-    without it a baseline that holds one is refused.
+    `allow_nonfinite` declares that NaN and infinities are legitimate answers of this signature, and legitimate values of
+    the variables that it reads; without it a baseline that holds one is refused.
     """
 
     key: str

@@ -14,6 +14,7 @@ from tasks.forms.tensors import Tensors
 from tasks.records.parity import ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Signature
 from tasks.serving.client import NotCarriedError
+from tasks.serving.rest_client import BODY_BYTES, RestPredictor
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,30 @@ def _rows(tensors: Tensors, rows: Iterable[int]) -> Tensors:
 
 
 def compared(asked: Asked, tolerance: Tolerance) -> list[ParityRow]:
-    """A row for each output; one that says why where the protocol cannot carry the request."""
+    """A row for each output; one that says why where the protocol cannot carry the request or its answer."""
     key = asked.signature.key
-    probe, expected = (
-        {f"{key}/{name}": array for name, array in side.items()} for side in (asked.inputs, asked.outputs)
-    )
     try:
+        outputs = _carried(asked)
+        probe, expected = ({f"{key}/{name}": array for name, array in side.items()} for side in (asked.inputs, outputs))
         rows = parity.outputs(asked.predictor, [asked.signature], probe, expected, ParityTest.SERVED, tolerance)
     except NotCarriedError as reason:
         note = f"not made: {reason.where} cannot carry {reason.found}"
         rows = [ParityRow(candidate="", signature=key, output="*", test=ParityTest.SERVED, passed=None, note=note)]
     return [row.model_copy(update={"candidate": asked.form}) for row in rows]
+
+
+def _carried(asked: Asked) -> Tensors:
+    """The expected outputs as the protocol shows them. Raises NotCarriedError.
+
+    A request too long for REST is not cut: rows of the whole probe need not be answered as they are alone. Its first
+    rows alone are questions anyway.
+    """
+    rest = asked.predictor
+    if not isinstance(rest, RestPredictor):
+        return asked.outputs
+    outputs = rest.shown(asked.signature, asked.outputs)
+    if asked.rows > 1 and (size := rest.size(asked.signature, asked.inputs)) > BODY_BYTES:
+        most = f"{BODY_BYTES >> 10} KiB of JSON at most"
+        found = f"{asked.rows} rows, {size >> 10} KiB of JSON ({BODY_BYTES >> 10} at most are sent; see fewer rows)"
+        raise NotCarriedError("REST", most, found, "use gRPC.")
+    return outputs

@@ -19,7 +19,7 @@ from tasks.records.signature import Method, Signature
 
 # Answers that say nothing about the model (grpc/statuscodes.md).
 _TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED"})
-_MESSAGE_BYTES = 512 * 2**20
+_UNLIMITED = -1  # a message is cut off by protobuf's own 2 GiB (grpc/impl/channel_arg_names.h: -1 is no limit)
 
 
 class NotCarriedError(PipelineError):
@@ -50,7 +50,7 @@ def reaching(protocol: str, seconds: float) -> Iterator[None]:
 
 
 class GrpcPredictor:
-    """A served model over gRPC. `version` is what the last answer said it came from."""
+    """A served model over gRPC. `versions` are those that any answer said it came from, 0 where it did not say."""
 
     form = "served (gRPC)"
 
@@ -59,13 +59,13 @@ class GrpcPredictor:
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         options = [
-            ("grpc.max_send_message_length", _MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _UNLIMITED),
+            ("grpc.max_receive_message_length", _UNLIMITED),
         ]
         self.channel = grpc.insecure_channel(endpoint.grpc, options=options)
         self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.name, self.signatures, self.seconds = name, signatures, seconds
-        self.version: int | None = None
+        self.versions: set[int] = set()
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`.
@@ -75,25 +75,26 @@ class GrpcPredictor:
             NotCarriedError: the protocol cannot carry a dtype of the signature.
             ChildFailed: the server did not answer.
         """
+        import tensorflow as tf
+
         spec = self.signatures[signature]
-        if spec.method is Method.PREDICT:
-            return self._predict(signature, inputs)
-        request, call = self._classification(spec, inputs)
+        request, call = self.call(signature, inputs)
         with reaching("gRPC", self.seconds):
             answer = call(request, timeout=self.seconds)
-        self.version = int(answer.model_spec.version.value)
+        self.versions.add(int(answer.model_spec.version.value))
+        if spec.method is Method.PREDICT:
+            return {name: as_array(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
         if spec.method is Method.REGRESS:
             return regressed(spec, [regression.value for regression in answer.result.regressions])
         rows = [[(c.label.encode(), c.score) for c in row.classes] for row in answer.result.classifications]
         return classified(spec, rows)
 
-    def _predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
-        import tensorflow as tf
-
-        with reaching("gRPC", self.seconds):
-            answer = self.service.Predict(self.request(signature, inputs), timeout=self.seconds)
-        self.version = int(answer.model_spec.version.value)
-        return {name: as_array(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
+    def call(self, signature: str, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
+        """A request of the kind that the signature's method takes, and the method of the service to call with it."""
+        spec = self.signatures[signature]
+        if spec.method is Method.PREDICT:
+            return self.request(signature, inputs), self.service.Predict
+        return self._classification(spec, inputs)
 
     def request(self, signature: str, inputs: Mapping[str, Array]) -> Any:
         """A PredictRequest for this model."""

@@ -134,7 +134,7 @@ class DockerRuntime:
 
         try:
             usage = self._container.stats(stream=False, one_shot=True).get("memory_stats", {})
-        except docker.errors.APIError:
+        except (docker.errors.APIError, OSError):  # gone, or an engine that is busy: the next one says
             return None
         counters = usage.get("stats") or {}
         for anonymous, mapped in (("anon", "file_mapped"), ("total_rss", "total_mapped_file")):  # cgroup 2, cgroup 1

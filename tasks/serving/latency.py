@@ -17,21 +17,27 @@ from tasks.records.serving import Latency
 from tasks.serving.asked import Asked, compared
 
 AT_ONCE = 8
-MEASURE_SECONDS = 5.0  # for one protocol and batch size
+MEASURE_SECONDS = 10.0  # for one protocol: its signatures and batch sizes share them
 AT_ONCE_SECONDS = 2.0  # for one protocol
 FEWEST = 5
 
 
 def one_at_a_time(questions: Sequence[Asked], requests: int) -> Iterator[Latency]:
-    """Up to `requests` requests of each question; fewer, but some, where they take long. The report says how many."""
+    """Up to `requests` requests of each question; fewer, but some, where they take long. The report says how many.
+
+    Raises:
+        ChildFailed: a request was not answered.
+        AnsweredError: one was answered with an error.
+    """
     for asked in questions:
-        until = time.monotonic() + MEASURE_SECONDS
+        until = time.monotonic() + MEASURE_SECONDS / len(questions)
         times: list[float] = []
         while len(times) < requests and (len(times) < FEWEST or time.monotonic() < until):
             started = time.perf_counter()
             asked.predictor.predict(asked.signature.key, asked.inputs)
             times.append(time.perf_counter() - started)
-        yield _latency(asked.predictor.form, asked.rows, times, 1, asked.rows * len(times) / sum(times))
+        measured = _latency(asked.predictor.form, asked.rows, times, 1, asked.rows * len(times) / sum(times))
+        yield measured.model_copy(update={"signature": asked.signature.key})
 
 
 def at_once(questions: Sequence[Asked], requests: int, tolerance: Tolerance) -> tuple[list[ParityRow], Latency]:

@@ -19,7 +19,7 @@ class Entry(Record):
 
 
 def entry_of(file: Path, name: str, served_as: str) -> Entry:
-    """The entry of model `name` in `file` (of the only one, where there is one), to be served as `served_as`.
+    """The entry of model `name` in `file`, to be served as `served_as`.
 
     Version policy and labels are left out: they name versions that a test does not have.
 
@@ -36,7 +36,7 @@ def entry_of(file: Path, name: str, served_as: str) -> Entry:
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise UsageError(where, "a ModelServerConfig as text", str(error)[:300], "mend the file.") from None
     entries = list(config.model_config_list.config)
-    found = next((one for one in entries if one.name == name), entries[0] if len(entries) == 1 else None)
+    found = next((one for one in entries if one.name == name), None)
     if found is None:
         names = ", ".join(one.name for one in entries) or "none"
         raise UsageError(where, f"an entry for model {name}", names, "add one, or name the model with --name.")

@@ -6,10 +6,7 @@ be refused, and after that the same answers again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from tasks.forms import parity
 from tasks.forms.proof import Reference
@@ -17,13 +14,11 @@ from tasks.records.base import Record
 from tasks.records.parity import ParityReport, ParityRow, Tolerance, worst_of
 from tasks.records.serving import Cause, Check, Endpoint, Latency
 from tasks.records.settings import Serving
-from tasks.records.signature import Method, Signature
-from tasks.serving import latency
+from tasks.records.signature import Method
+from tasks.serving import latency, refusals
 from tasks.serving.asked import Asked, compared, questions
 from tasks.serving.client import AnsweredError, GrpcPredictor, reaching, status
 from tasks.serving.rest_client import RestPredictor
-
-_CLIENTS_FAULT = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND")
 
 
 class Findings(Record):
@@ -56,10 +51,11 @@ def examine(
             asked = [one for protocol in asker.protocols for one in questions(protocol, reference, largest)]
             rows = worst_of(row for one in asked for row in compared(one, tolerance))
             if not ParityReport(rows=tuple(rows)).failures:
-                checks += [*asker.version_that_answered(), *asker.filtered(asked), *asker.must_be_refused()]
+                checks += [*asker.filtered(asked), *asker.must_be_refused(asked)]
                 rows = worst_of([*rows, *(row for one in asked for row in compared(one, tolerance))])
-                measured, together = _measured(asker, asked, rows, serving, tolerance)
-                rows += together
+                measured, together, failed = _measured(asker, asked, rows, serving, tolerance)
+                rows, checks = [*rows, *together], [*checks, *failed]
+            checks += asker.versions_that_answered()
         return Findings(
             parity=ParityReport(baseline=reference.baseline.form, rows=tuple(rows)),
             checks=tuple(checks),
@@ -69,24 +65,40 @@ def examine(
 
 def _measured(
     asker: Asker, asked: list[Asked], rows: list[ParityRow], serving: Serving, tolerance: Tolerance
-) -> tuple[list[Latency], list[ParityRow]]:
-    """Latency of `serving_default`, or of the first signature, at its smallest and largest batch; then all at once."""
+) -> tuple[list[Latency], list[ParityRow], list[Check]]:
+    """Latency of every signature at its smallest and largest batch, `serving_default` first; then all at once.
+
+    An error after all these answers is one more answer, and a wrong one.
+    """
     not_carried = {(row.candidate, row.signature) for row in rows if row.passed is None and row.output == "*"}
     asked = [one for one in asked if (one.form, one.signature.key) not in not_carried]
-    keys = [signature.key for signature in asker.reference.names.signatures]
-    key = "serving_default" if "serving_default" in keys else keys[0]
     measured: list[Latency] = []
     together: list[ParityRow] = []
     for protocol in asker.protocols:
         mine = [one for one in asked if one.predictor is protocol]
-        sizes = {one.rows: one for one in mine if one.signature.key == key}
-        chosen = [sizes[rows] for rows in sorted({min(sizes), max(sizes)})] if sizes else []
-        measured += latency.one_at_a_time(chosen, serving.latency_requests)
+        try:
+            measured += latency.one_at_a_time(list(_smallest_and_largest(mine)), serving.latency_requests)
+        except AnsweredError as error:
+            check = Check(
+                protocol=protocol.form.removeprefix("served ").strip("()"),
+                case="the same request again",
+                expected="the same answer",
+                answered=str(error)[:300],
+                passed=False,
+                cause=Cause.ANSWER_DIFFERS,
+            )
+            return measured, together, [check]
         if mine:
             found, at_once = latency.at_once(mine, serving.latency_requests, tolerance)
             together += found
             measured.append(at_once)
-    return measured, together
+    return measured, together, []
+
+
+def _smallest_and_largest(asked: Sequence[Asked]) -> Iterator[Asked]:
+    for key in sorted({one.signature.key for one in asked}, key=lambda key: (key != "serving_default", key)):
+        sizes = {one.rows: one for one in asked if one.signature.key == key}
+        yield from (sizes[rows] for rows in sorted({min(sizes), max(sizes)}))
 
 
 class Asker:
@@ -101,8 +113,6 @@ class Asker:
         self.rest = RestPredictor(endpoint, name, signatures, self.seconds)
         self.rows = RestPredictor(endpoint, name, predicts, self.seconds, by_row=True)
         self.protocols = (self.grpc, self.rest, self.rows)
-        with_inputs = [signature for signature in predicts.values() if signature.inputs]
-        self.example: Signature | None = with_inputs[0] if with_inputs else None
 
     def __enter__(self) -> Asker:
         return self
@@ -141,106 +151,49 @@ class Asker:
                 cause=Cause.SIGNATURE_DIFFERS,
             )
 
-    def version_that_answered(self) -> Iterator[Check]:
-        """The served version in a Predict answer's `model_spec`."""
-        if self.example is not None:
+    def versions_that_answered(self) -> Iterator[Check]:
+        """The served version in the `model_spec` of every answer over gRPC, of any method; REST's answers have none."""
+        if self.grpc.versions:
             yield Check(
                 protocol="gRPC",
-                case="model_spec of an answer",
+                case="model_spec of the answers",
                 expected=f"version {self.version}",
-                answered=f"version {self.grpc.version}",
-                passed=self.grpc.version == self.version,
+                answered=", ".join(f"version {number}" for number in sorted(self.grpc.versions)),
+                passed=self.grpc.versions == {self.version},
                 cause=Cause.VERSION_DIFFERS,
             )
 
-    def filtered(self, asked: list[Asked]) -> Iterator[Check]:
-        """An `output_filter` brings the outputs that it names, and no other."""
-        for one in asked:
-            if self.example is None or one.signature.key != self.example.key or one.predictor is not self.grpc:
-                continue
-            request = self.grpc.request(one.signature.key, one.inputs)
-            wanted = sorted(one.signature.outputs)[0]
-            request.output_filter.append(wanted)
-            try:
-                with reaching("gRPC", self.seconds):
-                    answered = ", ".join(sorted(self.grpc.service.Predict(request, timeout=self.seconds).outputs))
-            except AnsweredError as error:
-                answered = str(error)[:200]
-            yield Check(
-                protocol="gRPC",
-                case=f"output_filter {wanted}",
-                expected=wanted,
-                answered=answered,
-                passed=answered == wanted,
-                cause=Cause.ANSWER_DIFFERS,
-            )
+    def filtered(self, asked: Sequence[Asked]) -> Iterator[Check]:
+        """An `output_filter` brings the output that it names, and no other; asked where there are others.
+
+        Where no signature has several outputs, that a filter is looked at shows in the refusal of an unknown output.
+        """
+        predicts = [one for one in asked if one.predictor is self.grpc and one.signature.method is Method.PREDICT]
+        one = max(predicts, key=lambda one: len(one.signature.outputs), default=None)
+        if one is None or len(one.signature.outputs) == 1:
             return
-
-    def must_be_refused(self) -> Iterator[Check]:
-        """Requests that no server may answer: each must get a client's error, over gRPC and over REST."""
-        model = self.rest.model
-        yield self._over_http("broken JSON", f"{model}:predict", '{"inputs": [')
-        yield self._over_http("neither inputs nor instances", f"{model}:predict", "{}")
-        yield self._over_http("unknown signature", f"{model}:predict", '{"signature_name": "no such", "inputs": [1.0]}')
-        elsewhere = f"{self.endpoint.rest}/v1/models/no_such_model:predict"
-        yield self._over_http("unknown model", elsewhere, '{"inputs": [1.0]}')
-        another = f"{model}/versions/{self.version + 1}:predict"
-        yield self._over_http("another version", another, '{"inputs": [1.0]}')
-        if self.example is None:
-            return
-        signature = self.example
-        inputs = parity.select(self.reference.probe, signature.key)
-        name = next(iter(inputs))
-        good = self.grpc.request(signature.key, inputs)
-
-        def drop(request: Any) -> None:
-            del request.inputs[name]
-
-        yield self._over_grpc("unknown signature", good, lambda r: setattr(r.model_spec, "signature_name", "no such"))
-        yield self._over_grpc("missing input", good, drop)
-        yield self._over_grpc("wrong dtype", good, lambda request: _retype(request, name))
-        yield self._over_grpc("unknown model", good, lambda r: setattr(r.model_spec, "name", "no_such_model"))
-        yield self._over_grpc("another version", good, self._ask_for_another_version)
-        yield self._over_grpc("wrong rank", good, lambda request: _add_a_dimension(request, name), may_answer=True)
-
-    def _ask_for_another_version(self, request: Any) -> None:
-        request.model_spec.version.value = self.version + 1
-
-    def _over_grpc(self, case: str, good: Any, change: Callable[[Any], Any], *, may_answer: bool = False) -> Check:
-        """A good request, changed. A rank is not looked at by the server: what the graph makes of it is its own
-        affair, as long as the server does not fall over it."""
-        request = type(good)()
-        request.CopyFrom(good)
-        change(request)
+        request = self.grpc.request(one.signature.key, one.inputs)
+        wanted = min(one.signature.outputs)
+        request.output_filter.append(wanted)
         try:
             with reaching("gRPC", self.seconds):
-                self.grpc.service.Predict(request, timeout=self.seconds)
-            answered, passed = "OK", may_answer
+                answered = ", ".join(sorted(self.grpc.service.Predict(request, timeout=self.seconds).outputs))
         except AnsweredError as error:
-            answered = str(error).partition(":")[0]
-            passed = answered in _CLIENTS_FAULT
-        expected = "INVALID_ARGUMENT or an answer" if may_answer else "INVALID_ARGUMENT"
-        return Check(
-            protocol="gRPC", case=case, expected=expected, answered=answered, passed=passed, cause=Cause.NOT_REFUSED
+            answered = str(error)[:200]
+        yield Check(
+            protocol="gRPC",
+            case=f"output_filter {wanted}",
+            expected=wanted,
+            answered=answered,
+            passed=answered == wanted,
+            cause=Cause.ANSWER_DIFFERS,
         )
 
-    def _over_http(self, case: str, url: str, body: str) -> Check:
-        with reaching("REST", self.seconds):
-            code = self.rest.client.post(url, content=body).status_code
-        passed = 400 <= code < 500
-        return Check(
-            protocol="REST", case=case, expected="4xx", answered=str(code), passed=passed, cause=Cause.NOT_REFUSED
+    def must_be_refused(self, asked: Sequence[Asked]) -> Iterator[Check]:
+        """What no server may answer, made from a good request: to a Predict signature with inputs where there is one."""
+        good = min(
+            (one for one in asked if one.predictor is self.grpc),
+            key=lambda one: (one.signature.method is not Method.PREDICT, not one.signature.inputs, one.rows),
         )
-
-
-def _retype(request: Any, name: str) -> None:
-    import tensorflow as tf
-
-    wrong = np.zeros((1,), dtype=bool)
-    if request.inputs[name].dtype == tf.bool.as_datatype_enum:
-        wrong = np.zeros((1,), dtype=np.int64)
-    request.inputs[name].CopyFrom(tf.make_tensor_proto(wrong))
-
-
-def _add_a_dimension(request: Any, name: str) -> None:
-    request.inputs[name].tensor_shape.dim.add(size=1)
+        yield from refusals.over_rest(self.rest, good, self.version)
+        yield from refusals.over_grpc(self.grpc, good, self.version)

@@ -20,9 +20,18 @@ from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.serving.client import AnsweredError, NotCarriedError, classified, reaching, regressed
 
-# What REST's JSON has no way to carry (tensorflow_serving/util/json_tensor.cc).
-NOT_IN_JSON = frozenset({"bfloat16", "float16", "uint16", "complex64", "complex128"})
+# What REST's JSON can carry; of any other dtype it can nothing (tensorflow_serving/util/json_tensor.cc).
+IN_JSON = frozenset(
+    {"float32", "float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool", "string"}
+)
+# A larger body is not sent but for one row: servers and the proxies before them have limits of their own, and our
+# stand-in reads about a MiB a second on a busy machine.
+BODY_BYTES = 8 * 2**20
 _BUSY = frozenset({429, 502, 503, 504})  # RFC 9110: answers that say nothing about the model
+_TOO_LARGE = 413
+# Bounds of the error with which a server that is quick about it reads a decimal as a double (rapidjson: 3 units in the
+# last place, without kParseFullPrecisionFlag).
+_MISREAD = (1 - 2**-50, 1 + 2**-50)
 
 
 class RestPredictor:
@@ -50,22 +59,44 @@ class RestPredictor:
 
         Raises:
             AnsweredError: the server answered with an error.
-            NotCarriedError: the protocol cannot carry a dtype of the signature, or its rows.
+            NotCarriedError: the protocol cannot carry a dtype of the signature, its inputs, or its rows.
             ChildFailed: the server did not answer.
         """
         spec = self.signatures[signature]
-        carried = {spec.dtype for spec in (*spec.inputs.values(), *spec.outputs.values())} & NOT_IN_JSON
-        if carried:
-            raise NotCarriedError("REST", "a dtype that JSON can carry", ", ".join(sorted(carried)), "use gRPC.")
+        _require_carried(spec)
         if spec.method is Method.PREDICT:
             outputs = self._rows(spec, inputs) if self.by_row else self._columns(spec, inputs)
             return {name: _parsed(value, spec.outputs.get(name)) for name, value in outputs.items()}
         (examples,) = inputs.values()
-        body = {"signature_name": signature, "examples": [_example(encoded) for encoded in examples.ravel()]}
+        body = {"signature_name": signature, "examples": [example(encoded) for encoded in examples.ravel()]}
         if spec.method is Method.REGRESS:
             return regressed(spec, self.ask(":regress", body, "results"))
         rows = self.ask(":classify", body, "results")
         return classified(spec, [[(label.encode(), score) for label, score in row] for row in rows])
+
+    def shown(self, spec: Signature, outputs: Mapping[str, Array]) -> Tensors:
+        """What an answer that holds `outputs` can be taken for: JSON does not write the dimensions after an empty one.
+
+        Judged by what the live model answers, so that no server is excused for what it says.
+
+        Raises:
+            NotCarriedError: JSON cannot hold these outputs; a row cannot, where rows are asked for.
+        """
+        _require_carried(spec)
+        for name, array in outputs.items():
+            as_text = spec.method is not Method.PREDICT or not name.endswith("_bytes")  # others come in base64
+            if array.dtype.kind in "OSU" and as_text and not all(map(_is_text, array.ravel().tolist())):
+                raise NotCarriedError("REST", "text", f"strings that are no UTF-8 in {name}", "name it `…_bytes`.")
+        # (json_tensor.cc: "has no shape information", "has inconsistent batch size".)
+        lengths = {array.shape[:1] for array in outputs.values()}
+        if self.by_row and (len(lengths) != 1 or () in lengths):
+            raise NotCarriedError("REST by row", "one row an answer", "outputs of several lengths", "use columns.")
+        return {name: _cut(array) for name, array in outputs.items()}
+
+    def size(self, spec: Signature, inputs: Mapping[str, Array]) -> int:
+        """About how many bytes of JSON a request of these inputs takes, by their first rows."""
+        written = jsonable if spec.method is Method.PREDICT else lambda rows: [example(row) for row in rows.ravel()]
+        return sum(len(json.dumps(written(array[:1]))) * len(array) for array in inputs.values() if array.ndim)
 
     def _columns(self, spec: Signature, inputs: Mapping[str, Array]) -> dict[str, Any]:
         columns = {name: jsonable(array) for name, array in inputs.items()}
@@ -83,15 +114,10 @@ class RestPredictor:
         columns = {name: jsonable(array) for name, array in inputs.items()}
         named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         instances = named if len(columns) > 1 else [next(iter(row.values())) for row in named]
-        try:
-            answer = self.ask(":predict", {"signature_name": spec.key, "instances": instances}, "predictions")
-        except AnsweredError as error:
-            if "inconsistent batch size" in str(error):  # predict_util / json_tensor.cc: rows cannot hold such outputs
-                raise NotCarriedError("REST by row", "one row an input", "outputs of another length", "use columns.")  # noqa: B904
-            raise
+        answer = self.ask(":predict", {"signature_name": spec.key, "instances": instances}, "predictions")
         if len(spec.outputs) == 1:
             return {next(iter(spec.outputs)): answer}
-        return {name: [row[name] for row in answer] for name in answer[0]} if answer else {}
+        return {name: [row[name] for row in answer] for name in (answer[0] if answer else spec.outputs)}
 
     def metadata(self) -> list[Signature]:
         """The signatures that the server reports (`GET …/metadata`)."""
@@ -113,19 +139,29 @@ class RestPredictor:
 
         Raises:
             AnsweredError: the server answered with an error, or something else than such an answer.
+            NotCarriedError: the server takes no body of this length.
             ChildFailed: it did not answer.
         """
-        with reaching("REST", self.client.timeout.read or 0):
-            answer = self.client.post(self.model + verb, content=json.dumps(body))
-        if answer.status_code in _BUSY:
-            found, remedy = f"{answer.status_code} {answer.text[:300]}", "see the server's log; run again."
-            raise ChildFailed("the server over REST", "an answer", found, remedy)
+        content = json.dumps(body)
+        answer = self.post(self.model + verb, content)
+        if answer.status_code == _TOO_LARGE:
+            found = f"a body of {len(content)} bytes, which the server refused with {_TOO_LARGE}"
+            raise NotCarriedError("REST", "a body that the server takes", found, "use gRPC.")
         try:
             if answer.status_code == 200:
                 return answer.json()[part]
         except (ValueError, KeyError, TypeError):
             pass
         raise AnsweredError(f"{answer.status_code} {answer.text[:300]}")
+
+    def post(self, url: str, content: str) -> Any:
+        """POST; the answer, of whatever status it is. Raises ChildFailed where there is none, or the server is busy."""
+        with reaching("REST", self.client.timeout.read or 0):
+            answer = self.client.post(url, content=content)
+        if answer.status_code in _BUSY:
+            found, remedy = f"{answer.status_code} {answer.text[:300]}", "see the server's log; run again."
+            raise ChildFailed("the server over REST", "an answer", found, remedy)
+        return answer
 
     def values(self) -> Iterator[TensorFact]:
         """None: a server does not show its variables."""
@@ -136,14 +172,47 @@ class RestPredictor:
         self.client.close()
 
 
+def _require_carried(spec: Signature) -> None:
+    if lost := {one.dtype for one in (*spec.inputs.values(), *spec.outputs.values())} - IN_JSON:
+        raise NotCarriedError("REST", "a dtype that JSON can carry", ", ".join(sorted(lost)), "use gRPC.")
+    if not spec.inputs:  # `Failed to get input map for signature` (tensorflow_serving/util/json_tensor.cc)
+        raise NotCarriedError("REST", "a signature with inputs", "a signature without inputs", "use gRPC.")
+
+
 def jsonable(array: Array) -> Any:
-    """An array as nested lists for JSON; strings as `{"b64": …}`."""
+    """An array as nested lists for JSON; strings as `{"b64": …}`, a float32 with no more digits than it needs."""
     if array.dtype.kind in "OSU":
         encoded = [{"b64": base64.b64encode(item).decode()} for item in array.ravel().tolist()]
         nested = np.empty(array.shape, dtype=object)
         nested.ravel()[:] = encoded
         return nested.tolist()
+    if array.dtype == np.float32:
+        return _shortest(array).tolist()
     return array.tolist()
+
+
+def _shortest(array: Array) -> Array:
+    """float32 as the doubles that are written with the fewest digits and are read as the same float32s."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        exact, short = array.astype(np.float64), array.astype("U").astype(np.float64)
+        same = np.all([(short * misread).astype(np.float32) == array for misread in _MISREAD], axis=0)
+    return np.where(same, short, exact)
+
+
+def _is_text(item: bytes | str) -> bool:
+    try:
+        if isinstance(item, bytes):
+            item.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cut(array: Array) -> Array:
+    """Without the dimensions after the first empty one."""
+    if array.size:
+        return array
+    return array.reshape(array.shape[: array.shape.index(0) + 1])
 
 
 def _parsed(value: Any, spec: TensorSpec | None) -> Array:
@@ -181,7 +250,7 @@ def _flattened(value: Any) -> tuple[list[Any], tuple[int, ...] | None]:
     return level, tuple(shape)
 
 
-def _example(encoded: bytes) -> dict[str, Any]:
+def example(encoded: bytes) -> dict[str, Any]:
     """A serialized `tf.Example` as REST wants it: flat lists by feature name."""
     import tensorflow as tf
 

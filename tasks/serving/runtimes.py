@@ -17,28 +17,34 @@ from tasks.serving.runtime import ServingRuntime
 
 
 def choose(
-    serving: Serving, run_id: str, *, model_config: str | None = None, progress: Progress | None = None
+    serving: Serving,
+    run_id: str,
+    *,
+    step: str = "smoke_test",
+    model_config: str | None = None,
+    progress: Progress | None = None,
 ) -> ServingRuntime:
-    """The runtime that `serving` asks for.
+    """The runtime that `serving` asks for, for `step` of a run.
 
     `auto` is docker if an engine answers and the image is there (auto never pulls), else a `tensorflow_model_server`
-    on PATH, else the embedded server.
+    on PATH, else the embedded server. Who names an image means it: then it is docker, or nothing.
 
     `model_config` is the text of a `--model_config_file`, with `$MODEL_BASE_PATH` for the base path. `progress` is told
     of the bytes of an image's pull, which happens when the runtime is asked for its identity.
 
     Raises:
         EnvironmentFailure: the one asked for by name is not to be had.
-        UsageError: a file that a flag names cannot be read.
+        UsageError: a file that a flag names cannot be read, or an image is named for a runtime that has none.
     """
+    require_docker_for(serving.image, serving.runtime)
     files = flag_files(serving)
     if model_config is not None:
         files["model_config_file"] = model_config
     image = serving.image or default_image()
     if serving.runtime is RuntimeChoice.DOCKER:
-        return _docker(serving, image, run_id, serving.pull, files, progress)
-    if serving.runtime is RuntimeChoice.AUTO and docker_engine.available(image) is None:
-        return _docker(serving, image, run_id, "never", files, progress)
+        return _docker(serving, image, run_id, step, serving.pull, files, progress)
+    if serving.runtime is RuntimeChoice.AUTO and (serving.image or docker_engine.available(image) is None):
+        return _docker(serving, image, run_id, step, "never", files, progress)
     binary = serving.binary or binary_runtime.find()
     if serving.runtime in (RuntimeChoice.AUTO, RuntimeChoice.BINARY) and binary:
         return BinaryRuntime(Path(binary), Path(tempfile.gettempdir()), serving.flags, files)
@@ -50,6 +56,13 @@ def choose(
             "install TensorFlow Serving, name it with `serving.binary`, or choose --runtime docker or embedded.",
         )
     return EmbeddedRuntime(serving.flags, files)
+
+
+def require_docker_for(image: str | None, runtime: RuntimeChoice | None) -> None:
+    """Raise UsageError where `image` is named and `runtime` would not look at it."""
+    if image is not None and runtime in (RuntimeChoice.BINARY, RuntimeChoice.EMBEDDED):
+        remedy = "choose --runtime docker (or auto), or leave the image out."
+        raise UsageError(f"image {image}", "the docker runtime", f"--runtime {runtime}", remedy)
 
 
 def flag_files(serving: Serving) -> dict[str, str]:
@@ -80,13 +93,13 @@ def default_image() -> str:
 
 
 def _docker(
-    serving: Serving, image: str, run_id: str, pull: Pull, files: dict[str, str], progress: Progress | None
+    serving: Serving, image: str, run_id: str, step: str, pull: Pull, files: dict[str, str], progress: Progress | None
 ) -> DockerRuntime:
     parameters = DockerParameters(
         image=image,
         pull=pull,
         run_id=run_id,
-        step="smoke_test",
+        step=step,
         flags=serving.flags,
         flag_files=files,
         environment=serving.environment,

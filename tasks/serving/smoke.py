@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.errors import ChildFailed, EnvironmentFailure, SmokeRefused
+from tasks.errors import ChildFailed, EnvironmentFailure, ParityError, PipelineError, SmokeRefused
 from tasks.records.serving import Cause, Endpoint
 from tasks.serving.client import status
 from tasks.serving.runtime import ServingRuntime
@@ -24,6 +24,8 @@ _UNKNOWN_OP = re.compile("Op type not registered|No OpKernel was registered|not 
 _WARMUP = re.compile("warm-?up", re.IGNORECASE)
 # tensorflow/core/kernels/resource_variable_ops.cc, initializable_lookup_table.cc, common_runtime/executor.cc
 _NOT_FILLED = re.compile("Could not find variable|uninitialized value|Table not initialized", re.IGNORECASE)
+# tensorflow/compiler/jit/device_compiler.h; the flag is of tensorflow_serving/model_servers/main.cc
+_NOT_COMPILED = "XLA compilation disabled"
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.2
 _LOG_TAIL = 6000
@@ -33,9 +35,17 @@ NOTICED_SECONDS = 15.0
 
 @contextmanager
 def serving(
-    runtime: ServingRuntime, name: str, base_path: Path, version: int, load_timeout: float
+    runtime: ServingRuntime,
+    name: str,
+    base_path: Path,
+    version: int,
+    load_timeout: float,
+    memory: list[int] | None = None,
 ) -> Iterator[tuple[Endpoint, float]]:
     """A server with `version` AVAILABLE, and the seconds that took; stopped on the way out, whatever happens.
+
+    `memory` is given what its resident memory is, sample by sample, in bytes, from its start on: a load may take more
+    than the answers after it.
 
     Raises:
         SmokeRefused: the server would not load the model.
@@ -44,9 +54,10 @@ def serving(
     """
     started = time.monotonic()
     try:
-        endpoint = runtime.start(name, base_path, deadline=load_timeout)
-        wait_for(runtime, endpoint, name, version, started + load_timeout, load_timeout)
-        yield endpoint, time.monotonic() - started
+        with _watched(runtime, memory):
+            endpoint = runtime.start(name, base_path, deadline=load_timeout)
+            wait_for(runtime, endpoint, name, version, started + load_timeout, load_timeout)
+            yield endpoint, time.monotonic() - started
     finally:
         runtime.stop()
 
@@ -62,9 +73,7 @@ def wait_for(
         if state == "AVAILABLE":
             return
         if state == "END":
-            if _MACHINE.search(message):
-                raise _ended(runtime, Cause.LOAD_ERROR, what, f"END: {message}", "free what it names, and run again")
-            raise refused(runtime, _cause_of(message, runtime.logs()), what, "AVAILABLE", f"END: {message}")
+            raise not_loaded(runtime, what, message)
         if ended is not None:
             log = runtime.logs()
             number = _signal(ended.code)
@@ -88,6 +97,13 @@ def wait_for(
         time.sleep(_POLL_SECONDS)
 
 
+def not_loaded(runtime: ServingRuntime, what: str, message: str) -> PipelineError:
+    """What it is that a version's load has failed, by the server's own words: a verdict, unless it wants for room."""
+    if _MACHINE.search(message):
+        return _ended(runtime, Cause.LOAD_ERROR, what, f"END: {message}", "free what it names, and run again")
+    return refused(runtime, _cause_of(message, runtime.logs()), what, "AVAILABLE", f"END: {message}")
+
+
 def _signal(code: int) -> int | None:
     number = -code if code < 0 else code - 128
     return number if 0 < number < signal.NSIG else None
@@ -101,7 +117,7 @@ def _cause_of(message: str, log: str) -> Cause:
     """
     if _UNKNOWN_OP.search(message):
         return Cause.UNKNOWN_OP
-    if _NOT_FILLED.search(message):  # which a warmup request only brought to light
+    if _NOT_FILLED.search(message) or _NOT_COMPILED in message:  # which a warmup request only brought to light
         return Cause.LOAD_ERROR
     begun, ended = log.rfind("Starting to read warmup data"), log.rfind("Finished reading warmup data")
     return Cause.WARMUP_REFUSED if _WARMUP.search(message) or begun > ended else Cause.LOAD_ERROR
@@ -142,43 +158,94 @@ def require_alive(runtime: ServingRuntime, within: float = 0.0) -> None:
 
 
 @contextmanager
-def watched(runtime: ServingRuntime) -> Iterator[list[int]]:
-    """What the server's resident memory was, sample by sample, in bytes, while the block ran."""
-    samples = [memory] if (memory := runtime.memory()) else []
+def asking(runtime: ServingRuntime) -> Iterator[None]:
+    """While the server is asked: what comes of it is its own end, where that is why, else as it is.
+
+    Raises:
+        SmokeRefused: the server crashed, or left by itself.
+        ChildFailed: it was ended by others; or it stands and did not answer: `too slow`, as far as one can tell.
+    """
+    try:
+        yield
+    except ChildFailed as error:
+        require_alive(runtime, NOTICED_SECONDS)
+        if error.where.startswith("tasks."):  # who asked has failed
+            raise
+        what = f"{runtime.identity.called}, {error.where}"
+        raise _ended(runtime, Cause.TOO_SLOW, what, error.found, error.remedy, error.expected) from error
+    except Exception:
+        require_alive(runtime, NOTICED_SECONDS)
+        raise
+    require_alive(runtime)
+
+
+@contextmanager
+def _watched(runtime: ServingRuntime, samples: list[int] | None) -> Iterator[None]:
+    """Note the server's resident memory while the block runs."""
+    if samples is None:
+        yield
+        return
     over = threading.Event()
+
+    def look() -> None:
+        if memory := runtime.memory():
+            samples.append(memory)
 
     def watch() -> None:
         while not over.wait(_WATCH_SECONDS):
-            if memory := runtime.memory():
-                samples.append(memory)
+            look()
 
     thread = threading.Thread(target=watch, daemon=True, name="memory of the server")
     thread.start()
     try:
-        yield samples
+        yield
     finally:
         over.set()
         thread.join()
-        if memory := runtime.memory():
-            samples.append(memory)
+        look()
 
 
 def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, found: str) -> SmokeRefused:
     """The verdict against the model, with the end of the server's log."""
     measured = cause in (Cause.TOO_SLOW, Cause.TOO_LARGE)
     remedy = "measure again on a quiet machine (--refresh), or raise the gate" if measured else _MEND
+    facts = _facts(runtime, cause, runtime.logs()[-_LOG_TAIL:])
     return SmokeRefused(
-        what, expected, f"{found} ({cause.value})", f"{remedy}.{_fenced(runtime)}", facts=_facts(runtime, cause)
+        what, expected, f"{found} ({cause.value})", f"{_remedy(found, remedy)}.{_fenced(runtime)}", facts
     )
 
 
-def _ended(runtime: ServingRuntime, cause: Cause, what: str, found: str, remedy: str) -> ChildFailed:
-    expected, found = "AVAILABLE", f"{found} ({cause.value})"
-    return ChildFailed(what, expected, found, f"{remedy}.{_fenced(runtime)}", facts=_facts(runtime, cause))
+def differs(runtime: ServingRuntime, error: ParityError) -> ParityError:
+    """The verdict against the model's answers, with its cause and the end of the server's log."""
+    cause = Cause.ANSWER_DIFFERS
+    where = error.where
+    if image := runtime.identity.image:  # one among several, perhaps
+        where = f"{image}: {where}"
+    remedy = f"{_remedy(error.found, error.remedy.removesuffix('.'))}.{_fenced(runtime)}"
+    facts = error.facts | _facts(runtime, cause, runtime.logs()[-_LOG_TAIL:])
+    return ParityError(where, error.expected, f"{error.found} ({cause.value})", remedy, facts)
 
 
-def _facts(runtime: ServingRuntime, cause: Cause) -> dict[str, str]:
-    return {"cause": cause.value, "server": runtime.identity.called, "log": runtime.logs()[-_LOG_TAIL:]}
+def _remedy(found: str, otherwise: str) -> str:
+    """What to do, where a server's words say it themselves."""
+    if _NOT_COMPILED in found:
+        return (
+            "make the model without `jit_compile`, or start its servers, here (`serving.flags`) and in production, "
+            "with --xla_cpu_compilation_enabled"
+        )
+    return otherwise
+
+
+def _ended(
+    runtime: ServingRuntime, cause: Cause, what: str, found: str, remedy: str, expected: str = "AVAILABLE"
+) -> ChildFailed:
+    """No verdict, so that nothing of the step is kept: the error brings the whole log along."""
+    found, remedy = f"{found} ({cause.value})", f"{remedy.removesuffix('.')}.{_fenced(runtime)}"
+    return ChildFailed(what, expected, found, remedy, facts=_facts(runtime, cause, runtime.logs()))
+
+
+def _facts(runtime: ServingRuntime, cause: Cause, log: str) -> dict[str, str]:
+    return {"cause": cause.value, "server": runtime.identity.called, "log": log}
 
 
 def _fenced(runtime: ServingRuntime) -> str:

@@ -27,6 +27,16 @@ def network() -> Any:
     return keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(4), keras.layers.Dense(2, name="y")])
 
 
+class Doubling(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return 2 * x
+
+
+def doubled() -> Any:
+    layers = [keras.layers.Dense(4), Doubling(name="twice"), keras.layers.Dense(2, name="y")]
+    return keras.Sequential([keras.Input((3,), name="x"), *layers])
+
+
 class Mine:
     hyperparameters: dict[str, Any] = {}
 
@@ -40,3 +50,10 @@ class Network:
 
     def build(self, hyperparameters: Any) -> Objects:
         return Objects(network())
+
+
+class Doubled:
+    hyperparameters: dict[str, Any] = {}
+
+    def build(self, hyperparameters: Any) -> Objects:
+        return Objects(doubled())

@@ -323,6 +323,14 @@ def test_a_graph_that_never_ends_meets_its_deadline(tmp_path: Path) -> None:
     assert time.monotonic() - began < 20.0
 
 
+@pytest.mark.parametrize("text", [b"# " * 60 + b"x", b"#\n" * 2000 + b"x", b" " * 4096], ids=["one", "many", "blank"])
+def test_comments_without_a_graph_after_them_are_judged_at_once(tmp_path: Path, text: bytes) -> None:
+    """In a child, for the test's sake alone: a pattern that tries every way to read them ends on no day of this year."""
+    (tmp_path / "graph.pbtxt").write_bytes(text)
+    with isolate.limits(Limits(seconds=60.0)), pytest.raises(DamagedError, match=r"graph\.pbtxt"):
+        isolate.call(detect, tmp_path / "graph.pbtxt")
+
+
 @pytest.mark.parametrize("depth", [0, 40, 3000], ids=["calls itself", "doubles 40 times", "3000 deep"])
 def test_functions_that_call_each_other_without_end_end_in_a_message(tmp_path: Path, depth: int) -> None:
     isolate.call(hostile.recursion, depth, tmp_path / "graph.pb")

@@ -70,6 +70,8 @@ ROWS = {
     "keras .keras": Row(ways.keras_archive, "model.keras", Form.KERAS),
     "keras .h5": Row(ways.keras_hdf5, "model.h5", Form.HDF5),
     "keras weights, --model": Row(ways.keras_weights, "model.weights.h5", Form.HDF5, {"model": "mine:Network"}),
+    "keras .keras, --model": Row(ways.keras_archive_of_own_code, "model.keras", Form.KERAS, {"model": "mine:Doubled"}),
+    "keras .h5, inputs by key": Row(ways.keras_hdf5_by_key, "model.h5", Form.HDF5),
     "object checkpoint, --model": Row(ways.object_checkpoint, "", Form.OBJECT_CHECKPOINT, {"model": "mine:Mine"}),
 }
 
@@ -159,6 +161,24 @@ def test_a_keras_model_is_written_as_an_archive_again(yard: Shipyard) -> None:
     assert again.adopted.form is Form.KERAS
     ours, theirs = (run.baseline["serving_default/y"] for run in (again, first))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", [ways.object_checkpoint, ways.keras_weights], ids=lambda way: str(way.__name__))
+def test_an_object_is_written_as_its_checkpoint_and_is_the_same_again(
+    yard: Shipyard, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = yard.written(way)
+    monkeypatch.chdir(written)  # where --model finds its module
+    path, code = (
+        (written, "mine:Mine") if way is ways.object_checkpoint else (written / "model.weights.h5", "mine:Network")
+    )
+    settings: dict[str, Any] = {"given": {"model": code}, "probe": {"file": written / "probe.npz"}}
+    first = yard.ship(path, "out-objects", also=["object_checkpoint"], **settings)
+    again = yard.ship(first.artifact("convert") / "object_checkpoint", "again-objects", until="adopt", **settings)
+    assert again.adopted.form is Form.OBJECT_CHECKPOINT
+    np.testing.assert_array_equal(again.baseline["serving_default/y"], first.baseline["serving_default/y"])
+    candidates = {row["candidate"] for row in first.summary.parity if row["passed"]}
+    assert "object_checkpoint" in candidates
 
 
 @pytest.mark.parametrize("name", ["graph.pb", "graph.pbtxt"])

@@ -328,6 +328,30 @@ def keras_weights(out: Path) -> None:
     _keras_answered(out, model)
 
 
+def keras_archive_of_own_code(out: Path) -> None:
+    """An archive with a layer of the user's own, beside the code that has it."""
+    from tests.adoption.own_objects import doubled
+
+    model = doubled()
+    model.compile("adam", "mse")
+    model.fit(ROWS, value(len(ROWS), 2, seed=6), epochs=2, verbose=0)
+    model.save(out / "model.keras")
+    shutil.copyfile(Path(__file__).parent / "own_objects.py", out / "mine.py")
+    _keras_answered(out, model)
+
+
+def keras_hdf5_by_key(out: Path) -> None:
+    """A model that takes a dictionary, whose keys are not the names of its input layers."""
+    import keras
+
+    a, b = keras.Input((2,), name="layer_a"), keras.Input((3,), name="layer_b")
+    x = keras.layers.Concatenate()([keras.layers.Rescaling(2.0)(a), b])
+    model = keras.Model({"right": b, "left": a}, keras.layers.Dense(2, name="y")(x))
+    model.save(out / "model.h5")
+    rows = {"left": ROWS[:, :2], "right": ROWS}
+    answered(out, rows, {"y": model(rows, training=False).numpy()})
+
+
 def object_checkpoint(out: Path) -> None:
     """A tf.train.Checkpoint by its manager, beside the code of the module."""
     import tensorflow as tf

@@ -29,8 +29,11 @@ T = TypeVar("T")
 Make = Callable[..., ServingRuntime]
 START_SECONDS = 90  # our stand-in imports TensorFlow, on cores that it shares
 GONE_SECONDS = 10
-# The real server needs a second. With retries it would take 300.
+# The real server needs a second, and our stand-in's container imports TensorFlow first. With retries it would be 300.
 REFUSED_SECONDS = 150
+# From the server's own start, by its first words (tensorflow_serving/model_servers/server_core.cc), to its refusal.
+STARTED = "Adding/updating models"
+VERDICT_SECONDS = 10
 
 
 def test_a_model_is_served_and_its_server_goes_away(make: Make, half_plus_two: Path) -> None:
@@ -107,13 +110,18 @@ def test_a_truncated_model_is_refused_without_retries(make: Make, truncated_mode
     before = fingerprint(truncated_model)
     runtime = make()
     endpoint = runtime.start("truncated", truncated_model, deadline=START_SECONDS)
+    started: list[float] = []
 
     def refused() -> bool:
+        if not started and STARTED in runtime.logs():
+            started.append(time.monotonic())
         if runtime.exited() is not None:
             return True
         return "END" in states(endpoint, "truncated")
 
     assert until(REFUSED_SECONDS, refused), f"neither ended nor END; its log:\n{runtime.logs()[-2000:]}"
+    assert STARTED in runtime.logs(), "it said when it began"
+    assert not started or time.monotonic() - started[0] < VERDICT_SECONDS
     assert "Read less bytes than requested" in runtime.logs()  # TensorFlow's words for a truncated bundle
     runtime.stop()
     wait_until_deserted(endpoint)

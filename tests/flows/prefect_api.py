@@ -24,6 +24,7 @@ class PrefectApi:
 
     url: str
     environment: dict[str, str]
+    server: Shell
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The API's answer; its database may be busy for a while."""
@@ -72,7 +73,7 @@ def started(home: Path) -> Iterator[PrefectApi]:
 
     try:
         server.until(answers, _START_SECONDS)
-        yield PrefectApi(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
+        yield PrefectApi(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url}, server)
     finally:
         APILogWorker.drain_all(timeout=10)  # what this process has yet to send
         server.end()

@@ -101,6 +101,11 @@ class Shell:
         """Its stderr until now."""
         return self.err.read_text()
 
+    def catches(self, number: signal.Signals) -> bool:
+        """Whether it has a handler for that signal by now."""
+        facts = dict(line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
+        return bool(int(facts.get("SigCgt", "0"), 16) >> (number - 1) & 1)
+
     def send(self, number: signal.Signals) -> None:
         """To the process alone."""
         self.process.send_signal(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ def test_a_wrong_setting_is_named_in_one_message(
     for part in named:
         assert part in answer.err
     assert not (folder / ".tfship").exists(), "nothing was started"
+
+
+def test_only_the_modules_that_the_configuration_names_ask_the_environment() -> None:
+    root = Path(configuration.__file__).parents[1]
+    asks = re.compile(r"environ\.get\(|environ\[[^]]*\](?! =)|getenv\(|kwargs_from_env\(\)|= os\.environ\)")
+    asking = {
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for folder in ("flows", "tasks")
+        for path in (root / folder).rglob("*.py")
+        if asks.search(path.read_text())
+    }
+    assert configuration.__doc__
+    assert asking == {"flows.config", *re.findall(r"`([a-z_.]+)`", configuration.__doc__)}
 
 
 @pytest.mark.parametrize("arguments", [["nosuch"], ["releases"], ["rollback", "x"]], ids=" ".join)

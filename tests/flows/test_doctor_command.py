@@ -45,6 +45,44 @@ def test_a_host_without_an_engine_is_well_for_auto_and_not_for_docker(tmp_path: 
     assert "embedded server" not in checks
 
 
+def test_an_image_that_is_named_needs_an_engine(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("images: ['tensorflow/serving:of-nobody']\n")
+    given = {
+        "--image": ("--image", "tensorflow/serving:of-nobody"),
+        "images": ("--config", str(tmp_path / "run.yaml")),
+    }
+    for name, options in given.items():
+        answer, checks = looked(tmp_path, *options)
+        assert (answer.code, failed(checks)) == (4, ["docker engine", "runtime"]), name
+        assert "embedded server" not in checks, "nothing stands in"
+    _, checks = looked(tmp_path, "--runtime", "embedded", *given["--image"])
+    assert "runtime" in failed(checks) and "of-nobody" in checks["runtime"]["found"]
+
+
+def test_every_image_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+
+    class Engine:
+        def info(self) -> dict[str, Any]:
+            return {"MemoryLimit": True, "CpuCfsQuota": True, "PidsLimit": True}
+
+        def version(self) -> dict[str, str]:
+            return {"Version": "1", "Os": "linux", "Arch": "amd64"}
+
+        def close(self) -> None:
+            pass
+
+    def image(_: Any, reference: str, *__: Any) -> str:
+        looked_at.append(reference)
+        return reference
+
+    monkeypatch.setattr("tasks.serving.docker_engine.connect", Engine)
+    monkeypatch.setattr(doctor, "_image", image)
+    _, checks = looked(tmp_path, "--runtime", "docker", "--image", "one:1", "--image", "two:2")
+    assert looked_at == ["one:1", "two:2"]
+    assert {"docker image one:1", "docker image two:2"} <= checks.keys()
+
+
 def test_the_table_has_every_check_and_ends_with_the_next_command(tmp_path: Path) -> None:
     answer = tfship("doctor", "--runtime", "docker", "--store", tmp_path / "store", **NO_ENGINE)
     assert answer.code == 4
@@ -121,4 +159,7 @@ def test_an_image_that_cannot_be_had_fails_where_docker_is_asked_for(tmp_path: P
     assert "its registry does not answer" in checks["docker image"]["found"]
     assert "linux/" in checks["docker engine"]["found"]
     answer, checks = looked(tmp_path, *missing, **engine)
-    assert (answer.code, checks["docker image"]["verdict"]) == (0, "unused")
+    assert (answer.code, failed(checks)) == (4, ["docker image", "runtime"]), "who names an image means it"
+    several = (*missing, "--image", "127.0.0.1:1/another:0")
+    _, checks = looked(tmp_path, "--runtime", "docker", *several, **engine)
+    assert failed(checks) == [f"docker image {several[1]}", f"docker image {several[3]}"]

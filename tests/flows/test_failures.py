@@ -12,11 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import run as pipeline
+from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.artifacts.store import Store
+from tasks.errors import ParityError
+from tasks.records.run import RunSummary
 from tests.flows.conftest import QUICK
 from tests.flows.shell import Answer, Shell, tfship
 from tests.forms import looked_at
+
+
+def next_command(answer: Answer) -> str:
+    """The last line for people."""
+    word, command = answer.out.splitlines()[-1].split(maxsplit=1)
+    assert word == "next", answer.out
+    return command
 
 
 def assert_said_once(answer: Answer, code: int, *named: str) -> None:
@@ -70,9 +81,26 @@ def test_a_model_that_is_refused_before_anything_is_known_of_it_has_a_report(fol
         assert "Refused at adopt" in page and "values for 1 variables" in page
 
 
+def test_the_last_line_of_a_refused_run_is_the_command_that_says_more(copied: Path) -> None:
+    """Of a brought model: what it is, or, where a form was made that differs, where inside it that begins."""
+    isolate.call(looked_at.graph_file, copied / "graph.pb")
+    brought = ("run", "graph.pb", "--input", "x", "--output", "y", "--no-server")
+    answer = tfship(*brought)
+    assert answer.code == 3 and next_command(answer) == "tfship inspect graph.pb"
+    artifact = copied / "artifact"
+    (artifact / "saved_model").mkdir(parents=True)
+    failed = {"name": "export", "state": "failed", "artifact": str(artifact)}
+    summary = RunSummary(run_id="", name="graph", steps=(failed,), parity=(), smoke=None, promotion=None, report=None)
+    given = {"inputs": ["x"], "outputs": ["y"], "verbose": False}
+    refusal, settings = ParityError("a", "b", "c", "d"), PipelineConfig(source="graph.pb")
+    command = pipeline._next_after(refusal, settings, given, summary)
+    assert command == f"tfship verify graph.pb {artifact}/saved_model --input x --output y --explain"
+
+
 def test_docker_without_an_engine(copied: Path) -> None:
     answer = tfship("run", *QUICK, "--runtime", "docker", DOCKER_HOST="unix:///nonexistent")
     assert_said_once(answer, 4, "docker engine", "--runtime embedded")
+    assert next_command(answer) == "tfship doctor"
     assert tfship("run", *QUICK, "--json").states["smoke_test"] == "cached", "a missing engine is no verdict"
 
 
@@ -105,7 +133,10 @@ def test_a_module_that_is_not_there() -> None:
 )
 def test_a_model_of_ones_own_that_is_wrong(folder: Path, source: str, code: int, named: list[str]) -> None:
     (folder / "mine.py").write_text(source)
-    assert_said_once(tfship("run", "mine:M", "--no-server"), code, *named)
+    answer = tfship("run", "mine:M", "--no-server")
+    assert_said_once(answer, code, *named)
+    if code == 1:
+        assert next_command(answer) == "tfship run mine:M --no-server --verbose"
 
 
 def test_verbose_shows_what_the_child_printed(folder: Path) -> None:

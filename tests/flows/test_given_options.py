@@ -74,7 +74,6 @@ USELESS = {
     "a name map of a Keras model": ("model.keras", "--var-map", "map.yaml"),
     "the code of a graph": ("frozen.pb", "--model", "half_plus_two"),
     "the code of a SavedModel": ("saved_model", "--model", "half_plus_two"),
-    "the code of a Keras archive": ("model.keras", "--model", "half_plus_two"),
     "tags of a checkpoint": ("model.ckpt", "--tags", "serve"),
     "tags of a graph": ("frozen.pb", "--tags", "serve"),
     "tags of a Keras model": ("model.keras", "--tags", "serve"),
@@ -89,6 +88,12 @@ def test_an_option_that_the_form_has_no_use_for_is_refused(
     answer = predicted(forms, model, option, value)
     assert (answer.code, answer.out) == (2, ""), answer
     assert answer.err.startswith(f"tfship: {option}") and f"leave {option} out" in answer.err
+
+
+def test_code_of_a_graph_is_none_of_a_keras_archive(forms: Path) -> None:
+    answer = predicted(forms, "model.keras", "--model", "half_plus_two")
+    assert (answer.code, answer.out) == (2, ""), answer
+    assert "expected a build of Objects" in answer.err
 
 
 def test_graph_and_code_for_one_checkpoint_are_one_too_many(forms: Path) -> None:

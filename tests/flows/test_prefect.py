@@ -21,7 +21,7 @@ from flows.rollback import rollback
 from flows.train_to_serve import train_to_serve
 from tasks.artifacts.store import Store
 from tasks.errors import UsageError
-from tests.flows.prefect_api import PrefectApi
+from tests.flows.prefect_api import PrefectApi, started
 from tests.flows.shell import BIN, Shell, tfship
 from tests.flows.test_run_command import STEPS
 
@@ -250,3 +250,30 @@ def test_a_signal_inside_prefects_own_handling(
     assert lines[-1].startswith("tfship: ") and lines[-1].endswith("; run again to go on from here.")
     assert len(lines) == 2 and lines[0].startswith("train           failed"), lines
     assert prefect_api.flow_runs("two_variables")[-1]["state_name"] == state
+
+
+@pytest.mark.parametrize(("source", "code"), [("half_plus_two", 4), ("mine:Dividing", 3)])
+def test_a_server_that_dies_in_the_middle_of_a_run_hides_no_verdict_and_costs_no_work(
+    folder: Path, shell: Callable[..., Shell], source: str, code: int
+) -> None:
+    (folder / "mine.py").write_text(REFUSED)
+    (folder / "prefect").mkdir()
+    command = ("run", source, "--runtime", "embedded")
+    with started(folder / "prefect") as api:
+        at_once = api.environment | {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # Prefect would wait for minutes
+        process = shell(*command, environment=at_once)
+        process.until(lambda: list(folder.glob(".tfship/store/.staging/train/*")))
+        api.server.end()
+        answer = process.answer()
+        process.assert_nothing_left()
+    assert answer.code == code, answer
+    lines = answer.err.splitlines()
+    steps, said = lines[:-2], lines[-2:]
+    assert all(line.split()[0] in STEPS for line in steps) and steps[-1].startswith("report "), lines
+    assert said[0].startswith("tfship: ") and said[1].startswith("Remedy: "), lines
+    if code == 4:
+        assert api.url in said[0] and "--no-server" in said[1]
+        assert len(steps) == len(STEPS), "the run itself went on to its end"
+    again = tfship(*command, "--no-server", "--json")
+    assert again.code == (0 if code == 4 else 3), again
+    assert again.states["train"] == "cached"

@@ -45,6 +45,8 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
     assert [answer.document["promotion"]["version"] for answer in (first, second)] == [1, 2]
     assert second.document["promotion"]["previous"] == 1
 
+    (_, next_command) = tfship("releases", "scaled").out.splitlines()[-1].split(maxsplit=1)
+    assert next_command == "tfship rollback scaled --serving-root .tfship/serving --reason WHY"
     back = tfship("rollback", "scaled", "--reason", "worse on Mondays")
     assert (back.code, back.err) == (0, "")
     assert back.out.splitlines() == [
@@ -52,12 +54,21 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
         "next    tfship releases scaled --serving-root .tfship/serving",
     ]
     assert versions() == ["1", "2.rolled-back"]
+    only = tfship("releases", "scaled").out.splitlines()[-1]
+    assert only == "next    tfship serve scaled --serving-root .tfship/serving", "nothing to go back to"
 
     held = run(3.0)
     assert held.code == 3 and versions() == ["1", "2.rolled-back"]
     assert held.states["promote"] == "held" and held.states["report"] == "built"
     assert "worse on Mondays" in held.err and "--force --reason" in held.err and "Traceback" not in held.err
     assert Path(held.document["report"]).is_file()
+    assert held.document["promotion"] == {
+        "name": "scaled",
+        "version": None,
+        "path": None,
+        "previous": 1,
+        "outcome": "held",
+    }
     assert run(2.0).document["promotion"]["outcome"] == "unchanged", "what is served is not held"
 
     forced = run(3.0, "--force", "--reason", "it was the weather")
@@ -72,7 +83,10 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
     assert run(3.0).document["promotion"]["outcome"] == "unchanged"
 
     shown = tfship("releases", "scaled")
-    assert shown.code == 0 and shown.out.splitlines()[-1] == "served  version 3"
+    assert shown.code == 0 and shown.out.splitlines()[-2:] == [
+        "served  version 3",
+        "next    tfship rollback scaled --serving-root .tfship/serving --reason WHY",
+    ]
     for said in ("promoted", "rolled back to", "worse on Mondays", "it was the weather", "passed (stand-in)"):
         assert said in shown.out
     document = json.loads(tfship("releases", "scaled", "--json").out)

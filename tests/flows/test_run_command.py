@@ -18,26 +18,26 @@ ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "mismat
 SMOKE = {"runtime", "image", "load_seconds", "latency_ms", "passed", "verdict"}
 PROMOTION = {"name", "version", "path", "previous", "outcome"}
 
-# In every Python process of a run: note its command and whether it ever imports TensorFlow.
+# In every Python process of a run: note who it is, its command, and whether it ever imports TensorFlow.
 WITNESS = """
 import os, sys
 with open(os.environ["WITNESS"], "a") as stream:
-    stream.write("process " + open("/proc/self/cmdline").read().replace("\\0", " ").replace("\\n", " ") + "\\n")
+    stream.write(f"process {os.getpid()} " + open("/proc/self/cmdline").read().replace("\\0", " ").replace("\\n", " ") + "\\n")
 def hook(event, args):
     if event == "import" and args[0].split(".")[0] == "tensorflow":
         with open(os.environ["WITNESS"], "a") as stream:
-            stream.write("import " + args[0] + "\\n")
+            stream.write(f"import {os.getpid()} {args[0]}\\n")
 sys.addaudithook(hook)
 """
 
 
-def test_json_is_one_document_and_a_second_run_is_cached_and_never_imports_tensorflow(
+def test_json_is_one_document_a_second_run_is_cached_and_the_flows_process_never_imports_tensorflow(
     folder: Path, shell: Callable[..., Shell]
 ) -> None:
     (folder / "witness").mkdir()
     (folder / "witness" / "sitecustomize.py").write_text(WITNESS)
 
-    def run(name: str) -> tuple[dict, list[str]]:  # type: ignore[type-arg]
+    def run(name: str) -> tuple[dict, list[str], int]:  # type: ignore[type-arg]
         note = folder / name
         search = os.pathsep.join([str(folder / "witness"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         environment = {"PYTHONPATH": search, "WITNESS": str(note)}
@@ -45,10 +45,13 @@ def test_json_is_one_document_and_a_second_run_is_cached_and_never_imports_tenso
         answer = process.answer()
         assert answer.code == 0 and answer.err == "", answer.err
         process.assert_nothing_left()
-        return answer.document, note.read_text().splitlines()
+        return answer.document, note.read_text().splitlines(), process.process.pid
 
-    first, noted = run("first")
-    assert "import tensorflow" in noted and any("tasks.isolate.server" in line for line in noted), "the witness works"
+    first, noted, flow = run("first")
+    importers = {int(line.split()[1]) for line in noted if line.startswith("import ")}
+    servers = {int(line.split()[1]) for line in noted if "tasks.isolate.server" in line}
+    assert any(line.startswith(f"process {flow} ") for line in noted) and servers & importers, "the witness works"
+    assert flow not in importers, "it builds, in children"
     assert set(first) == DOCUMENT
     assert all(set(step) == STEP for step in first["steps"])
     assert all(set(row) == ROW and row["passed"] is True for row in first["parity"])
@@ -62,7 +65,7 @@ def test_json_is_one_document_and_a_second_run_is_cached_and_never_imports_tenso
     assert Path(first["promotion"]["path"], "saved_model.pb").is_file()
     assert json.loads(Path(first["report"]).with_name("run.json").read_text()) == first
 
-    second, noted = run("second")
+    second, noted, flow = run("second")
     states = {step["name"]: step["state"] for step in second["steps"]}
     cached = dict.fromkeys(STEPS, "cached") | {"promote": "unchanged", "report": "built"}
     assert states == cached
@@ -70,7 +73,7 @@ def test_json_is_one_document_and_a_second_run_is_cached_and_never_imports_tenso
     assert second["parity"] == first["parity"]
     assert {s["name"]: s["digest"] for s in second["steps"]} == {s["name"]: s["digest"] for s in first["steps"]}
     assert [line for line in noted if line.startswith("import")] == []
-    assert len(noted) == 1, f"one process and no other: {noted}"
+    assert [int(line.split()[1]) for line in noted] == [flow], f"one process and no other: {noted}"
 
 
 def test_a_refreshed_step_is_built_anew_and_what_follows_is_cached_where_the_digest_is_the_same(copied: Path) -> None:

@@ -5,6 +5,7 @@ Each takes the folder of a form, already a copy, and changes it in place.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,77 @@ def _change(folder: Path, change: Callable[[Any], None]) -> None:
     path.write_bytes(after)
 
 
+# The `.meta` of a checkpoint --------------------------------------------------------------------------------------------
+
+
+def meta_dropout_left_on(path: Path) -> None:
+    """Dropout runs at inference."""
+    _change_meta(path, lambda meta: _feed_true(meta.graph_def, lambda branch: "RandomUniform" in branch))
+
+
+def meta_batch_norm_in_training_mode(path: Path) -> None:
+    """Batch normalisation takes the batch's moments."""
+    _change_meta(path, lambda meta: _feed_true(meta.graph_def, lambda branch: "RandomUniform" not in branch))
+
+
+def meta_outputs_swapped(path: Path) -> None:
+    """The tensors of `logits` and `probabilities` trade their names; whatever else reads them reads what it did."""
+    names = {"dense/logits": "probabilities", "probabilities": "dense/logits"}
+    _change_meta(path, lambda meta: _renamed(meta.graph_def, names))
+
+
+def meta_without_hyperparameters(path: Path) -> None:
+    """The collection is gone."""
+    _change_meta(path, lambda meta: meta.collection_def.pop("hyperparameters"))
+
+
+def meta_of_another_rate(path: Path) -> None:
+    """The hyper-parameters name another learning rate."""
+
+    def change(meta: Any) -> None:
+        held = meta.collection_def["hyperparameters"].bytes_list
+        held.value[0] = json.dumps(json.loads(held.value[0]) | {"learning_rate": 0.5}, sort_keys=True).encode()
+
+    _change_meta(path, change)
+
+
+def meta_without_train_op(path: Path) -> None:
+    """The train op has another name."""
+    _change_meta(path, lambda meta: _renamed(meta.graph_def, {"train_op": "other"}))
+
+
+def meta_without_loss(path: Path) -> None:
+    """The loss has another name."""
+    _change_meta(path, lambda meta: _renamed(meta.graph_def, {"loss": "other"}))
+
+
+def meta_without_global_step(path: Path) -> None:
+    """The global step has another name."""
+    _change_meta(path, lambda meta: _renamed(meta.graph_def, {"global_step": "other"}))
+
+
+def _change_meta(path: Path, change: Callable[[Any], Any]) -> None:
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    meta = meta_graph_pb2.MetaGraphDef.FromString(path.read_bytes())
+    before = meta.SerializeToString(deterministic=True)
+    change(meta)
+    after = meta.SerializeToString(deterministic=True)
+    assert after != before, "the fault changed nothing"
+    path.unlink()
+    path.write_bytes(after)
+
+
+def _renamed(graph_def: Any, names: dict[str, str]) -> None:
+    assert names.keys() <= {node.name for node in graph_def.node}, "the fault found nothing to rename"
+    for node in graph_def.node:
+        node.name = names.get(node.name, node.name)
+        for position, source in enumerate(node.input):
+            plain = source.removeprefix("^").partition(":")[0]
+            if plain in names:
+                node.input[position] = source.replace(plain, names[plain], 1)
+
+
 # Frozen graphs --------------------------------------------------------------------------------------------------------
 
 
@@ -201,15 +273,46 @@ def frozen_batch_norm_in_training_mode(folder: Path) -> None:
 
 def frozen_weight_zeroed(folder: Path) -> None:
     """One weight zeroed."""
+    _change_constants(folder, {WEIGHT}, lambda value: _set(value, 0.0))
 
-    def zero(graph: Any) -> None:
+
+def frozen_weight_moved(folder: Path) -> None:
+    """One weight changed by 1e-4."""
+    _change_constants(folder, {WEIGHT}, lambda value: _set(value, value.flat[7] + 1e-4))
+
+
+def frozen_all_nan(folder: Path) -> None:
+    """Every float constant of more than one element NaN."""
+    _change_constants(
+        folder, None, lambda value: np.full_like(value, np.nan) if value.dtype.kind == "f" and value.size > 1 else value
+    )
+
+
+def frozen_wrong_dtype(folder: Path) -> None:
+    """`class` is int32 instead of int64."""
+
+    def narrow(graph: Any) -> None:
         import tensorflow as tf
 
-        (node,) = [node for node in graph.node if node.name == WEIGHT]
-        value = _set(tf.make_ndarray(node.attr["value"].tensor), 0.0)
-        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+        (node,) = [node for node in graph.node if node.name == "class"]
+        node.name = "wide"
+        cast = graph.node.add(name="class", op="Cast", input=["wide"])
+        cast.attr["SrcT"].type = tf.int64.as_datatype_enum
+        cast.attr["DstT"].type = tf.int32.as_datatype_enum
 
-    _change_frozen(folder, zero)
+    _change_frozen(folder, narrow)
+
+
+def _change_constants(folder: Path, names: set[str] | None, change: Callable[[Any], Any]) -> None:
+    def each(graph: Any) -> None:
+        import tensorflow as tf
+
+        for node in graph.node:
+            if node.op == "Const" and (names is None or node.name in names):
+                value = change(tf.make_ndarray(node.attr["value"].tensor))
+                node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+
+    _change_frozen(folder, each)
 
 
 def frozen_outputs_swapped(folder: Path) -> None:

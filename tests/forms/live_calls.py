@@ -140,6 +140,35 @@ def load(path: Path) -> dict[str, list[str]]:
         return {"inputs": sorted(signature.inputs), "outputs": sorted(signature.outputs)}
 
 
+def taken_as_declared(kind: str, path: Path) -> list[str]:
+    """The inputs' names of a model that was saved and loaded, which answers the same in either."""
+    import keras
+
+    predictor.eager(OPTIONS)
+    a, b = keras.Input((3,), name="layer_a"), keras.Input((2,), name="layer_b")
+    structures = {"by_key": {"right": b, "left": a}, "nested": {"two": [b, a]}, "list_of_one": [a]}
+    both = keras.layers.Concatenate()([a, keras.layers.Rescaling(2.0)(b)]) if kind != "list_of_one" else a
+    model = keras.Model(structures[kind], keras.layers.Dense(2, name="y")(both))
+    model.save(str(path))
+    rng = np.random.default_rng(3)
+    rows = {tensor.name: rng.normal(size=(4, tensor.shape[1])).astype(np.float32) for tensor in (a, b)}
+    want = np.asarray(model(keras.tree.map_structure(lambda tensor: rows[tensor.name], structures[kind])))
+    keys = {"left": "layer_a", "right": "layer_b"}
+    with keras_form.loaded(path, OPTIONS) as opened:
+        names = list(opened.signatures["serving_default"].inputs)
+        got = opened.predict("serving_default", {name: rows[keys.get(name, name)] for name in names})
+    assert tensors.as_bytes(got["y"]) == tensors.as_bytes(want)
+    return sorted(names)
+
+
+def coded(path: Path) -> None:
+    """Say whether code beside a file is of use; raises as `require_used`."""
+    from tasks.forms import beside, detect
+    from tasks.records.adoption import Given
+
+    beside.require_used(detect.detect(path), Given(), coded=True)
+
+
 def answers_as_saved(name: str, path: Path) -> bool:
     """Whether the loaded file answers as the model that was saved."""
     predictor.eager(OPTIONS)
@@ -216,6 +245,17 @@ def restore_module(prefix: Path, at: str | None = None, size: int = 3, more: boo
     for want, have in zip(saved.variables, restored.variables, strict=True):
         assert want.numpy().tolist() == have.numpy().tolist()
     return coverage
+
+
+def restored_as_saved(name: str, prefix: Path) -> bool:
+    """Whether TensorFlow's own restore, into the model that was saved set to zeros, brings its weights back."""
+    import tensorflow as tf
+
+    saved, made = network(name), network(name)
+    for weight in made.weights:
+        weight.assign(np.zeros(weight.shape, weight.dtype))
+    tf.train.Checkpoint(model=made).restore(str(prefix)).assert_existing_objects_matched()
+    return all((a.numpy() == b.numpy()).all() for a, b in zip(saved.weights, made.weights, strict=True))
 
 
 def weights_lost(path: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
-from tasks.errors import PipelineError, UsageError
+from tasks.errors import DamagedError, PipelineError, UsageError
 from tasks.forms import inspection
-from tasks.forms.detect import detect
+from tasks.forms.detect import detect, sniff
 from tasks.isolate import Limits
-from tasks.records.adoption import Given
-from tests.forms import looked_at
+from tasks.records.adoption import Form, Given
+from tests.forms import looked_at, whats_read
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +71,59 @@ def test_a_pipe_beside_damage_is_not_waited_for_either(saved: Path, tmp_path: Pa
 def test_a_device_is_no_model() -> None:
     with pytest.raises(UsageError, match="a device"):
         detect(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("file", ["model.ckpt-7.index", "checkpoint", "model.keras"])
+def test_a_file_that_is_large_is_not_read_whole(saved: Path, tmp_path: Path, file: str) -> None:
+    """detect runs in the flow's own process, too, which no watchdog ends."""
+    folder = Path(shutil.copytree(saved / "checkpoint", tmp_path / "copied"))
+    if file == "model.keras":
+        members = 200 * 2**20  # of a list of members that says so, and is not there
+        end = b"PK\5\6" + bytes(8) + members.to_bytes(4, "little") + bytes(4) + bytes(2)
+        (folder / file).write_bytes(b"PK\3\4" + bytes(60))
+        os.truncate(folder / file, members + 64)
+        with (folder / file).open("ab") as stream:
+            stream.write(end)
+    else:
+        content = (folder / file).read_bytes()
+        footer = content[-48:]  # an index ends as a table does
+        (folder / file).write_bytes(content)
+        os.truncate(folder / file, 400 * 2**20)
+        with (folder / file).open("ab") as stream:
+            stream.write(footer)
+    with isolate.limits(Limits(seconds=60.0)):
+        grown, said = isolate.call(whats_read.grown_by_detecting, folder / file if file == "model.keras" else folder)
+    assert grown < 64 * 2**20, said
+
+
+def test_an_index_beyond_any_models_is_damage(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved / "checkpoint", tmp_path / "copied"))
+    footer = (folder / "model.ckpt-7.index").read_bytes()[-48:]
+    os.truncate(folder / "model.ckpt-7.index", 2**30)
+    with (folder / "model.ckpt-7.index").open("ab") as stream:
+        stream.write(footer)
+    with pytest.raises(DamagedError, match="an index of at most 1 GiB"):
+        detect(folder)
+
+
+@pytest.mark.parametrize("size", [2**20 - 20, 2**20 - 5, 2**20, 2**20 + 3])
+def test_an_object_graphs_key_is_found_wherever_it_lies(saved: Path, tmp_path: Path, size: int) -> None:
+    """Between two of the pieces in which an index is read, too."""
+    folder = Path(shutil.copytree(saved / "checkpoint", tmp_path / "copied"))
+    index = folder / "model.ckpt-7.index"
+    assert detect(folder).form is Form.SAVER_V2
+    index.write_bytes(bytes(size) + b"_CHECKPOINTABLE_OBJECT_GRAPH" + index.read_bytes())
+    assert detect(folder).form is Form.OBJECT_CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\nperson\nbicycle\ncar\nmotorcycle\nairplane", "\nlabel\nother\n", "\ncat\ndog\n", "\n\n", "\n\tx\n", "a\nb\n"],
+)
+def test_a_text_is_no_graph(tmp_path: Path, text: str) -> None:
+    """An empty line is the key of a message's first field."""
+    (tmp_path / "labels.txt").write_text(text)
+    assert sniff(tmp_path / "labels.txt") is None
+    shutil.copyfile(tmp_path / "labels.txt", tmp_path / "longer.txt")
+    (tmp_path / "longer.txt").write_text(text + "word\n" * 40)
+    assert sniff(tmp_path / "longer.txt") is None

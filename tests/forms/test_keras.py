@@ -60,6 +60,15 @@ def test_inputs_and_outputs_have_keras_own_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("kind", ["by_key", "nested", "list_of_one"])
+def test_inputs_are_taken_as_the_model_takes_them(tmp_path: Path, kind: str, suffix: str) -> None:
+    """A dictionary's by their keys there, whatever the layers are called; any other's by their layers."""
+    path = tmp_path / f"model.{suffix}"
+    names = {"by_key": ["left", "right"], "nested": ["layer_a", "layer_b"], "list_of_one": ["layer_a"]}[kind]
+    assert isolate.call(live_calls.taken_as_declared, kind, path) == names
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_lambda_anywhere_is_refused_with_the_layer_and_the_reason(tmp_path: Path, suffix: str, wrapped: bool) -> None:
     path = tmp_path / f"model.{suffix}"
@@ -74,6 +83,7 @@ def test_a_class_of_the_users_own_is_named(tmp_path: Path, suffix: str) -> None:
     isolate.call(live_calls.save_custom, path)
     with pytest.raises(UnsupportedGraph, match=r"twice.*Python class unknown: .*Doubling(.|\n)*--model module:Model"):
         isolate.call(live_calls.load, path)
+    isolate.call(live_calls.coded, path)  # and that is so: nothing says that the code is of no use
 
 
 @pytest.mark.parametrize(

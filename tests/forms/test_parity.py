@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from tasks.errors import NondeterministicError, ParityError, PipelineError
 from tasks.forms import parity, tensors
 from tasks.forms.tensors import Array, Tensors
-from tasks.records.baseline import Baseline, Environment, TensorFact
+from tasks.records.baseline import Baseline, Environment, TensorFact, Variable
 from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Method, Signature, TensorSpec
 
@@ -147,6 +147,21 @@ def test_a_class_may_differ_only_where_the_two_best_are_tied() -> None:
     assert judged({"scores": SCORES, "class": tied}, ParityTest.EXACT)["class"] is False
 
 
+@pytest.mark.parametrize(("apart", "passed"), [(3.9e-5, True), (4.1e-5, False)])
+def test_a_tie_is_what_two_scores_can_come_to_within_the_tolerance_of_each(apart: float, passed: bool) -> None:
+    """Two scores of 1 may each move by 2e-5 at most, against each other: what lies further apart keeps its order."""
+    scores = np.array([[1.0, 1.0 - apart], [0.9, 0.1]])
+    rows = parity.outputs(
+        Answers({"scores": scores, "class": np.array([1, 0])}),
+        [SIGNATURE],
+        PROBE,
+        {"s/scores": scores, "s/class": np.array([0, 0])},
+        ParityTest.SERVED,
+        Tolerance(),
+    )
+    assert {found.output: found.passed for found in rows} == {"scores": True, "class": passed}
+
+
 def test_a_tie_excuses_no_other_dtype_and_no_infinite_score() -> None:
     assert judged({"scores": SCORES, "class": np.array([1, 0], np.int32)})["class"] is False
     assert judged({"scores": SCORES, "class": np.array([1.0, 0.0], np.float32)})["class"] is False
@@ -229,6 +244,39 @@ def test_an_unfit_baseline_is_refused(update: dict[str, Any], error: type[Pipeli
     parity.require_usable(baseline)
     with pytest.raises(error, match="s/y"):
         parity.require_usable(baseline.model_copy(update=update))
+
+
+def test_a_variable_that_must_be_finite_is_and_another_need_not_be() -> None:
+    lost = tensors.fact("w", np.array([1.0, np.nan, -np.inf], np.float32))
+    assert lost.nonfinite == 2
+    baseline = Baseline(step=1, environment=HERE, variables=(Variable(name="w", key="w/ema", value=lost),))
+    parity.require_usable(baseline)
+    parity.require_usable(baseline, {"v"})
+    with pytest.raises(ParityError, match=r"w \(2 of 3 values\)"):
+        parity.require_usable(baseline, {"w"})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "bfloat16", "float8_e5m2"])
+def test_what_is_not_finite_is_counted_in_every_dtype_of_floats(dtype: str) -> None:
+    array = np.array([1.0, np.nan, np.inf, 0.0]).astype(tensors.numpy_dtype(dtype))
+    assert tensors.nonfinite(array) == 2
+
+
+def test_integers_and_strings_are_finite() -> None:
+    for array in (np.array([2**62]), np.array([True]), np.array([b"nan"], object), np.array(["inf"])):
+        assert tensors.nonfinite(array) == 0
+
+
+def test_a_value_that_nobody_recorded_is_named_and_a_renamed_one_is_none() -> None:
+    def named(expected: list[TensorFact], got: list[TensorFact]) -> list[str]:
+        return [found.output for found in parity.unexpected("form", expected, got)]
+
+    one, two = fact("a", 1), fact("b", 2)
+    assert named([one, two], [two, one]) == []
+    assert named([one, two], [fact("r/a", 1), two]) == []
+    assert named([one, two], [one, two, fact("c", 3)]) == ["c"]
+    assert named([one, two], [one, two, fact("c", 1)]) == ["c"]
+    assert named([], [one]) == ["a"]
 
 
 def test_another_environment_is_not_compared_bit_for_bit() -> None:

@@ -1,6 +1,8 @@
-"""Every fault planted in a form is refused by the step that looks at that form, and named; harmless changes pass.
+"""Every fault planted in a form is refused and named: a checkpoint's by the restore, a frozen graph's and a SavedModel's by
+the smoke test, a SavedModel's by either loader too; harmless changes pass.
 
-Each spoiled artifact is committed with a correct manifest, and lists the spoiled tensors' own checksums.
+Each spoiled artifact is committed with a correct manifest: hashing is not what finds the fault. Tensor bundles are
+written anew, with the spoiled tensors' own checksums.
 """
 
 from __future__ import annotations
@@ -103,6 +105,9 @@ def test_either_loader_shows_what_is_wrong_with_a_saved_model(
         (faults.frozen_dropout_left_on, ParityTest.EXACT, "logits"),
         (faults.frozen_batch_norm_in_training_mode, ParityTest.EXACT, "logits"),
         (faults.frozen_weight_zeroed, ParityTest.VALUES, faults.WEIGHT),
+        (faults.frozen_weight_moved, ParityTest.VALUES, faults.WEIGHT),
+        (faults.frozen_all_nan, ParityTest.VALUES, faults.WEIGHT),
+        (faults.frozen_wrong_dtype, ParityTest.EXACT, "class"),
         (faults.frozen_outputs_swapped, ParityTest.EXACT, "logits"),
         (faults.other_vocabulary, ParityTest.VALUES, "asset sundaynet_labels.txt"),
     ],
@@ -133,7 +138,7 @@ def test_a_graph_frozen_from_an_older_checkpoint_is_refused_by_its_values(chain:
     [
         (faults.one_weight_moved, ParityError, faults.WEIGHT),
         (faults.one_weight_zeroed, ParityError, faults.WEIGHT),
-        (faults.all_nan, ParityError, ""),
+        (faults.all_nan, ParityError, "beta1_power, test values"),
         (faults.variable_dropped, CoverageError, faults.WEIGHT),
         (faults.variable_of_other_shape, CoverageError, faults.WEIGHT),
     ],
@@ -151,10 +156,33 @@ def test_a_spoiled_checkpoint_is_refused_by_the_restore(
     with pytest.raises(error) as refusal:
         restore_verify(spoiled, chain.trained, TOLERANCE)
     assert named in str(refusal.value)
+    if isinstance(refusal.value, ParityError):
+        assert faults.WEIGHT in {row.output for row in refusal.value.report.failures if row.test is ParityTest.VALUES}
     with pytest.raises(error) as again:  # the verdict is kept
         restore_verify(spoiled, chain.trained, TOLERANCE)
     assert str(again.value) == str(refusal.value)
     assert in_run.outcomes[-1].seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (faults.meta_dropout_left_on, "serving_default/logits"),
+        (faults.meta_batch_norm_in_training_mode, "serving_default/logits"),
+        (faults.meta_outputs_swapped, "serving_default/logits"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_spoiled_graph_of_a_checkpoint_is_refused_by_the_restore(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], named: str
+) -> None:
+    prefix = pinned(chain.pinned).prefix
+    spoiled = chain.spoiled(chain.pinned, lambda out: out / f"{prefix}{saver.META}", fault)
+    with pytest.raises(ParityError) as refusal:
+        restore_verify(spoiled, chain.trained, TOLERANCE)
+    report = refusal.value.report
+    assert named in {f"{row.signature}/{row.output}" for row in report.failures if row.test is ParityTest.EXACT}
+    assert {row.test for row in report.failures} == {ParityTest.EXACT}  # every value is right
 
 
 def test_the_table_of_tensors_is_of_the_files_that_lie_beside_it(chain: Chain) -> None:

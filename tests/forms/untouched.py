@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
-from tasks.forms import ops, signatures, table_files, tensor_specs
+from tasks.forms import ops, signatures, table_files, tensor_specs, whole
 from tasks.records.adoption import Given
 from tests.forms import graphs_made
 
@@ -52,6 +52,7 @@ def looked_at(meta: Any) -> bool:
         lambda: ops.require_runnable(meta.graph_def, outputs, "model"),
         lambda: ops.require_loadable(meta, "model"),
         lambda: table_files.require_own(meta.graph_def, outputs, (), "model"),
+        lambda: whole.require_whole(meta, "model"),
     ):
         with suppress(PipelineError):
             look()

@@ -24,6 +24,7 @@ from tasks.isolate import Limits, Settings
 from tasks.isolate.client import call_with
 from tests.isolate import calls
 from tests.isolate.calls import Colour, Reading
+from tests.isolate.unshared import can_hide
 
 NAN = float("nan")
 READING = Reading(
@@ -319,6 +320,7 @@ def test_a_caller_that_does_not_listen_delays_nobody(function: str) -> None:
 def test_a_folder_can_be_hidden_from_one_child_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     could, before, after = isolate.call(calls.hidden, tmp_path)
+    assert could is can_hide(tmp_path)
     assert before and after is not could and (tmp_path / "file").exists()
 
 

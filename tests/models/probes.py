@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 from tasks.forms import saver
-from tasks.models import cluster
 
 
 def tensor(prefix: Path, key: str) -> list[float]:
     """One tensor of a checkpoint."""
     values: list[float] = saver.read(saver.reader(prefix), key, prefix).tolist()
     return values
+
+
+def tensors(prefix: Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint."""
+    reader = saver.reader(prefix)
+    return {key: saver.read(reader, key, prefix).tolist() for key in reader.get_variable_to_shape_map()}
 
 
 def change_constant(folder: Path, name: str, numbers: list[float]) -> None:
@@ -26,9 +31,3 @@ def change_constant(folder: Path, name: str, numbers: list[float]) -> None:
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(numbers, dtype=tf.float32))
     path.unlink()
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def require_alone(config: str) -> None:
-    """What training says of a TF_CONFIG."""
-    os.environ["TF_CONFIG"] = config
-    cluster.require_alone(cluster.read())

@@ -15,6 +15,7 @@ from tasks.errors import ChildFailed, NondeterministicError, PipelineError, Usag
 from tasks.export import export
 from tasks.forms import proof, saver
 from tasks.freeze import freeze
+from tasks.models import cluster as clusters
 from tasks.models.source import ModelSource
 from tasks.records.baseline import Baseline
 from tasks.records.parity import ParityReport, Tolerance
@@ -23,7 +24,6 @@ from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
 from tasks.train import train
-from tests.models import probes
 
 FLOWERS = ModelSource(name="flowers", module="keras_flowers", attribute="Flowers", folder=Path(__file__).parent)
 LINE = ModelSource(name="line", module="module_line", attribute="Line", folder=Path(__file__).parent)
@@ -211,14 +211,8 @@ def test_a_function_that_answers_twice_differently_is_nondeterministic(run: Run,
         ('{"cluster": {"worker": "here:1"}}', "addresses 'here:1'"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "worker 1 of 1 workers"),
         ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', "found ps"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}', "found 2 workers"),
     ],
 )
-def test_a_cluster_that_is_not_trained_on_is_said_before_anything_is_built(config: str, message: str) -> None:
+def test_a_cluster_that_is_none_is_said(config: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        isolate.call(probes.require_alone, config)
-
-
-def test_one_worker_is_no_cluster() -> None:
-    isolate.call(probes.require_alone, '{"cluster": {"worker": ["a:1"]}, "task": {"index": 0}}')
-    isolate.call(probes.require_alone, '{"cluster": {}}')
+        clusters.read(config)

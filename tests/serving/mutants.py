@@ -50,6 +50,8 @@ _UNKNOWN = SmokeRefused, "unknown op"
 _SIGNATURE = SmokeRefused, "signature differs"
 _WARMUP = SmokeRefused, "warmup refused"
 
+_REDIRECTED = v.both(v.changed(v.one_more_moved), g.meta(g.restored_from(faults.WEIGHT, v.OTHER)))
+
 SLOW_MS = 45.0
 LEAK_BYTES = 100 * 2**20
 
@@ -70,9 +72,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("variables missing", v.no_variables, *_on_disk("conv1/beta")),
     Mutant("data truncated", v.data_truncated, *_LOAD),
     Mutant("data missing", v.no_data, *_LOAD),
-    Mutant("the restore forgets a variable", faults.variable_not_restored, *_LOAD),
-    Mutant("the restore reads two variables crosswise", g.meta(g.restored_crosswise), *_ANSWERS),
-    Mutant("a variable initialised again after the restore", g.meta(g.initialised_again), *_ANSWERS),
+    Mutant("the restore forgets a variable", faults.variable_not_restored, *_on_disk(faults.WEIGHT)),
+    Mutant("the restore reads two variables crosswise", g.meta(g.restored_crosswise), *_on_disk("conv1/beta")),
+    Mutant("the restore reads another tensor, one weight moved by 1e-4", _REDIRECTED, *_on_disk(faults.WEIGHT)),
+    Mutant("a variable initialised again after the restore", g.meta(g.initialised_again), *_on_disk(faults.WEIGHT)),
+    Mutant("a weight moved by 1e-4 after the restore", g.meta(g.moved_after_the_restore), *_on_disk(faults.WEIGHT)),
+    Mutant("another variable read, one weight moved by 1e-4", g.meta(g.another_variable_read), *_on_disk(v.OTHER)),
     Mutant("no saver", g.meta(g.no_saver), *_LOAD),
     # Assets and tables
     Mutant("asset missing", v.no_asset, *_LABELS),

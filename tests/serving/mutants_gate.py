@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.store import Artifact, Recipe
-from tasks.errors import ParityError, PipelineError
+from tasks.errors import DamagedError, ParityError, PipelineError, UnsafeGraph
 from tasks.records.serving import Endpoint, SmokeReport
 from tasks.records.settings import Serving
 from tasks.serving import smoke
@@ -202,6 +202,8 @@ def cause_of(error: PipelineError | None) -> str:
         first = error.report.failures[0]
         what = f"{first.signature}/{first.output}" if first.signature else first.output
         return f"{first.candidate} {what} {first.test.value}"
+    if isinstance(error, (UnsafeGraph, DamagedError)):  # what needed no server
+        return error.found
     return str(error.facts.get("cause") or error.found)
 
 

@@ -190,6 +190,66 @@ def initialised_again(meta_graph: Any) -> None:
     _node(meta_graph, "init_all_tables").input.append("^dense/kernel/Assign")
 
 
+def restored_from(key: str, other: str) -> Callable[[Any], None]:
+    """The restore reads one variable from another tensor of the bundle."""
+
+    def change(meta_graph: Any) -> None:
+        import tensorflow as tf
+
+        tensor = _node(meta_graph, "save/RestoreV2/tensor_names").attr["value"].tensor
+        names = [other.encode() if name == key.encode() else name for name in tf.make_ndarray(tensor).tolist()]
+        tensor.CopyFrom(tf.make_tensor_proto(names))
+
+    return change
+
+
+def moved_after_the_restore(meta_graph: Any) -> None:
+    """The main op adds 1e-4 to one weight."""
+    import tensorflow as tf
+
+    _constant(meta_graph, "a_little", _a_little())
+    moved = meta_graph.graph_def.node.add(name="moved", op="AssignAddVariableOp", input=["dense/kernel", "a_little"])
+    moved.attr["dtype"].type = tf.float32.as_datatype_enum
+    _node(meta_graph, "init_all_tables").input.append("^moved")
+
+
+def another_variable_read(meta_graph: Any) -> None:
+    """The outputs read another variable, which the main op fills with the right one's values and 1e-4 in one weight; the
+    right one is restored, and read for nothing."""
+    import tensorflow as tf
+
+    nodes = meta_graph.graph_def.node
+    other = nodes.add()
+    other.CopyFrom(_node(meta_graph, "dense/kernel"))
+    other.name, other.attr["shared_name"].s = "dense/kernel_other", b"dense/kernel_other"
+    matmul = _node(meta_graph, "dense/matmul")
+    _constant(meta_graph, "a_little", _a_little())
+    nodes.add(name="right", op="ReadVariableOp", input=["dense/kernel"])
+    nodes.add(name="wrong", op="AddV2", input=["right", "a_little"]).attr["T"].type = tf.float32.as_datatype_enum
+    nodes.add(name="filled", op="AssignVariableOp", input=["dense/kernel_other", "wrong"])
+    nodes.add(name="read_other", op="ReadVariableOp", input=["dense/kernel_other"])
+    for name in ("right", "filled", "read_other"):
+        _node(meta_graph, name).attr["dtype"].type = tf.float32.as_datatype_enum
+    matmul.input[:] = [matmul.input[0], "read_other", f"^{matmul.input[1].partition(':')[0]}"]
+    _node(meta_graph, "init_all_tables").input.append("^filled")
+
+
+def _a_little() -> Any:
+    import numpy as np
+
+    little = np.zeros((128, 10), np.float32)
+    little.flat[7] = 1e-4
+    return little
+
+
+def _constant(meta_graph: Any, name: str, value: Any) -> None:
+    import tensorflow as tf
+
+    node = meta_graph.graph_def.node.add(name=name, op="Const")
+    node.attr["dtype"].type = tf.float32.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32))
+
+
 def no_saver(meta_graph: Any) -> None:
     """Nothing says how to restore."""
     meta_graph.ClearField("saver_def")

@@ -20,12 +20,23 @@ from tests.forms import faults
 Values = dict[str, Any]
 LABELS = Path("assets") / "sundaynet_labels.txt"
 MODEL = "saved_model.pb"
+OTHER = f"{faults.WEIGHT}_other"
 BUNDLE = Path("variables") / "variables"
 
 
 def in_bundle(fault: Callable[[Path], None]) -> Callable[[Path], None]:
     """A fault of a tensor bundle as one of a SavedModel."""
     return lambda folder: fault(folder / BUNDLE)
+
+
+def both(first: Callable[[Path], None], second: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Two faults that make one."""
+
+    def spoil(folder: Path) -> None:
+        first(folder)
+        second(folder)
+
+    return spoil
 
 
 # Variables ------------------------------------------------------------------------------------------------------------
@@ -47,6 +58,13 @@ def changed(change: Callable[[Values], Values]) -> Callable[[Path], None]:
         saved_model.write_bundle(folder / BUNDLE, named.items())
 
     return spoil
+
+
+def one_more_moved(named: Values) -> Values:
+    """The right kernel, and beside it one with a weight moved by 1e-4."""
+    kernel = named[faults.WEIGHT].copy()
+    kernel.flat[7] += 1e-4
+    return named | {OTHER: kernel}
 
 
 def bit_flipped(named: Values) -> Values:

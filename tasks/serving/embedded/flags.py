@@ -50,6 +50,8 @@ class Flags:
     num_request_iterations_for_warmup: int = 0
     """How often each warmup request is run; used only above 0."""
     saved_model_tags: str = "serve"
+    xla_cpu_compilation_enabled: bool = False
+    """Without it, what must be compiled by XLA is answered with an error."""
     bind: str = "127.0.0.1"
     """Address of both ports; an extension. The real server listens on every interface."""
     version: bool = False

@@ -20,7 +20,7 @@ from types import FrameType
 
 import uvicorn
 
-from tasks.serving.embedded import flags, grpc_services, log, model_configs, monitoring
+from tasks.serving.embedded import flags, grpc_services, log, model_configs, monitoring, xla
 from tasks.serving.embedded.batching import BatchingParameters, read_parameters
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import ServingError, invalid
@@ -96,6 +96,7 @@ def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _End
     if options.version:
         print(f"TensorFlow ModelServer: {_version('tfship')} (stand-in)\nTensorFlow Library: {_version('tensorflow')}")
         return 0
+    xla.allow(options.xla_cpu_compilation_enabled)
     metrics_path = monitoring.metrics_path(options.monitoring_config_file)
     metrics = Metrics()
     loader = VersionLoader(options, metrics, _batching(options))

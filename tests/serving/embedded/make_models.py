@@ -5,7 +5,7 @@ vocabulary asset through a table that only the main op initialises · FOLDER/war
 FOLDER/chilly: `two` with a warmup request for a signature it lacks · FOLDER/slow: counts to x, some seconds for 1e9 ·
 FOLDER/rows: y = the sum of a row of `a` times its `n`, and `named`; signature `whole` sums all of `a` · FOLDER/mirror: a
 signature for each dtype, its output its input, under names of every kind · FOLDER/graded: classify and regress over
-tf.Examples.
+tf.Examples · FOLDER/jitted: y = x / 2 + 2 by a function that must be compiled by XLA, and signature `plain` without it.
 """
 
 from __future__ import annotations
@@ -134,6 +134,23 @@ def warmup_requests(directory: Path, count: int, signature_name: str) -> None:
             writer.write(log.SerializeToString())
 
 
+class Jitted(tf.Module):
+    def __init__(self) -> None:
+        self.offset = tf.Variable(2.0)
+
+    @tf.function(jit_compile=True)
+    def compiled(self, x: tf.Tensor) -> tf.Tensor:
+        return x / 2.0 + self.offset
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def within(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": self.compiled(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def plain(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x / 2.0 + self.offset}
+
+
 def main(folder: Path) -> None:
     half_plus(2.0, folder / "two")
     half_plus(3.0, folder / "three")
@@ -142,6 +159,10 @@ def main(folder: Path) -> None:
     row_sums(folder / "rows")
     mirror(folder / "mirror")
     graded(folder / "graded")
+    jitted = Jitted()
+    tf.saved_model.save(
+        jitted, str(folder / "jitted"), signatures={"serving_default": jitted.within, "plain": jitted.plain}
+    )
     for name, count, signature_name in (("warm", 3, "serving_default"), ("chilly", 1, "nowhere")):
         shutil.copytree(folder / "two", folder / name)
         warmup_requests(folder / name, count, signature_name)

@@ -336,3 +336,20 @@ def test_warmup_requests_go_through_the_batcher(tmp_path: Path, models: Path) ->
         server.wait_for_log("Finished reading warmup data")
         micros = int(server.log().partition("Elapsed time (microseconds): ")[2].partition(".")[0])
         assert micros >= 3 * 300_000
+
+
+# XLA
+
+
+def test_what_must_be_compiled_is_answered_with_an_error_unless_a_flag_allows_it(tmp_path: Path, models: Path) -> None:
+    asked = {"signature_name": "serving_default", "instances": [1.0]}
+    for flag, status in (((), 500), (("--xla_cpu_compilation_enabled",), 200)):
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        with serving([_config(folder, models, "jitted"), *flag], folder) as running:
+            url = f"{running.url}/v1/models/jitted:predict"
+            answer = httpx.post(url, json=asked, timeout=60)
+            assert answer.status_code == status, answer.text
+            assert ("XLA compilation disabled" in answer.text) == (not flag)
+            plain = httpx.post(url, json=asked | {"signature_name": "plain"}, timeout=60)
+            assert plain.json() == {"predictions": [2.5]}, "what need not be compiled answers either way"

@@ -1,16 +1,15 @@
-"""The console script: arguments in, exit code out; errors as one message with a remedy."""
+"""The command line: arguments in, exit code out; errors as one message with a remedy."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from types import FrameType
 
 import typer
 
-from flows.cli import doctor, gc, init, inspect, plan, predict, releases, run, serve, steps, verify
-from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
+from flows.cli import doctor, ending, gc, init, inspect, plan, predict, releases, run, serve, steps, verify
+from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
 
 app = typer.Typer(
     name="tfship",
@@ -33,23 +32,10 @@ doctor.register(app)
 gc.register(app)
 
 
-class Terminated(BaseException):
-    """SIGTERM, as an exception: everything that is under way is ended and cleaned up on its way out."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what follows must finish
-    raise Terminated
-
-
-def main() -> None:
-    """Run the command line and leave with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run())
-
-
-def _run() -> int:
+def answer() -> int:
+    """Run the command line; its exit code. However it ends, that is said once, and with `--json` in one document."""
     try:
+        ending.clean_up_first()
         code = app(standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # which is what typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -61,20 +47,23 @@ def _run() -> int:
     except OSError as error:
         return _say(EnvironmentFailure.from_os(error, "tfship"))
     except (KeyboardInterrupt, typer.Abort):
-        print("tfship: interrupted; run again to go on from here.", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return ending.stopped(signal.SIGINT)
     except BaseException as error:
         if type(error).__name__ in ("Terminated", "TerminationSignal"):  # ours, or Prefect's inside a flow
-            print("tfship: terminated; run again to go on from here.", file=sys.stderr)
-            return ExitCode.TERMINATED
+            return ending.stopped(signal.SIGTERM)
         if shown := getattr(error, "format_message", None):  # typer's and click's own usage errors
             if said := shown():  # without a command there is the help instead
                 print(f"tfship: {said}\nRemedy: see `tfship --help`.", file=sys.stderr)
+                wrong = ("the command line", "what `tfship --help` says", said, "see `tfship --help`.")
+                ending.failed(UsageError(*wrong).encode())
             return ExitCode.USAGE
+        if isinstance(error, Exception):  # a mistake of ours: its traceback follows
+            ending.failed(PipelineError("tfship", "no mistake in tfship", repr(error), "report it, please.").encode())
         raise
     return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _say(error: PipelineError) -> int:
     print(f"tfship: {error}", file=sys.stderr)
+    ending.failed(error.encode())
     return error.exit_code

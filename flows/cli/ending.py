@@ -1,0 +1,135 @@
+"""How a command ends: one message on stderr, with `--json` one document on stdout, an exit code.
+
+The first module of the console script. It imports nothing heavy: a signal is answered from here on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any, NoReturn
+
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_REMEDY = "run again to go on from here."
+_shown = False  # whether this command's document was begun
+_waits = True  # whether what libraries do at the interpreter's exit is waited for
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: everything that is under way is ended and cleaned up on its way out."""
+
+
+def begin() -> None:
+    """A command begins; nothing is under way, and a signal ends the process there and then."""
+    global _shown, _waits
+    _shown, _waits = False, True
+    _answer(signal.SIGINT, _end)
+    _answer(signal.SIGTERM, _end)
+
+
+def clean_up_first() -> None:
+    """From here on there may be something under way: a signal is raised as KeyboardInterrupt or Terminated."""
+    _answer(signal.SIGINT, signal.default_int_handler)
+    _answer(signal.SIGTERM, _terminate)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Inside the block nothing is under way yet, and a signal ends the process there and then.
+
+    For long imports: what a signal raises inside of one is often caught there, and comes out as an ImportError.
+    """
+    before = {number: signal.getsignal(number) for number in _WORDS}
+    for number in _WORDS:
+        _answer(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(document: str) -> None:
+    """Print the document of `--json`."""
+    global _shown
+    _shown = True
+    print(document)
+
+
+def failed(error: Mapping[str, Any]) -> None:
+    """With `--json`, print `{"error": …}`, the error as `PipelineError.encode` has it, where no document was shown."""
+    if _wanted() and not _shown:
+        from pydantic_core import to_json
+
+        show(to_json({"error": error}, indent=1, inf_nan_mode="null").decode())
+
+
+def wait_for_nothing() -> None:
+    """Have `leave` end the process without what libraries do at the interpreter's exit."""
+    global _waits
+    _waits = False
+
+
+def leave(code: int) -> NoReturn:
+    """End the process."""
+    if not _waits:
+        from tasks import isolate
+
+        isolate.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def stopped(number: signal.Signals) -> int:
+    """Say that a signal ended the command; the exit code for it."""
+    print(_message(number), file=sys.stderr)
+    failed(_error(number))
+    return 128 + number
+
+
+def _wanted() -> bool:
+    words = sys.argv[1:]
+    return "--json" in words[: words.index("--") if "--" in words else None]
+
+
+def _answer(number: signal.Signals, handler: Any) -> None:
+    """Have a signal answered so, unless whoever started us had it ignored, as a shell does for a job behind `&`."""
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Nothing is under way and nothing is buffered: say so past whatever an import holds, and go."""
+    import json
+
+    name = signal.Signals(number)
+    os.write(2, f"{_message(name)}\n".encode())
+    if _wanted() and not _shown:
+        os.write(1, (json.dumps({"error": _error(name)}, indent=1) + "\n").encode())
+    os._exit(128 + number)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what follows must finish
+    raise Terminated
+
+
+def _message(number: signal.Signals) -> str:
+    return f"tfship: {_WORDS[number]}; {_REMEDY}"
+
+
+def _error(number: signal.Signals) -> dict[str, Any]:
+    return {
+        "error": _WORDS[number].capitalize(),
+        "where": "tfship",
+        "expected": "to come to its end",
+        "found": number.name,
+        "remedy": _REMEDY,
+        "facts": {},
+    }
