@@ -20,6 +20,7 @@ settings.register_profile(
 settings.load_profile("tfship")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups when it gets the items
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests share what they set up, and all that talk to the Docker engine share that: one process for each."""
     for item in items:

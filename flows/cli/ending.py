@@ -6,6 +6,7 @@ The first module of the console script. It imports nothing heavy: a signal is an
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -106,8 +107,6 @@ def _answer(number: signal.Signals, handler: Any) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     """Nothing is under way and nothing is buffered: say so past whatever an import holds, and go."""
-    import json
-
     name = signal.Signals(number)
     os.write(2, f"{_message(name)}\n".encode())
     if _wanted() and not _shown:
