@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/tfship run sundaynet
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tasks import isolate
 from tasks.artifacts.store import Store
@@ -20,12 +22,18 @@ settings.register_profile(
 settings.load_profile("tfship")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups when it gets the items
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share what they set up, and all that talk to the Docker engine share that: one process for each."""
-    for item in items:
-        where = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("engine" if where in ("contract", "engine") else str(item.path)))
+class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests by lane: a file's share what they set up, and all that talk to the Docker engine share that."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "engine" if Path(file).parent.name in ("contract", "engine") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    """How `-n` deals the tests out."""
+    return Lanes(config, log)
 
 
 @pytest.fixture
