@@ -192,7 +192,8 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
 
     prefect_server.settle(verbose=verbose)
     with ending.at_once():  # Prefect: seconds
-        from flows.train_to_serve import train_to_serve
+        from flows.train_to_serve import summaries, train_to_serve
+    summaries.clear()  # of flows that were called before in this process
     try:
         with prefect_server.provided(needed=not no_server, verbose=verbose), telemetry.shown(quiet=quiet):
             (train_to_serve.fn if no_server else train_to_serve)(settings)

@@ -15,6 +15,8 @@ import pytest
 import typer.main
 
 from flows.cli.app import app
+from flows.train_to_serve import summaries
+from tasks.records.run import RunSummary
 from tests.flows.conftest import QUICK
 from tests.flows.shell import TFSHIP, Answer, Shell, tfship
 
@@ -75,6 +77,7 @@ def test_options_that_cannot_be_read_are_one_document_too(command: str) -> None:
 
 
 def test_a_store_that_cannot_be_written_is_one_document(folder: Path) -> None:
+    summaries.append(RunSummary.model_construct(name="of another run in this process"))
     (folder / "file").touch()
     answer = tfship("run", *QUICK, "--store", "file", "--json")
     assert answer.code == 4
