@@ -15,7 +15,6 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -30,8 +29,7 @@ PROGRAM = "tensorflow_model_server"
 VERSION_SECONDS = 30
 ATTEMPTS = 5
 _COLLISION_SECONDS = 0.5  # REST is bound at once, gRPC when the first load has ended
-_giving = threading.Lock()
-_given: deque[int] = deque(maxlen=256)
+_claims: deque[socket.socket] = deque(maxlen=64)  # on the ports that were given last
 _IN_USE = re.compile(r"address already in use|failed to (bind|start http server)|error adding port", re.IGNORECASE)
 
 
@@ -176,32 +174,34 @@ def _listening(port: int) -> bool:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """TCP ports of 127.0.0.1 on which nobody listens now, all different, and none of the last that were given.
+    """TCP ports of 127.0.0.1 on which nobody listens now, all different, and given to no other tfship of this host.
 
-    A server opens its ports long after they were chosen: another thread's server must not be given them meanwhile.
+    A server opens its ports long after they were chosen: until then a name in Linux's abstract socket namespace, which
+    the kernel frees with its process, keeps each from everybody who chooses here.
 
     Raises:
         EnvironmentFailure: none was found.
     """
     held: list[socket.socket] = []
-    found: list[int] = []
-    with _giving:
-        try:
-            for candidate in _candidates():
-                bound = socket.socket()
-                held.append(bound)
-                try:
-                    bound.bind(("127.0.0.1", candidate))
-                except OSError:
-                    continue
-                if (port := int(bound.getsockname()[1])) not in _given:
-                    found.append(port)
-                if len(found) == count:
-                    _given.extend(found)
-                    return tuple(found)
-        finally:
-            for one in held:
-                one.close()
+    found: dict[int, socket.socket] = {}
+    try:
+        for candidate in _candidates():
+            bound, claim = socket.socket(), socket.socket(socket.AF_UNIX)
+            held.append(bound)
+            try:
+                bound.bind(("127.0.0.1", candidate))
+                port = int(bound.getsockname()[1])
+                claim.bind(f"\0tfship-port-{port}")
+            except OSError:
+                claim.close()
+                continue
+            found[port] = claim
+            if len(found) == count:
+                _claims.extend(found.values())
+                return tuple(found)
+    finally:
+        for one in held:
+            one.close()
     raise EnvironmentFailure(
         "127.0.0.1",
         f"{count} free TCP ports",

@@ -16,6 +16,7 @@ from tasks.isolate.process import LOG_BYTES, TERM_SECONDS
 from tasks.records.serving import Exit
 from tasks.serving import binary_runtime
 from tasks.serving.binary_runtime import BinaryRuntime, find, free_ports
+from tests.artifacts.disk import exit_of, fork
 
 # A server as far as ports go: binds REST at once, or says that it cannot and ends, as the real one does.
 LISTENER = f"""#!{sys.executable}
@@ -90,6 +91,19 @@ def test_free_ports_are_free_different_and_not_the_kernels_to_give_away() -> Non
     assert len(set(ports)) == 20
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(port < low for port in ports)
+
+
+def test_a_port_is_given_once_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = list(free_ports(8))
+    monkeypatch.setattr(binary_runtime, "_candidates", lambda: candidates)
+    binary_runtime._claims.clear()
+    assert free_ports(2) == tuple(candidates[:2])
+
+    def other() -> None:
+        assert free_ports(2) == tuple(candidates[2:4])
+
+    assert exit_of(fork(other)) == 0
+    assert free_ports(2) == tuple(candidates[2:4]), "what a process that ended was given is free"
 
 
 def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Path, tmp_path: Path) -> None:
