@@ -36,6 +36,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
     return Lanes(config, log)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests recorded of themselves: a lane's own stdout is not seen."""
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, value in report.user_properties:
+                    terminalreporter.write_line(f"{name} {value}")
+
+
 @pytest.fixture
 def warnings() -> list[str]:
     """What the `store` fixture warned of."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,9 +84,8 @@ def test_all_are_killed_and_a_validator_that_loads_and_queries_blesses_half(gate
     assert [mutant.name for mutant in HARMLESS if gate.load_and_query[mutant.name] != PASSED] == []
 
 
-def test_the_kill_rate_is_shown(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print(f"\n{gate.summary()}")
+def test_the_kill_rate_is_shown(gate: Gate, record_property: Callable[[str, str], None]) -> None:
+    record_property("the gate:", gate.summary())
 
 
 @pytest.mark.parametrize("name", CORRUPT)
