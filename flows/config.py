@@ -2,7 +2,7 @@
 
 The only place that reads a configuration file, or what the environment has to say to a run: TFSHIP_*, TF_CONFIG,
 PREFECT_TASKS_REFRESH_CACHE. Three modules look at what it says to others: `flows.telemetry` at TERM,
-`tasks.serving.docker_address` at Docker's variables, and `tasks.forms.predictor`, in the child that TensorFlow reads it in,
+`tasks.serving.runtimes.docker.address` at Docker's variables, and `tasks.parity.predictor`, in the child that TensorFlow reads it in,
 at TF_ENABLE_ONEDNN_OPTS.
 """
 
@@ -21,14 +21,14 @@ from pydantic_core import ErrorDetails
 
 from tasks.errors import UsageError
 from tasks.isolate import Limits
-from tasks.models import cluster as clusters
-from tasks.models import source as sources
-from tasks.models.cluster import Cluster
-from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.base import Record
 from tasks.records.parity import Tolerance
 from tasks.records.settings import LabelledData, Release, Selection, Serving, Target, Training
+from tasks.training import cluster as clusters
+from tasks.training.cluster import Cluster
+from tasks.user_code import source as sources
+from tasks.user_code.source import ModelSource
 
 PREFIX = "TFSHIP_"
 _NOT_SETTINGS = {"TFSHIP_GOLDEN", "TFSHIP_CORPUS", "TFSHIP_DOCKER"}  # what the tests read

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import EnvironmentFailure, PipelineError
+from tasks.isolate.ports import free_ports
 from tasks.isolate.process import BoundProcess
-from tasks.serving.binary_runtime import free_ports
 
 _START_SECONDS = 120.0
 

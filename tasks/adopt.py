@@ -1,6 +1,6 @@
 """adopt: take a model that somebody else trained, in whatever form it was saved, and leave what train leaves.
 
-Stands in for train where files are brought. Layout: see `tasks/models/training.py`, and `adopted.json` (Adopted).
+Stands in for train where files are brought. Layout: see `tasks/training/train.py`, and `adopted.json` (Adopted).
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks import isolate
+from tasks.adoption import adopt as adoption
 from tasks.artifacts.manifest import hash_file
 from tasks.errors import EnvironmentFailure
 from tasks.forms.detect import detect
-from tasks.models import adoption
-from tasks.models import source as sources
-from tasks.models.source import ModelSource
 from tasks.records.adoption import Found, Given, ModelFiles, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.step import Facts, step
+from tasks.user_code import source as sources
+from tasks.user_code.source import ModelSource
 
 VERSION = 2
 

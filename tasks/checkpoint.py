@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference
 from tasks.errors import UsageError
-from tasks.forms import proof, saver
+from tasks.forms import saver
 from tasks.records.baseline import Baseline
-from tasks.records.pinned import Pinned
+from tasks.records.checkpoint import Pinned
 from tasks.records.settings import Selection
 from tasks.step import step
 
@@ -47,7 +48,7 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
     baselines = {
         step: Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes()) for step in steps
     }
-    if proof.adopted(run) is not None and isinstance(selection.which, int):
+    if reference.adopted(run) is not None and isinstance(selection.which, int):
         # adopt has taken the checkpoint of that number, by its name; the step that it holds may be another.
         ((step, chosen),) = ((step, "the one that was adopted") for step in baselines)
     else:
@@ -57,7 +58,7 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
         shutil.copyfile(path, out / path.name)
     shutil.copyfile(run / "graph.meta", out / f"{prefix.name}{saver.META}")
     shutil.copyfile(run / "graph.json", out / "graph.json")
-    for asset in proof.names_of(run).assets:
+    for asset in reference.names_of(run).assets:
         (out / "assets").mkdir(exist_ok=True)
         shutil.copyfile(run / "assets" / asset.filename, out / "assets" / asset.filename)
     if prefixes:

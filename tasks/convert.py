@@ -11,22 +11,25 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference as proof
 from tasks.checkpoint import pinned
 from tasks.errors import EnvironmentFailure, ParityError
-from tasks.forms import graph as graphs
-from tasks.forms import keras, parity, proof, saver
-from tasks.forms import predictor as predictors
+from tasks.forms import saver
 from tasks.forms.detect import detect
-from tasks.models import rebuilt
-from tasks.models import source as sources
-from tasks.models.rebuilt import Origin
-from tasks.models.source import ModelSource
+from tasks.forms.keras import model
+from tasks.graphs import graph as graphs
+from tasks.parity import compare
+from tasks.parity import predictor as predictors
 from tasks.records.adoption import Form, ModelFiles
+from tasks.records.checkpoint import Pinned
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
-from tasks.records.pinned import Pinned
 from tasks.records.settings import Target
 from tasks.restore_verify import PARITY, require_verified
 from tasks.step import Facts, step
+from tasks.training import rebuild
+from tasks.training.rebuild import Origin
+from tasks.user_code import source as sources
+from tasks.user_code.source import ModelSource
 
 VERSION = 2
 ARCHIVE = "model.keras"
@@ -85,19 +88,19 @@ def _of_object(
     folder.mkdir()
     reason = ""
     if to is Target.OBJECT_CHECKPOINT:
-        write = rebuilt.write_checkpoint
+        write = rebuild.write_checkpoint
         reason = isolate.call(write, origin, checkpoint.path, pin.prefix, run.path, pin.step, folder)
     elif origin.archive is not None:
-        isolate.call(keras.write, origin.archive, folder / ARCHIVE)
+        isolate.call(model.write, origin.archive, folder / ARCHIVE)
     else:
         archive = folder / ARCHIVE
-        reason = isolate.call(rebuilt.write_archive, origin, checkpoint.path, pin.prefix, run.path, archive)
+        reason = isolate.call(rebuild.write_archive, origin, checkpoint.path, pin.prefix, run.path, archive)
     if reason:
         folder.rmdir()
         return _not_made(to, reason)
     if to is Target.KERAS:
         return isolate.call(prove_archive, folder / ARCHIVE, run.path, pin.step, tolerance)
-    return isolate.call(rebuilt.prove_checkpoint, to.value, origin, folder, run.path, pin.step, tolerance)
+    return isolate.call(rebuild.prove_checkpoint, to.value, origin, folder, run.path, pin.step, tolerance)
 
 
 def _not_made(to: Target, reason: str) -> ParityReport:
@@ -127,13 +130,13 @@ def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> 
     """In a child: a written Keras archive loaded, and compared with the baseline."""
     reference = proof.Reference.read(run, step)
     here = predictors.environment(reference.session)
-    with keras.loaded(archive, reference.session) as opened:
+    with model.loaded(archive, reference.session) as opened:
         opened.form = Target.KERAS.value
         values = [variable.value for variable in reference.needed]
-        rows = parity.values(opened.form, values, opened.values())
-        test = parity.test_for(reference.baseline.environment, here)
+        rows = compare.values(opened.form, values, opened.values())
+        test = compare.test_for(reference.baseline.environment, here)
         asked = reference.names.signatures
-        rows += parity.outputs(opened, asked, reference.probe, reference.outputs, test, tolerance)
+        rows += compare.outputs(opened, asked, reference.probe, reference.outputs, test, tolerance)
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference
 from tasks.checkpoint import pinned
 from tasks.errors import ParityError
-from tasks.forms import proof, saved_model
+from tasks.forms import saved_model
 from tasks.records.adoption import Form
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.restore_verify import PARITY, require_verified
@@ -28,16 +29,16 @@ def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     """Write the SavedModel from graph and prefix; `verified` is the proof that both are good."""
     require_verified(verified, checkpoint, run)
     pin = pinned(checkpoint)
-    names = proof.names_of(run.path)
+    names = reference.names_of(run.path)
     folder = out / MODEL
     folder.mkdir()
     isolate.call(
         saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, run.path / "probe.tensors", folder
     )
-    reports = [isolate.call(proof.prove, form, folder, run.path, pin.step, tolerance) for form in FORMS]
+    reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, tolerance) for form in FORMS]
     rows = [row for one in reports for row in one.rows]
     notes: tuple[str, ...] = ()
-    if (brought := proof.adopted(run.path)) and brought.form is Form.SAVED_MODEL:
+    if (brought := reference.adopted(run.path)) and brought.form is Form.SAVED_MODEL:
         notes = ("saved_model: was one already: written again, from its graph and its values",)
     report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows), notes=notes)
     (out / PARITY).write_text(report.model_dump_json(indent=1))

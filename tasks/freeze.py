@@ -1,6 +1,6 @@
 """freeze: fold a verified checkpoint's variables into one GraphDef, and prove it in a fresh process.
 
-Follows restore-verify, beside export. Layout: see `tasks/forms/frozen.py`, and `parity.json`. Where a frozen graph
+Follows restore-verify, beside export. Layout: see `tasks/forms/frozen_graph.py`, and `parity.json`. Where a frozen graph
 cannot be made, `parity.json` holds one row that says why, and nothing else is here.
 """
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference
 from tasks.checkpoint import pinned
 from tasks.errors import ParityError
-from tasks.forms import frozen, proof
+from tasks.forms import frozen_graph
 from tasks.records.adoption import Form
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.restore_verify import PARITY, require_verified
@@ -27,13 +28,13 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     """Write `frozen_graph.pb` from graph and prefix; `verified` is the proof that both are good."""
     require_verified(verified, checkpoint, run)
     pin = pinned(checkpoint)
-    names = proof.names_of(run.path)
-    not_made = isolate.call(frozen.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)
+    names = reference.names_of(run.path)
+    not_made = isolate.call(frozen_graph.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)
     if not_made:
         report = ParityReport(rows=(ParityRow.not_made(FORM, not_made),))
     else:
-        report = isolate.call(proof.prove, FORM, out, run.path, pin.step, tolerance)
-        if (brought := proof.adopted(run.path)) and brought.form is Form.GRAPH_DEF and not names.needed:
+        report = isolate.call(reference.prove, FORM, out, run.path, pin.step, tolerance)
+        if (brought := reference.adopted(run.path)) and brought.form is Form.GRAPH_DEF and not names.needed:
             note = "frozen_graph: already frozen: written again, with the same constants"
             report = report.model_copy(update={"notes": (note,)})
     (out / PARITY).write_text(report.model_dump_json(indent=1))

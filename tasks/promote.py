@@ -11,10 +11,10 @@ from pathlib import Path
 from tasks import isolate
 from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
+from tasks.baseline.reference import Reference
 from tasks.checkpoint import pinned
 from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
 from tasks.export import MODEL
-from tasks.forms.proof import Reference
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.release import Event
 from tasks.records.run import Promotion, StepState
@@ -22,9 +22,10 @@ from tasks.records.serving import Endpoint, SmokeReport
 from tasks.records.settings import Release, Serving
 from tasks.releases import rules
 from tasks.releases.publish import Releases
-from tasks.serving import runtimes, smoke
-from tasks.serving.asked import compared, questions
-from tasks.serving.client import GrpcPredictor
+from tasks.serving.checks import lifecycle
+from tasks.serving.checks.requests import compared, questions
+from tasks.serving.clients.grpc import GrpcPredictor
+from tasks.serving.runtimes import choose
 from tasks.smoke_test import REPORT, setups
 from tasks.step import action, current
 
@@ -172,8 +173,8 @@ def _confirm(
 ) -> str:
     """Ask a server over the serving root itself: the new version must be AVAILABLE, answer, and answer right."""
     *_, production = setups(serving)
-    runtime = runtimes.choose(production.serving, current().run_id, step="promote")
-    with smoke.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
+    runtime = choose.choose(production.serving, current().run_id, step="promote")
+    with lifecycle.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
         step = pinned(checkpoint).step
         report = isolate.call(
             ask, endpoint, releases.name, version, run.path, step, production.serving, tolerance, production.largest

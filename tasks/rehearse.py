@@ -13,16 +13,18 @@ from tasks import isolate
 from tasks.artifacts import manifest as manifests
 from tasks.artifacts.manifest import link_file
 from tasks.artifacts.store import Artifact
+from tasks.baseline.reference import Reference
 from tasks.checkpoint import pinned
 from tasks.errors import DamagedError, EnvironmentFailure, SmokeRefused
-from tasks.forms.proof import Reference
 from tasks.records.rehearsal import Rehearsal, Switch
 from tasks.records.serving import Cause, Check, Endpoint
 from tasks.records.settings import Gates, Serving
 from tasks.releases import rules
 from tasks.releases.publish import Releases
-from tasks.serving import docker_address, runtimes, smoke, traffic
-from tasks.serving.runtime import ServingRuntime
+from tasks.serving.checks import lifecycle, traffic
+from tasks.serving.runtimes import choose
+from tasks.serving.runtimes.docker import address
+from tasks.serving.runtimes.protocol import ServingRuntime
 from tasks.smoke_test import link_model
 from tasks.step import Facts, current, step
 
@@ -35,9 +37,9 @@ def _facts(serving: Serving, served: Path, **_: object) -> Facts:
     place = _served(served)
     return Facts(
         {
-            "runtime": runtimes.choose(serving, "key", step="rehearse").identity.model_dump(mode="json"),
+            "runtime": choose.choose(serving, "key", step="rehearse").identity.model_dump(mode="json"),
             "current": None if place is None else [place.name, _digest(place)],
-            "flag files": runtimes.flag_files(serving),
+            "flag files": choose.flag_files(serving),
         }
     )
 
@@ -78,12 +80,12 @@ def rehearse(
         EnvironmentFailure: what is served cannot be changed from here: it does not load, or answers no request of ours.
     """
     place = _served(served)
-    runtime = runtimes.choose(serving, current().run_id, step="rehearse")
+    runtime = choose.choose(serving, current().run_id, step="rehearse")
     if place is None:
         note = f"no version of {served.name} is served: there is nothing to change from"
         (out / REPORT).write_text(Rehearsal(identity=runtime.identity, note=note).model_dump_json(indent=1))
         return
-    if runtime.identity.runtime == "docker" and docker_address.resolve().remote:
+    if runtime.identity.runtime == "docker" and address.resolve().remote:
         raise _impossible(
             runtime, served.name, "an engine on another host: it serves a copy, with no version beside it"
         )
@@ -99,8 +101,8 @@ def rehearse(
         step = pinned(checkpoint).step
         try:
             with (
-                smoke.serving(runtime, served.name, base, version, serving.load_timeout, memory) as (endpoint, _),
-                smoke.asking(runtime),
+                lifecycle.serving(runtime, served.name, base, version, serving.load_timeout, memory) as (endpoint, _),
+                lifecycle.asking(runtime),
             ):
                 switch = isolate.call(
                     change, endpoint, served.name, base / str(version), run.path, step, serving, window
@@ -127,10 +129,10 @@ def rehearse(
     (out / REPORT).write_text(rehearsal.model_dump_json(indent=1))
     what = f"{runtime.identity.called}, from version {version} to the next"
     if switch.ended:
-        raise smoke.not_loaded(runtime, what, switch.ended)
+        raise lifecycle.not_loaded(runtime, what, switch.ended)
     for check in checks:
         if not check.passed:
-            raise smoke.refused(runtime, check.cause, f"{what}: {check.case}", check.expected, check.answered)
+            raise lifecycle.refused(runtime, check.cause, f"{what}: {check.case}", check.expected, check.answered)
 
 
 def _impossible(runtime: ServingRuntime, name: str, found: str) -> EnvironmentFailure:

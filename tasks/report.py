@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, Refusal
-from tasks.forms import parity, proof, tensors
+from tasks.parity import compare
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
+from tasks.records.checkpoint import Pinned, RestoreReport
 from tasks.records.parity import ParityReport, ParityRow
-from tasks.records.pinned import Pinned, RestoreReport
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import RunSummary, StepState
 from tasks.records.serving import RuntimeIdentity, ServerVerdict, SmokeReport
 from tasks.records.signature import GraphNames
 from tasks.step import Run, action
+from tasks.tensors import tensor_file
 
 _CHAIN = ("restore_verify", "freeze", "export", "convert", "smoke_test")
 
@@ -171,7 +173,7 @@ def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
 
 
 def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    found = proof.adopted(artifacts["adopt"].path) if "adopt" in artifacts else None
+    found = reference.adopted(artifacts["adopt"].path) if "adopt" in artifacts else None
     return found.model_dump(mode="json") if found else None
 
 
@@ -220,7 +222,7 @@ def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
 def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
     made = run.artifacts
     trained = made.get("train") or made.get("adopt")
-    names = proof.names_of(trained.path) if trained and _left(trained, "graph.json") else None
+    names = reference.names_of(trained.path) if trained and _left(trained, "graph.json") else None
     pinned, restore = _left(made.get("checkpoint"), "pinned.json"), _left(made.get("restore_verify"), "restore.json")
     restored = RestoreReport.model_validate_json(restore.read_bytes()) if restore else None
     return ReportFacts(
@@ -237,7 +239,7 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         promotion=run.promotion,
         pinned=Pinned.model_validate_json(pinned.read_bytes()) if pinned else None,
         restore=restored,
-        adopted=proof.adopted(trained.path) if trained else None,
+        adopted=reference.adopted(trained.path) if trained else None,
         training=_metrics(trained.path / "metrics.jsonl") if trained else (),
         files=tuple(
             FileFact(step=step, path=entry.path, size=entry.size, sha256=entry.sha256)
@@ -259,5 +261,5 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _samples(run: Path, names: GraphNames) -> dict[str, dict[str, Any]]:
-    probe = tensors.read_tensors(run / "probe.tensors")
-    return {signature.key: sample(signature, parity.select(probe, signature.key)) for signature in names.signatures}
+    probe = tensor_file.read_tensors(run / "probe.tensors")
+    return {signature.key: sample(signature, compare.select(probe, signature.key)) for signature in names.signatures}

@@ -13,18 +13,20 @@ from typing import Any
 from tasks import isolate
 from tasks.artifacts.manifest import hash_file, link_file
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference as proof
 from tasks.checkpoint import pinned
 from tasks.errors import CoverageError, EnvironmentFailure, ParityError, UsageError
-from tasks.forms import evaluation as evaluations
-from tasks.forms import graph as graphs
-from tasks.forms import proof, saver, tensors
-from tasks.forms.probe_worth import probe_worth
+from tasks.forms import saver
+from tasks.graphs import graph as graphs
 from tasks.isolate.hide import hide
+from tasks.quality import evaluate as evaluations
+from tasks.quality.probe_sensitivity import probe_worth
+from tasks.records.checkpoint import Pinned, RestoreReport
 from tasks.records.parity import Tolerance
-from tasks.records.pinned import Pinned, RestoreReport
 from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
 from tasks.step import Facts, step
+from tasks.tensors import tensor_file
 
 VERSION = 2
 REPORT, PARITY = "restore.json", "parity.json"
@@ -66,7 +68,7 @@ def verify(
     """In a child: everything that restoring must show."""
     reference = proof.Reference.read(run, pin.step)
     batch_file = run / "batch.tensors"
-    batch = tensors.read_tensors(batch_file) if batch_file.exists() else None
+    batch = tensor_file.read_tensors(batch_file) if batch_file.exists() else None
     signatures = reference.names.signatures
     rows = evaluations.labelled(labelled.file, signatures, labelled.label) if labelled.file else None
     recorded = _hyperparameters(saver.meta_graph(run / "graph.meta"))
@@ -177,7 +179,7 @@ def _global_step(session: Any, names: GraphNames, pin: Pinned, restored: set[str
 
 
 def _one_more_step(
-    session: Any, names: GraphNames, batch: tensors.Tensors | None, unsaved: list[str], global_step: int | None
+    session: Any, names: GraphNames, batch: tensor_file.Tensors | None, unsaved: list[str], global_step: int | None
 ) -> str:
     """Take one more training step in memory; what it changes is gone with the session."""
     if names.train_op is None:

@@ -17,6 +17,8 @@ from typing import ParamSpec
 from tasks import isolate
 from tasks.artifacts.manifest import damaged, hash_file, link_file
 from tasks.artifacts.store import Artifact
+from tasks.baseline import reference as proof
+from tasks.baseline.reference import Reference
 from tasks.checkpoint import pinned
 from tasks.errors import (
     ChildFailed,
@@ -30,21 +32,22 @@ from tasks.errors import (
     UsageError,
 )
 from tasks.export import MODEL
-from tasks.forms import proof, warmup
-from tasks.forms.frozen import GRAPH
-from tasks.forms.proof import Reference
-from tasks.forms.warmup import WarmupFound
+from tasks.forms import warmup_requests
+from tasks.forms.frozen_graph import GRAPH
+from tasks.forms.warmup_requests import WarmupFound
 from tasks.freeze import FORM
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Gates, Serving, batches
 from tasks.restore_verify import PARITY
-from tasks.serving import model_config, questions, runtimes, smoke
-from tasks.serving.binary_runtime import BinaryRuntime
-from tasks.serving.client import GrpcPredictor
-from tasks.serving.model_config import Entry
-from tasks.serving.questions import Findings
-from tasks.serving.runtime import ServingRuntime
+from tasks.serving.checks import examine as questions
+from tasks.serving.checks import lifecycle, preflight, production_config
+from tasks.serving.checks.examine import Findings
+from tasks.serving.checks.production_config import Entry
+from tasks.serving.clients.grpc import GrpcPredictor
+from tasks.serving.runtimes import choose
+from tasks.serving.runtimes.binary import BinaryRuntime
+from tasks.serving.runtimes.protocol import ServingRuntime
 from tasks.step import Facts, current, progress, step
 
 P = ParamSpec("P")
@@ -63,7 +66,7 @@ def _facts(serving: Serving, **_: object) -> Facts:
     if current().planner is not None:  # a plan fetches nothing
         serving = serving.model_copy(update={"pull": "never"})
     try:
-        runtime = runtimes.choose(serving, "key", progress=_pulled)
+        runtime = choose.choose(serving, "key", progress=_pulled)
         identity = runtime.identity
     except PipelineError as error:
         if serving.image:  # one among several, perhaps, and the engine is of them all
@@ -105,7 +108,7 @@ def smoke_test(
 
     The frozen graph is not served, and nothing after this looks at it: it is proven here as it lies in the store.
     """
-    with _told(runtimes.choose(_as_fetched(serving), current().run_id)):
+    with _told(choose.choose(_as_fetched(serving), current().run_id)):
         _test(exported, checkpoint, run, frozen, serving, tolerance, out)
 
 
@@ -128,7 +131,7 @@ def _test(
     if brought.problem:
         remedy = "write the warmup requests anew (--refresh export)."
         facts = {"cause": Cause.WARMUP_REFUSED.value}
-        raise SmokeRefused(str(warmup.FILE), "records that a server runs", brought.problem, remedy, facts)
+        raise SmokeRefused(str(warmup_requests.FILE), "records that a server runs", brought.problem, remedy, facts)
     entry = _entry(serving)
     parity, rounds = on_disk, list[Round]()
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base:
@@ -136,7 +139,7 @@ def _test(
         link_model(exported, Path(base) / str(_SERVED_VERSION))
         planned = list(setups(serving))
         for number, setup in enumerate(planned):
-            runtime = runtimes.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
+            runtime = choose.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
             try:
                 with _told(runtime):
                     found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
@@ -198,13 +201,13 @@ def _look(
 
 def look_at_files(model: Path, run: Path, training_step: int) -> ParityReport:
     """In a child: signatures, then values and assets, then whether it does nothing but compute."""
-    if difference := proof.signatures_on_disk(model, run):
+    if difference := preflight.signatures_on_disk(model, run):
         facts = {"cause": Cause.SIGNATURE_DIFFERS.value}
         remedy = "make the model again (--refresh export), and find who changed its signatures."
         raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, facts)
-    on_disk = proof.values_on_disk(model, run, training_step)
+    on_disk = preflight.values_on_disk(model, run, training_step)
     if not on_disk.failures:
-        proof.require_self_contained(model)
+        preflight.require_self_contained(model)
     return on_disk
 
 
@@ -251,7 +254,7 @@ def _as_fetched(serving: Serving) -> Serving:
 
 def largest_request(parameters: Path | None) -> int:
     """In a child: the most rows that a batching server takes in one request."""
-    from tasks.serving.embedded.batching import BatchingParameters, read_parameters
+    from tasks.serving.embedded.batching.session import BatchingParameters, read_parameters
     from tasks.serving.embedded.errors import ServingError
 
     try:
@@ -263,12 +266,12 @@ def largest_request(parameters: Path | None) -> int:
 
 def _entry(serving: Serving) -> Entry | None:
     file = serving.model_config_file
-    return isolate.call(model_config.entry_of, file, serving.model_name or "", _SERVED_AS) if file else None
+    return isolate.call(production_config.entry_of, file, serving.model_name or "", _SERVED_AS) if file else None
 
 
 def look_at_warmup(model: Path, run: Path) -> WarmupFound:
     """In a child: the warmup requests that the SavedModel brings."""
-    return warmup.looked_at(model, {one.key: one for one in proof.names_of(run).signatures})
+    return warmup_requests.looked_at(model, {one.key: one for one in proof.names_of(run).signatures})
 
 
 def _ask(
@@ -282,9 +285,9 @@ def _ask(
 ) -> tuple[Findings, Round]:
     serving = setup.serving
     memory: list[int] = []
-    served = smoke.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout, memory)
+    served = lifecycle.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout, memory)
     with served as (endpoint, load_seconds):
-        with smoke.asking(runtime):
+        with lifecycle.asking(runtime):
             found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest)
         log = runtime.logs()
     one = Round(
@@ -342,10 +345,10 @@ def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
     bad = [check for check in report.rounds[-1].checks if not check.passed]
     telling = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
     if not report.parity.passed and not telling and report.parity.failures:
-        return smoke.differs(runtime, ParityError.of(report.parity))
+        return lifecycle.differs(runtime, ParityError.of(report.parity))
     for check in telling or bad:
         what = f"{report.identity.called}, {check.case} over {check.protocol}"
-        return smoke.refused(runtime, check.cause, what, check.expected, check.answered)
+        return lifecycle.refused(runtime, check.cause, what, check.expected, check.answered)
     return ChildFailed("the smoke test", "every question asked", "some were not", "run again; report it if it stays.")
 
 

@@ -1,6 +1,6 @@
 """train: run a model's own training and leave a run: checkpoints, graph, probe, and the baseline of the live session.
 
-The first step of the pipeline. Layout: see `tasks/models/training.py`. Interrupted, it goes on from its last checkpoint.
+The first step of the pipeline. Layout: see `tasks/training/train.py`. Interrupted, it goes on from its last checkpoint.
 Where TF_CONFIG names several workers, the chief's run is the step; the others train `beside` it and keep nothing.
 """
 
@@ -14,14 +14,14 @@ from tasks import isolate
 from tasks.adopt import digests
 from tasks.errors import ChildFailed
 from tasks.forms.detect import detect
-from tasks.models import cluster as clusters
-from tasks.models import source as sources
-from tasks.models import training as loop
-from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ProbeSource
 from tasks.records.run import StepState
 from tasks.records.settings import Training
 from tasks.step import Facts, action, current, progress, step
+from tasks.training import cluster as clusters
+from tasks.training import train as loop
+from tasks.user_code import source as sources
+from tasks.user_code.source import ModelSource
 
 VERSION = 2
 _NOTHING, _DRAWN = Given(), ProbeSource()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from xdist.scheduler import LoadScopeScheduling
 from tasks import isolate
 from tasks.artifacts.store import Store
 from tasks.step import Run, running
+from tests.adoption.pipeline import Shipyard
+from tests.makers.chain import Chain, make
 from tests.silent import Silent
 
 # The same examples every time and no clock: what fails here fails for everybody, on a busy machine as on an idle one.
@@ -27,7 +30,7 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "engine" if Path(file).parent.name in ("contract", "engine") else file
+        return "engine" if "runtimes" in file or "docker_engine" in file else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -68,3 +71,33 @@ def run(store: Store) -> Iterator[Run]:
 def _no_server_outlives_the_session() -> Iterator[None]:
     yield
     isolate.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """One SundayNet in every form."""
+    return make(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture
+def in_run(chain: Chain) -> Iterator[Run]:
+    """A run on the chain's store."""
+    with running(Run("test", chain.store, Silent())) as entered:
+        yield entered
+
+
+@pytest.fixture(scope="session")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Shipyard:
+    """Every way of writing a model, each taken when it is first asked for; one store for all."""
+    return Shipyard(tmp_path_factory.mktemp("adoption"))
+
+
+@pytest.fixture(scope="session")
+def wild() -> Path:
+    """The corpus of real models; without it the test is skipped."""
+    named = os.environ.get("TFSHIP_CORPUS")
+    if not named:
+        pytest.skip("TFSHIP_CORPUS does not name the folder of models from the wild")
+    folder = Path(named).resolve()
+    assert folder.is_dir(), f"TFSHIP_CORPUS={folder} is no folder"
+    return folder

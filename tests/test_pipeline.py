@@ -139,8 +139,8 @@ def test_a_refused_run_is_no_success_anywhere_and_is_reported(folder: Path, monk
 def _broken(folder: Path) -> str:
     """A model whose answers are not finite."""
     (folder / "broken.py").write_text(
-        "import numpy as np\nimport tensorflow as tf\nfrom tasks.models.half_plus_two import HalfPlusTwo\n"
-        "from tasks.models.model import Graph, SignatureTensors\nDATA = ()\n\n\nclass Broken(HalfPlusTwo):\n"
+        "import numpy as np\nimport tensorflow as tf\nfrom tasks.examples.half_plus_two import HalfPlusTwo\n"
+        "from tasks.user_code.model import Graph, SignatureTensors\nDATA = ()\n\n\nclass Broken(HalfPlusTwo):\n"
         "    def build(self, hyperparameters):\n"
         "        x = tf.compat.v1.placeholder(tf.float32, [None], name='x')\n"
         "        w = tf.compat.v1.get_variable('w', initializer=0.0)\n"

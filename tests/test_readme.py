@@ -14,12 +14,12 @@ import yaml
 from flows.cli.app import app
 from flows.config import PipelineConfig
 from tasks.checkpoint import checkpoint
-from tasks.models import source as sources
 from tasks.records.parity import Tolerance
 from tasks.records.settings import Selection, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.train import train
+from tasks.user_code import source as sources
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

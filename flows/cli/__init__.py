@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from flows.cli import ending
+from flows.cli import termination
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    ending.begin()
+    termination.begin()
     from flows.cli.app import answer
 
-    ending.leave(answer())
+    termination.leave(answer())

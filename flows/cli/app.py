@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from flows.cli import doctor, ending, gc, init, inspect, plan, predict, releases, run, serve, steps, verify
+from flows.cli import doctor, gc, init, inspect, plan, predict, releases, run, serve, steps, termination, verify
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ gc.register(app)
 def answer() -> int:
     """Run the command line; its exit code. However it ends, that is said once, and with `--json` in one document."""
     try:
-        ending.clean_up_first()
+        termination.clean_up_first()
         code = app(standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # which is what typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -47,23 +47,25 @@ def answer() -> int:
     except OSError as error:
         return _say(EnvironmentFailure.from_os(error, "tfship"))
     except (KeyboardInterrupt, typer.Abort):
-        return ending.stopped(signal.SIGINT)
+        return termination.stopped(signal.SIGINT)
     except BaseException as error:
         if type(error).__name__ in ("Terminated", "TerminationSignal"):  # ours, or Prefect's inside a flow
-            return ending.stopped(signal.SIGTERM)
+            return termination.stopped(signal.SIGTERM)
         if shown := getattr(error, "format_message", None):  # typer's and click's own usage errors
             if said := shown():  # without a command there is the help instead
                 print(f"tfship: {said}\nRemedy: see `tfship --help`.", file=sys.stderr)
                 wrong = ("the command line", "what `tfship --help` says", said, "see `tfship --help`.")
-                ending.failed(UsageError(*wrong).encode())
+                termination.failed(UsageError(*wrong).encode())
             return ExitCode.USAGE
         if isinstance(error, Exception):  # a mistake of ours: its traceback follows
-            ending.failed(PipelineError("tfship", "no mistake in tfship", repr(error), "report it, please.").encode())
+            termination.failed(
+                PipelineError("tfship", "no mistake in tfship", repr(error), "report it, please.").encode()
+            )
         raise
     return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _say(error: PipelineError) -> int:
     print(f"tfship: {error}", file=sys.stderr)
-    ending.failed(error.encode())
+    termination.failed(error.encode())
     return error.exit_code

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows import config as configuration
-from flows.cli import ending
+from flows.cli import termination
 from flows.config import PipelineConfig
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 from tasks.records.base import Record
@@ -60,7 +60,7 @@ def doctor(
     if as_json:
         import json
 
-        ending.show(json.dumps({"passed": not failed, "checks": [one.model_dump() for one in findings]}, indent=1))
+        termination.show(json.dumps({"passed": not failed, "checks": [one.model_dump() for one in findings]}, indent=1))
     else:
         _show(findings)
     return ExitCode.ENVIRONMENT if failed else ExitCode.DONE
@@ -146,7 +146,7 @@ def _prefect() -> str:
     from flows import prefect_server
 
     prefect_server.settle(verbose=False)
-    with ending.at_once():  # seconds
+    with termination.at_once():  # seconds
         from prefect.settings import get_current_settings
     url = get_current_settings().api.url
     if not url:
@@ -157,7 +157,9 @@ def _prefect() -> str:
 
 def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Finding]:
     """The engine, then its images and what it can limit, as far as one comes. An image that is named is needed."""
-    from tasks.serving import docker_container, docker_engine, runtimes
+    from tasks.serving.runtimes import choose
+    from tasks.serving.runtimes.docker import container
+    from tasks.serving.runtimes.docker import engine as docker_engine
 
     needed = serving.runtime is RuntimeChoice.DOCKER or serving.image is not None
     otherwise: Literal["failed", "unused"] = "failed" if needed else "unused"
@@ -180,7 +182,7 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
         return "memory, CPU and processes can be limited"
 
     def mounts() -> str:
-        docker_container.require_mounts(serving.mounts)
+        container.require_mounts(serving.mounts)
         return ", ".join(f"{folder} at {target}" for folder, target in serving.mounts.items())
 
     yield _looked("docker engine", engine, otherwise)
@@ -188,7 +190,7 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
         return
     with contextlib.closing(clients[0]):
         for image in images:
-            reference = image or runtimes.default_image()
+            reference = image or choose.default_image()
             check = f"docker image {reference}" if len(images) > 1 else "docker image"
             yield _looked(check, partial(_image, clients[0], reference, serving), otherwise)
         yield _looked("docker limits", limits, "unused")  # the log of each server says so too
@@ -198,7 +200,7 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
 
 def _image(client: Any, reference: str, serving: Serving) -> str:
     """Nothing is fetched: where a run would, its registry is asked."""
-    from tasks.serving import docker_image
+    from tasks.serving.runtimes.docker import image as docker_image
 
     fetched = serving.runtime is RuntimeChoice.DOCKER and serving.pull != "never"
     if not fetched or (serving.pull == "missing" and docker_image.local(client, reference) is not None):
@@ -209,9 +211,9 @@ def _image(client: Any, reference: str, serving: Serving) -> str:
 
 
 def _chosen(serving: Serving) -> str:
-    from tasks.serving import runtimes
+    from tasks.serving.runtimes import choose
 
-    identity = runtimes.choose(serving, "doctor").identity
+    identity = choose.choose(serving, "doctor").identity
     return f"{identity.runtime} {identity.version}" + (" (stand-in)" if identity.stand_in else "")
 
 
@@ -219,7 +221,7 @@ def _embedded() -> str:
     """Start it without a model, and wait until it answers."""
     import httpx
 
-    from tasks.serving.embedded_runtime import EmbeddedRuntime
+    from tasks.serving.runtimes.embedded import EmbeddedRuntime
 
     server = EmbeddedRuntime(flag_files={"model_config_file": "model_config_list {}"})
     started = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import ending
+from flows.cli import termination
 from tasks.artifacts.leftovers import Leftover, leftovers, remove
 from tasks.artifacts.store import Store
 from tasks.errors import PipelineError, UsageError
@@ -67,7 +67,7 @@ def gc(
         not_looked_at=unlooked,
     )
     if as_json:
-        ending.show(collected.model_dump_json(indent=1))
+        termination.show(collected.model_dump_json(indent=1))
     else:
         _show(collected, older_than)
     return 0
@@ -75,17 +75,17 @@ def gc(
 
 def _containers(*, dry_run: bool) -> tuple[tuple[str, ...], str | None]:
     """The containers of dead owners, removed unless `dry_run`; or why no engine could be asked."""
-    from tasks.serving import docker_address, docker_owner
-    from tasks.serving.docker_engine import connect, failures
+    from tasks.serving.runtimes.docker import address, owner
+    from tasks.serving.runtimes.docker.engine import connect, failures
 
     try:
-        remote = docker_address.resolve().remote
+        remote = address.resolve().remote
         client: Any = connect()
         try:
             with failures("containers of killed runs"):
                 if dry_run:
-                    return tuple(str(one.id) for one in docker_owner.abandoned(client, remote=remote)), None
-                return docker_owner.reap(client, remote=remote), None
+                    return tuple(str(one.id) for one in owner.abandoned(client, remote=remote)), None
+                return owner.reap(client, remote=remote), None
         finally:
             client.close()
     except PipelineError as failure:

@@ -28,13 +28,13 @@ def init(
 ) -> int:
     """Write a commented configuration for a model; what is a guess stays commented out."""
     from tasks import isolate
-    from tasks.forms import inspection
+    from tasks.inspection import inspect
 
     if out.exists():
         raise UsageError(f"--out {out}", "a path where nothing is", "a file", "give another, or move it away.")
     settings = configuration.load(None, {"source": str(path)})
     with isolate.limits(settings.child_limits):
-        found = isolate.call(inspection.inspect, path, Given(), step, read=False, values=False)
+        found = isolate.call(inspect.inspect, path, Given(), step, read=False, values=False)
     if found.whole is False:
         expected, remedy = "a whole model", "restore it from a backup, or take another checkpoint of it."
         raise DamagedError(str(path), expected, found.damage[0], remedy)

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import brought, ending
+from flows.cli import termination
+from flows.cli.options import model
 from tasks.errors import ExitCode
 from tasks.records.inspection import Inspection
 
@@ -31,22 +32,22 @@ def inspect(
     ] = False,
     ops: Annotated[bool, typer.Option("--ops", help="Show the ops by count.")] = False,
     step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
-    graph: brought.GraphFile = None,
-    tags: brought.Tags = None,
+    graph: model.GraphFile = None,
+    tags: model.Tags = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
 ) -> int:
     """Show what a model's files hold and whether they are whole. Nothing of the model is executed."""
     from tasks import isolate
-    from tasks.forms import inspection
+    from tasks.inspection import inspect as inspection
 
-    settings = configuration.load(config, {"given": brought.given({"graph": graph, "tags": tags})})
-    brought.require_files(settings)
+    settings = configuration.load(config, {"given": model.given({"graph": graph, "tags": tags})})
+    model.require_files(settings)
     with isolate.limits(settings.child_limits):
         found = isolate.call(inspection.inspect, path, settings.given, step, read=not quick, values=tensors)
     if as_json:
-        ending.show(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
+        termination.show(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
     else:
-        from flows.cli.inspection_page import show
+        from flows.cli.pages.inspection import show
 
         show(found, with_values=tensors, with_ops=ops)
         print(f"next    {_next(found, path)}")

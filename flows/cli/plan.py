@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from flows.cli import ending
 from flows.cli import run as pipeline
+from flows.cli import termination
 from flows.cli.steps import with_options
 
 _RUNNING = {"no_server", "verbose"}
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def plan(**options: Any) -> int:
     """Say what a run with these options would do and why; nothing is done."""
-    with ending.at_once():  # Prefect: seconds
+    with termination.at_once():  # Prefect: seconds
         import flows.train_to_serve  # noqa: F401
     from rich.console import Console
     from rich.table import Table
@@ -32,7 +32,9 @@ def plan(**options: Any) -> int:
     pipeline.require_source(settings)
     steps = planned(settings)
     if options["as_json"]:
-        ending.show(json.dumps({"name": settings.model_name, "steps": [step.model_dump() for step in steps]}, indent=1))
+        termination.show(
+            json.dumps({"name": settings.model_name, "steps": [step.model_dump() for step in steps]}, indent=1)
+        )
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("step", "would", "why"):

@@ -14,13 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import brought, ending
+from flows.cli import termination
+from flows.cli.options import model as brought
 from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
-from tasks.forms import tensors
 from tasks.forms.detect import detect
-from tasks.forms.tensors import Array, Tensors
-from tasks.models import prediction
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Array, Tensors
+from tasks.verify import predict as prediction
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +73,7 @@ def predict(
             told = isolate.call(
                 prediction.predict, found, settings.given, settings.code, settings.training.session, file, answered
             )
-        answers = tensors.read_tensors(answered)
+        answers = tensor_file.read_tensors(answered)
     for note in (found.chosen, *told.notes):
         if note:
             print(f"note    {note}", file=sys.stderr)
@@ -91,13 +92,13 @@ def predict(
         for key in told.signatures
     ]
     document = documents[0] if len(documents) == 1 else {"predictions": documents}
-    ending.show(json.dumps(document, allow_nan=False))
+    termination.show(json.dumps(document, allow_nan=False))
     return ExitCode.DONE
 
 
 def _jsonable(array: Array, *, in_base64: bool) -> Any:
     """The values nested as the tensor is; a float32 as the shortest decimal number that is that float32."""
-    kind = tensors.dtype_name(array)
+    kind = tensor_file.dtype_name(array)
     if kind == "string":
         flat = [_text(bytes(item), in_base64=in_base64) for item in array.ravel().tolist()]
     elif array.dtype.kind == "c":
@@ -136,7 +137,7 @@ def _write(out: Path, answers: Tensors, *, alone: bool) -> None:
     held: Tensors = {}
     for name, array in answers.items():
         key = name.partition("/")[2] if alone else name
-        if tensors.dtype_name(array) == "string":
+        if tensor_file.dtype_name(array) == "string":
             flat = array.ravel().tolist()
             if any(item.endswith(b"\0") for item in flat):
                 remedy = "leave --out out: JSON holds it."

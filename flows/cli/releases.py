@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows import config as configuration
-from flows.cli import ending
+from flows.cli import termination
 from tasks.errors import UsageError
 from tasks.releases.publish import Releases
 from tasks.releases.rules import versions
@@ -40,7 +40,7 @@ def rollback(
     with Releases(root, name).open() as opened:
         line = opened.roll_back(to, reason)
     if as_json:
-        ending.show(line.model_dump_json(indent=1))
+        termination.show(line.model_dump_json(indent=1))
     else:
         taken = ", ".join(str(version) for version in line.retired)
         print(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
@@ -67,7 +67,7 @@ def releases(
         import json
 
         document = {"name": name, "served": served, "journal": [line.model_dump(mode="json") for line in lines]}
-        ending.show(json.dumps(document, indent=1))
+        termination.show(json.dumps(document, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("time", "event", "version", "digest", "verdict", "by", "reason"):

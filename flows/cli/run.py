@@ -12,11 +12,13 @@ import typer
 
 from flows import config as configuration
 from flows import telemetry
-from flows.cli import brought, ending, served
+from flows.cli import termination
+from flows.cli.options import model as brought
+from flows.cli.options import serving
 from flows.config import PipelineConfig
 from tasks.errors import DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
 from tasks.export import MODEL
-from tasks.forms import frozen
+from tasks.forms import frozen_graph
 from tasks.forms.detect import detect
 from tasks.records.parity import form_of
 from tasks.records.run import RunSummary
@@ -36,16 +38,16 @@ def run(
     store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
     serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
     name: Annotated[str | None, typer.Option(help="The name to serve the model under.")] = None,
-    runtime: served.Runtime = None,
-    image: served.Images = None,
-    load_timeout: served.LoadTimeout = None,
-    max_p99_ms: served.MaxP99 = None,
-    max_load_s: served.MaxLoad = None,
-    max_rss_mb: served.MaxRss = None,
-    model_config_file: served.ModelConfig = None,
-    batching_parameters_file: served.Batching = None,
-    monitoring_config_file: served.Monitoring = None,
-    rehearse: served.Rehearse = False,
+    runtime: serving.Runtime = None,
+    image: serving.Images = None,
+    load_timeout: serving.LoadTimeout = None,
+    max_p99_ms: serving.MaxP99 = None,
+    max_load_s: serving.MaxLoad = None,
+    max_rss_mb: serving.MaxRss = None,
+    model_config_file: serving.ModelConfig = None,
+    batching_parameters_file: serving.Batching = None,
+    monitoring_config_file: serving.Monitoring = None,
+    rehearse: serving.Rehearse = False,
     inputs: brought.Inputs = None,
     outputs: brought.Outputs = None,
     pins: brought.Pins = None,
@@ -81,7 +83,7 @@ def perform(given: Mapping[str, Any], until: str | None = None) -> int:
     require_source(settings)
     summary = ran(settings, given)
     if given["as_json"]:
-        ending.show(summary.model_dump_json(indent=1))
+        termination.show(summary.model_dump_json(indent=1))
     else:
         print_summary(summary, settings)
     return 0
@@ -110,7 +112,7 @@ def settings_of(given: Mapping[str, Any], until: str | None = None) -> PipelineC
         "store": option("store"),
         "serving_root": option("serving_root"),
         "name": option("name"),
-        **served.settings(given),
+        **serving.settings(given),
         "given": brought.given(given),
         "probe": {"file": option("probe")},
         "evaluate": {"file": option("evaluate"), "label": option("label")},
@@ -149,7 +151,7 @@ def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
         error.remedy = error.remedy.replace("for example: ", f"for example:\n  {command} ")
     if error is not None:
         if summary and as_json:
-            ending.show(summary.model_dump_json(indent=1))
+            termination.show(summary.model_dump_json(indent=1))
         if verbose and isinstance(error, PipelineError) and (output := error.facts.get("output")):
             print(output, file=sys.stderr)
         if summary and summary.report and not as_json:
@@ -180,7 +182,7 @@ def _next_after(error: BaseException, settings: PipelineConfig, given: Mapping[s
 
 def _refused_form(summary: RunSummary) -> Path | None:
     """The form that was made and found to differ, if it was as late as that."""
-    forms = {"freeze": frozen.GRAPH, "export": MODEL}
+    forms = {"freeze": frozen_graph.GRAPH, "export": MODEL}
     failed = [one for one in summary.steps if one["state"] == "failed" and one["artifact"] and one["name"] in forms]
     places = [Path(one["artifact"]) / forms[one["name"]] for one in failed]
     return next((place for place in places if place.exists()), None)
@@ -191,14 +193,14 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
     from flows import prefect_server
 
     prefect_server.settle(verbose=verbose)
-    with ending.at_once():  # Prefect: seconds
+    with termination.at_once():  # Prefect: seconds
         from flows.train_to_serve import summaries, train_to_serve
     summaries.clear()  # of flows that were called before in this process
     try:
         with prefect_server.provided(needed=not no_server, verbose=verbose), telemetry.shown(quiet=quiet):
             (train_to_serve.fn if no_server else train_to_serve)(settings)
     except prefect_server.Lost as error:
-        ending.wait_for_nothing()  # Prefect would try for minutes to tell a server that is gone
+        termination.wait_for_nothing()  # Prefect would try for minutes to tell a server that is gone
         return error.instead
     except (Exception, KeyboardInterrupt) as error:
         return error

@@ -13,11 +13,12 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from flows.cli import ending, served
 from flows.cli import run as pipeline
+from flows.cli import termination
+from flows.cli.options import serving
 from tasks.convert import ARCHIVE
 from tasks.errors import EnvironmentFailure, UsageError
-from tasks.forms import frozen
+from tasks.forms import frozen_graph
 from tasks.records.run import RunSummary
 from tasks.records.settings import Target
 
@@ -31,7 +32,7 @@ _STEPS = {
     "smoke-test": "Serve the SavedModel, and compare what the server answers.",
 }
 _LATER = {"no_promote", "force", "reason", "serving_root", "name", "also"}
-_SERVING = set(served.OPTIONS)
+_SERVING = set(serving.OPTIONS)
 _MEASURING = {"evaluate", "label"}  # restore-verify measures the quality
 _TRAINING: dict[str, Any] = {
     "start": Annotated[Path | None, typer.Option("--from", help="The checkpoint to start from.")],
@@ -45,7 +46,7 @@ _TRAINING: dict[str, Any] = {
     ],
 }
 _MADE = {Target.SAVED_MODEL: ("export", "saved_model"), Target.FROZEN: ("freeze", "")}
-_FILES = {Target.FROZEN: (".pb", frozen.GRAPH), Target.KERAS: (".keras", ARCHIVE)}  # what is a form by itself
+_FILES = {Target.FROZEN: (".pb", frozen_graph.GRAPH), Target.KERAS: (".keras", ARCHIVE)}  # what is a form by itself
 _SUFFIXES = (".pb", ".pbtxt", ".meta", ".index", ".ckpt", ".keras", ".h5", ".hdf5")
 
 
@@ -119,7 +120,7 @@ def convert(
         raise UsageError(f"--to {to.value}", "a form that this model has", not_made[0], "choose another form.")
     _place(artifact / folder, out, to)
     if options["as_json"]:
-        ending.show(summary.model_dump_json(indent=1))
+        termination.show(summary.model_dump_json(indent=1))
     else:
         _show(summary, settings, to, out)
     return 0

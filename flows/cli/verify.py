@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from flows import config as configuration
-from flows.cli import brought, ending
+from flows.cli import termination
+from flows.cli.options import model as brought
 from tasks import isolate
 from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
-from tasks.forms.divergence import Explanation
-from tasks.models import comparison
-from tasks.models.comparison import Comparison
 from tasks.records.parity import ParityRow
+from tasks.verify import compare_models
+from tasks.verify.compare_models import Comparison
+from tasks.verify.divergence import Explanation
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +69,7 @@ def verify(
     brought.require_files(settings)
     try:
         with isolate.limits(settings.child_limits):
-            found = comparison.compare(
+            found = compare_models.compare(
                 paths,
                 settings.given,
                 settings.code,
@@ -80,10 +81,10 @@ def verify(
     except NondeterministicError as error:
         if as_json:
             document = {"verdict": "nondeterministic", "baseline": str(paths[0]), "unstable": error.facts["unstable"]}
-            ending.show(json.dumps(document, indent=1))
+            termination.show(json.dumps(document, indent=1))
         raise
     if as_json:
-        ending.show(json.dumps(_document(found), indent=1, allow_nan=False))
+        termination.show(json.dumps(_document(found), indent=1, allow_nan=False))
     else:
         _show(found, next_command=_next(found, options))
     if found.divergent is not None:

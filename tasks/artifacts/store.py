@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.artifacts import manifest as manifests
 from tasks.artifacts.manifest import Manifest
-from tasks.artifacts.quick import Memory
+from tasks.artifacts.quick_check import Memory
 from tasks.artifacts.staging import own_folders, remove_tree, reopen
 from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, Refusal
 from tasks.records.base import Record

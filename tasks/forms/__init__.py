@@ -1,1 +1,1 @@
-"""The forms in which TensorFlow persists a model, one module a form, and the proof that they compute the same."""
+"""The forms in which TensorFlow persists a model, one module a form, and their detection by structure."""

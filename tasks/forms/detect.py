@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
-from tasks.forms import frozen, saver
-from tasks.forms.sniffing import is_table, require_readable, sniff
+from tasks.forms import frozen_graph, saver
+from tasks.forms.file_signature import is_table, require_readable, sniff
 from tasks.records.adoption import Form, Found
 
 __all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
@@ -68,7 +68,11 @@ def _detect(path: Path, step: int | None) -> Found:
 
 def _beside(folder: Path) -> list[Path]:
     """What belongs to a graph's file: its signatures where we froze it, and the files in `assets` that fill its tables."""
-    names = [folder / frozen.NAMES] if (folder / frozen.GRAPH).is_file() and (folder / frozen.NAMES).is_file() else []
+    names = (
+        [folder / frozen_graph.NAMES]
+        if (folder / frozen_graph.GRAPH).is_file() and (folder / frozen_graph.NAMES).is_file()
+        else []
+    )
     return names + [path for path in sorted((folder / "assets").rglob("*")) if path.is_symlink() or not path.is_dir()]
 
 

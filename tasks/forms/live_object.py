@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UnsupportedGraph, UsageError
-from tasks.forms import tensors
-from tasks.forms.tensors import Array, Tensors
 from tasks.records.baseline import TensorFact
 from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Array, Tensors
 
 _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -51,12 +51,12 @@ class LivePredictor:
         specs = self.signatures[signature].inputs
         fed = {name: tf.constant(array, dtype=specs[name].dtype) for name, array in inputs.items()}
         answers = self.functions[signature](**fed)
-        return {name: tensors.as_array(answer.numpy()) for name, answer in answers.items()}
+        return {name: tensor_file.as_array(answer.numpy()) for name, answer in answers.items()}
 
     def values(self) -> Iterator[TensorFact]:
         """See `Predictor`: every variable by its path."""
         for path, variable in self.variables.items():
-            yield tensors.fact(path, tensors.as_array(variable.numpy()))
+            yield tensor_file.fact(path, tensor_file.as_array(variable.numpy()))
 
     def export(self, folder: Path) -> dict[str, str]:
         """Write a SavedModel with exactly these signatures; returns variable operation -> path in the live object.

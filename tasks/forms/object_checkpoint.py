@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.errors import CoverageError, DamagedError, UsageError
-from tasks.forms import live_object, saver, tensors
+from tasks.forms import live_object, saver
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
+from tasks.tensors import tensor_file
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
@@ -280,7 +281,7 @@ def _object_graph(prefix: Path) -> Any:
         remedy = "give a checkpoint of tf.train.Checkpoint; one of Saver needs its `.meta`."
         raise DamagedError(str(prefix), "an object-based checkpoint", f"no {OBJECT_GRAPH}", remedy)
     try:
-        graph.ParseFromString(tensors.as_array(saver.read(checkpoint, OBJECT_GRAPH, prefix)).item())
+        graph.ParseFromString(tensor_file.as_array(saver.read(checkpoint, OBJECT_GRAPH, prefix)).item())
     except (DecodeError, TypeError):
         graph.Clear()
     if not graph.nodes:

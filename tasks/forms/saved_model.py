@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedError, PipelineError
-from tasks.forms import graph as graphs
-from tasks.forms import predictor as predictors
-from tasks.forms import saver, tensors, warmup
-from tasks.forms.predictor import SessionPredictor
-from tasks.forms.tensors import Array, Tensors
-from tasks.forms.transient import failure, transient
+from tasks.forms import saver, warmup_requests
+from tasks.graphs import graph as graphs
+from tasks.parity import predictor as predictors
+from tasks.parity.predictor import SessionPredictor
+from tasks.parity.transient_errors import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames, Method, Signature, TensorSpec
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Array, Tensors
 
 SERVE = "serve"
 _SHARD_BYTES = 256 * 2**20
@@ -82,7 +83,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
                 for name in sorted(keys, key=keys.__getitem__)
             ),
         )
-    warmup.write(out, names.signatures, tensors.read_tensors(probe_file))
+    warmup_requests.write(out, names.signatures, tensor_file.read_tensors(probe_file))
 
 
 def _cut(meta: Any, targets: Iterable[str], needed: set[str]) -> Any:
@@ -210,18 +211,18 @@ class FunctionPredictor:
 
         function = self.model.signatures[signature]
         answers = function(**{name: tf.constant(array) for name, array in inputs.items()})
-        return {name: tensors.as_array(answer.numpy()) for name, answer in answers.items()}
+        return {name: tensor_file.as_array(answer.numpy()) for name, answer in answers.items()}
 
     def values(self) -> Iterator[TensorFact]:
         """See `Predictor`."""
         for variable in self.model.variables:
-            yield tensors.fact(variable.name.removesuffix(":0"), tensors.as_array(variable.numpy()))
+            yield tensor_file.fact(variable.name.removesuffix(":0"), tensor_file.as_array(variable.numpy()))
         # TF1's reference variables get no Python object: they are read through the graph they stayed in.
         graph = getattr(self.model, "graph", None)
         for variable in graph.get_collection("variables") if graph is not None else ():
             if variable.dtype.name.endswith("_ref"):
                 (value,) = self.model.prune([], [variable.value().name])()
-                yield tensors.fact(variable.op.name, tensors.as_array(value.numpy()))
+                yield tensor_file.fact(variable.op.name, tensor_file.as_array(value.numpy()))
 
 
 @contextmanager

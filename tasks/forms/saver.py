@@ -14,16 +14,16 @@ from typing import Any
 
 from tasks.artifacts import manifest as manifests
 from tasks.errors import CoverageError, DamagedError
-from tasks.forms import graph as graphs
-from tasks.forms import predictor as predictors
-from tasks.forms import tensors
-from tasks.forms.graph import Slice
-from tasks.forms.predictor import SessionPredictor
-from tasks.forms.transient import failure, transient
+from tasks.graphs import graph as graphs
+from tasks.graphs.graph import Slice
+from tasks.parity import predictor as predictors
+from tasks.parity.predictor import SessionPredictor
+from tasks.parity.transient_errors import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames
+from tasks.tensors import tensor_file
 
 META = ".meta"
 # What a reader of the format knows; a writer knows some more (tensorflow/core/util/tensor_slice_reader.cc, GetTensor).
@@ -96,12 +96,12 @@ def reader(prefix: Path) -> Any:
         raise DamagedError(str(prefix), "a readable checkpoint", _sentence(error), remedy) from None
 
 
-def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
+def read(checkpoint: Any, key: str, prefix: Path) -> tensor_file.Array:
     """One tensor, its checksum verified by TensorFlow. Raises DamagedError, EnvironmentFailure."""
     import tensorflow as tf
 
     try:
-        value: tensors.Array = checkpoint.get_tensor(key)
+        value: tensor_file.Array = checkpoint.get_tensor(key)
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         if transient(error):
             raise failure(error, f"{prefix}, tensor {key}") from None
@@ -109,7 +109,7 @@ def read(checkpoint: Any, key: str, prefix: Path) -> tensors.Array:
         raise DamagedError(
             f"{prefix}, tensor {key}", "bytes that match their checksum", _sentence(error), remedy
         ) from None
-    return tensors.as_array(value)
+    return tensor_file.as_array(value)
 
 
 class _NoTensors:
@@ -121,7 +121,7 @@ class _NoTensors:
     get_variable_to_dtype_map = get_variable_to_shape_map
 
 
-def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensors.Array:
+def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensor_file.Array:
     """One variable's value, which may be a part of a tensor. Raises as `read`."""
     whole = read(checkpoint, source.key, prefix)
     return whole[source.window] if source.spec else whole
@@ -130,7 +130,9 @@ def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensors.Array:
 def tensor_table(prefix: Path) -> list[TensorFact]:
     """Every tensor of a checkpoint, read one at a time from whichever shard holds it."""
     checkpoint = reader(prefix)
-    return [tensors.fact(key, read(checkpoint, key, prefix)) for key in sorted(checkpoint.get_variable_to_shape_map())]
+    return [
+        tensor_file.fact(key, read(checkpoint, key, prefix)) for key in sorted(checkpoint.get_variable_to_shape_map())
+    ]
 
 
 def meta_graph(path: Path) -> Any:

@@ -6,8 +6,8 @@ from typing import Any
 
 from tasks.records.adoption import Adopted
 from tasks.records.base import Record
+from tasks.records.checkpoint import Pinned, RestoreReport
 from tasks.records.parity import ParityRow
-from tasks.records.pinned import Pinned, RestoreReport
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import Promotion, StepOutcome
 from tasks.records.serving import ServerVerdict, SmokeReport

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from tasks.records.base import Record
 
+DEFAULT_KEY = "serving_default"  # comes first wherever signatures are listed
+
 
 class Method(StrEnum):
     """The method names that TensorFlow Serving knows (tensorflow/python/saved_model/signature_constants.py)."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tasks import isolate
+from tasks.adoption import adopt as adoption
 from tasks.errors import (
     ChildFailed,
     CoverageError,
@@ -23,12 +24,11 @@ from tasks.errors import (
 )
 from tasks.forms.detect import detect
 from tasks.isolate import Limits
-from tasks.models import adoption
 from tasks.records.adoption import Given, ProbeSource
 from tasks.records.settings import SessionOptions
-from tests.adoption import hostile, ways
-from tests.adoption.shipping import Shipyard
-from tests.forms import live_calls
+from tests.adoption.pipeline import Shipyard
+from tests.forms import object_calls
+from tests.makers import hostile_models, one_network_in_every_form
 
 NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
 XY = Given(inputs=("x",), outputs=("y",))
@@ -64,15 +64,15 @@ def copy(yard: Shipyard, tmp_path: Path) -> Callable[[Callable[[Path], None]], P
 Copy = Callable[[Callable[[Path], None]], Path]
 V2 = ("model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001", "model.ckpt-7.meta")
 FILES = {
-    **{name: (ways.saver_v2, name, "") for name in V2},
-    "V1": (ways.saver_v1, "model.ckpt-7", ""),
-    "frozen.pb": (ways.frozen, "frozen.pb", "frozen.pb"),
-    "frozen.pbtxt": (ways.frozen, "frozen.pbtxt", "frozen.pbtxt"),
-    "saved_model.pb": (ways.simple_save, "model/saved_model.pb", "model"),
-    "variables.index": (ways.simple_save, "model/variables/variables.index", "model"),
-    "variables.data": (ways.simple_save, "model/variables/variables.data-00000-of-00001", "model"),
-    "model.keras": (ways.keras_archive, "model.keras", "model.keras"),
-    "model.h5": (ways.keras_hdf5, "model.h5", "model.h5"),
+    **{name: (one_network_in_every_form.saver_v2, name, "") for name in V2},
+    "V1": (one_network_in_every_form.saver_v1, "model.ckpt-7", ""),
+    "frozen.pb": (one_network_in_every_form.frozen, "frozen.pb", "frozen.pb"),
+    "frozen.pbtxt": (one_network_in_every_form.frozen, "frozen.pbtxt", "frozen.pbtxt"),
+    "saved_model.pb": (one_network_in_every_form.simple_save, "model/saved_model.pb", "model"),
+    "variables.index": (one_network_in_every_form.simple_save, "model/variables/variables.index", "model"),
+    "variables.data": (one_network_in_every_form.simple_save, "model/variables/variables.data-00000-of-00001", "model"),
+    "model.keras": (one_network_in_every_form.keras_archive, "model.keras", "model.keras"),
+    "model.h5": (one_network_in_every_form.keras_hdf5, "model.h5", "model.h5"),
 }
 
 
@@ -90,14 +90,14 @@ def test_an_empty_or_truncated_file_is_damage_and_is_named(copy: Copy, tmp_path:
 
 def test_nothing_at_a_path_lists_what_is_beside_it(copy: Copy) -> None:
     with pytest.raises(UsageError, match=r"frozen\.pb, frozen\.pbtxt"):
-        detect(copy(ways.frozen) / "frozen.bp")
+        detect(copy(one_network_in_every_form.frozen) / "frozen.bp")
 
 
 def test_an_index_of_another_model_is_refused(copy: Copy, tmp_path: Path) -> None:
     """The swap that file sizes do not give away: every checksum of the index is of other data."""
-    folder = copy(ways.saver_v2)
+    folder = copy(one_network_in_every_form.saver_v2)
     (tmp_path / "other").mkdir()
-    isolate.call(hostile.other_graph, tmp_path / "other")
+    isolate.call(hostile_models.other_graph, tmp_path / "other")
     shutil.copyfile(tmp_path / "other" / V2[0], folder / V2[0])
     error = refusal(folder, NAMED, tmp_path / "out")
     assert isinstance(error, CoverageError | DamagedError)
@@ -105,7 +105,7 @@ def test_an_index_of_another_model_is_refused(copy: Copy, tmp_path: Path) -> Non
 
 
 def test_data_of_another_checkpoint_of_the_same_model_is_damage(copy: Copy, tmp_path: Path) -> None:
-    folder = copy(ways.saver_v2)
+    folder = copy(one_network_in_every_form.saver_v2)
     content = bytearray((folder / V2[1]).read_bytes())
     (folder / V2[1]).write_bytes(bytes(reversed(content)))
     assert isinstance(refusal(folder, NAMED, tmp_path / "out"), DamagedError)
@@ -113,7 +113,7 @@ def test_data_of_another_checkpoint_of_the_same_model_is_damage(copy: Copy, tmp_
 
 @pytest.mark.parametrize("shard", [0, 1])
 @pytest.mark.parametrize(
-    ("way", "pattern"), [(ways.saver_v2_two_shards, "*.data-0000{}-of-00002"), (ways.saver_v1_two_shards, "*-0000{}-of-00002")]
+    ("way", "pattern"), [(one_network_in_every_form.saver_v2_two_shards, "*.data-0000{}-of-00002"), (one_network_in_every_form.saver_v1_two_shards, "*-0000{}-of-00002")]
 )  # fmt: skip
 def test_a_missing_shard_is_named_before_tensorflow_is_asked(
     copy: Copy, way: Callable[[Path], None], pattern: str, shard: int
@@ -127,7 +127,7 @@ def test_a_missing_shard_is_named_before_tensorflow_is_asked(
 
 @pytest.mark.parametrize("place", [10, -60])
 def test_a_corrupt_index_is_damage(copy: Copy, tmp_path: Path, place: int) -> None:
-    folder = copy(ways.saver_v2)
+    folder = copy(one_network_in_every_form.saver_v2)
     content = bytearray((folder / V2[0]).read_bytes())
     content[place] ^= 0xFF
     (folder / V2[0]).write_bytes(content)
@@ -135,7 +135,7 @@ def test_a_corrupt_index_is_damage(copy: Copy, tmp_path: Path, place: int) -> No
 
 
 def test_a_checkpoint_file_of_another_machine_is_a_hint(copy: Copy) -> None:
-    folder = copy(ways.saver_v2)
+    folder = copy(one_network_in_every_form.saver_v2)
     (folder / "checkpoint").write_text('model_checkpoint_path: "/home/else/run/model.ckpt-7"\n')
     found = detect(folder)
     assert found.path == folder / "model.ckpt-7"
@@ -143,7 +143,7 @@ def test_a_checkpoint_file_of_another_machine_is_a_hint(copy: Copy) -> None:
 
 
 def test_a_checkpoint_file_that_names_a_deleted_step_says_so_and_what_was_taken(copy: Copy) -> None:
-    folder = copy(ways.saver_v2)
+    folder = copy(one_network_in_every_form.saver_v2)
     (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-9"\n')
     found = detect(folder)
     assert "model.ckpt-7" in found.chosen
@@ -157,8 +157,8 @@ def test_a_checkpoint_file_alone_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_v1_and_v2_under_one_prefix_are_asked_about(copy: Copy) -> None:
-    folder = copy(ways.saver_v2)
-    shutil.copyfile(copy(ways.saver_v1) / "model.ckpt-7", folder / "model.ckpt-7")
+    folder = copy(one_network_in_every_form.saver_v2)
+    shutil.copyfile(copy(one_network_in_every_form.saver_v1) / "model.ckpt-7", folder / "model.ckpt-7")
     for path in (folder, folder / "model.ckpt-7"):
         with pytest.raises(UsageError, match=r"V1 .* and V2"):
             detect(path)
@@ -175,27 +175,30 @@ def test_v1_and_v2_under_one_prefix_are_asked_about(copy: Copy) -> None:
 def test_a_graph_that_cannot_be_run_here(
     tmp_path: Path, kind: str, error_class: type[PipelineError], words: str
 ) -> None:
-    isolate.call(hostile.odd, kind, tmp_path / "graph.pb")
+    isolate.call(hostile_models.odd, kind, tmp_path / "graph.pb")
     error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out")
     assert type(error) is error_class
     assert words in str(error)
 
 
 def test_an_unknown_python_class_is_an_error_of_its_own(tmp_path: Path) -> None:
-    isolate.call(live_calls.save_custom, tmp_path / "model.keras")
+    isolate.call(object_calls.save_custom, tmp_path / "model.keras")
     error = refusal(tmp_path / "model.keras", Given(), tmp_path / "out")
     assert type(error) is UnsupportedGraph
     assert "Python class unknown" in str(error)
 
 
 def test_a_saved_model_without_a_meta_graph(tmp_path: Path) -> None:
-    isolate.call(hostile.no_meta_graphs, tmp_path / "model")
+    isolate.call(hostile_models.no_meta_graphs, tmp_path / "model")
     error = refusal(tmp_path / "model", Given(), tmp_path / "out")
     assert isinstance(error, DamagedError)
     assert "0 MetaGraphDefs" in str(error)
 
 
-@pytest.mark.parametrize(("way", "file"), [(ways.frozen, "frozen.pb"), (ways.simple_save, "model/saved_model.pb")])
+@pytest.mark.parametrize(
+    ("way", "file"),
+    [(one_network_in_every_form.frozen, "frozen.pb"), (one_network_in_every_form.simple_save, "model/saved_model.pb")],
+)
 def test_a_graph_of_more_than_2_gib_is_not_read(copy: Copy, way: Callable[[Path], None], file: str) -> None:
     path = copy(way) / file
     with path.open("ab") as stream:
@@ -207,7 +210,7 @@ def test_a_graph_of_more_than_2_gib_is_not_read(copy: Copy, way: Callable[[Path]
 
 
 def test_a_meta_of_more_than_2_gib_is_not_read(copy: Copy, tmp_path: Path) -> None:
-    folder = copy(ways.saver_v2)
+    folder = copy(one_network_in_every_form.saver_v2)
     with (folder / V2[2]).open("ab") as stream:
         stream.truncate(2**31 + 5)
     error = refusal(folder, NAMED, tmp_path / "out")
@@ -218,11 +221,11 @@ def test_a_meta_of_more_than_2_gib_is_not_read(copy: Copy, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("way", "file"),
     [
-        (ways.saver_v2, V2[1]),
-        (ways.saver_v2, V2[2]),
-        (ways.simple_save, "model/variables/variables.data-00000-of-00001"),
-        (ways.frozen, "frozen.pb"),
-        (ways.module_with_a_table, "model/assets/words.txt"),
+        (one_network_in_every_form.saver_v2, V2[1]),
+        (one_network_in_every_form.saver_v2, V2[2]),
+        (one_network_in_every_form.simple_save, "model/variables/variables.data-00000-of-00001"),
+        (one_network_in_every_form.frozen, "frozen.pb"),
+        (one_network_in_every_form.module_with_a_table, "model/assets/words.txt"),
     ],
 )
 def test_a_link_out_of_the_models_folder_is_not_followed(
@@ -237,7 +240,7 @@ def test_a_link_out_of_the_models_folder_is_not_followed(
 
 
 def test_a_folder_in_the_model_that_links_out_of_it_is_not_followed(copy: Copy, tmp_path: Path) -> None:
-    variables = copy(ways.simple_save) / "model" / "variables"
+    variables = copy(one_network_in_every_form.simple_save) / "model" / "variables"
     variables.rename(tmp_path / "elsewhere")
     variables.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UnsafeGraph, match="elsewhere"):
@@ -249,9 +252,9 @@ def test_a_folder_in_the_model_that_links_out_of_it_is_not_followed(copy: Copy, 
 def test_a_hostile_graph_is_refused_and_nothing_of_it_runs(tmp_path: Path, kind: str, wrapped: str) -> None:
     target = tmp_path / "target"
     path = tmp_path / "graph.pb"
-    isolate.call(hostile.attack, kind, target, path)
+    isolate.call(hostile_models.attack, kind, target, path)
     if wrapped != "GraphDef":
-        path = Path(isolate.call(hostile.wrapped, path, wrapped))
+        path = Path(isolate.call(hostile_models.wrapped, path, wrapped))
     error = refusal(path, XY, tmp_path / "out")
     assert isinstance(error, UnsafeGraph)
     assert kind.split(" ")[0] in str(error)
@@ -262,8 +265,8 @@ def test_a_hostile_graph_is_refused_and_nothing_of_it_runs(tmp_path: Path, kind:
 def test_what_a_saved_models_loader_would_run_is_judged_too(tmp_path: Path) -> None:
     """A main op that writes, in a model whose outputs never reach it."""
     target = tmp_path / "target"
-    isolate.call(hostile.attack, "WriteFile", target, tmp_path / "graph.pb")
-    path = Path(isolate.call(hostile.wrapped, tmp_path / "graph.pb", "main op"))
+    isolate.call(hostile_models.attack, "WriteFile", target, tmp_path / "graph.pb")
+    path = Path(isolate.call(hostile_models.wrapped, tmp_path / "graph.pb", "main op"))
     error = refusal(path, Given(), tmp_path / "out")
     assert isinstance(error, UnsafeGraph)
     assert not target.exists()
@@ -277,7 +280,7 @@ def test_a_table_that_reads_a_file_outside_the_models_folder_is_refused(tmp_path
         secret.write_text("a secret\n")
     folder = tmp_path / "model"
     folder.mkdir()
-    isolate.call(hostile.table_of, secret, folder)
+    isolate.call(hostile_models.table_of, secret, folder)
     error = refusal(folder, XY, tmp_path / "out")
     assert isinstance(error, UnsafeGraph | DamagedError)
     assert str(secret) in str(error)
@@ -291,7 +294,7 @@ def test_an_asset_entry_that_leads_out_of_a_saved_model_is_refused(tmp_path: Pat
     secret.write_text("c\nd\n")
     folder = tmp_path / "model"
     pointed = secret if named == "elsewhere" else Path(named)
-    isolate.call(hostile.saved_table_of, tmp_path / "words.txt", pointed, folder)
+    isolate.call(hostile_models.saved_table_of, tmp_path / "words.txt", pointed, folder)
     (tmp_path / "words.txt").unlink()
     error = refusal(folder, Given(), tmp_path / "out")
     assert isinstance(error, UnsafeGraph | DamagedError)
@@ -309,13 +312,13 @@ def test_an_asset_entry_that_leads_out_of_a_saved_model_is_refused(tmp_path: Pat
     ],
 )
 def test_an_op_that_wants_the_impossible_ends_in_a_message(tmp_path: Path, kind: str) -> None:
-    isolate.call(hostile.bomb, kind, tmp_path / "graph.pb")
+    isolate.call(hostile_models.bomb, kind, tmp_path / "graph.pb")
     error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", seconds=6.0, memory=2 * 2**30)
     assert isinstance(error, PipelineError)
 
 
 def test_a_graph_that_never_ends_meets_its_deadline(tmp_path: Path) -> None:
-    isolate.call(hostile.bomb, "a loop without end", tmp_path / "graph.pb")
+    isolate.call(hostile_models.bomb, "a loop without end", tmp_path / "graph.pb")
     began = time.monotonic()
     error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", seconds=4.0)
     assert isinstance(error, ChildFailed)
@@ -333,14 +336,14 @@ def test_comments_without_a_graph_after_them_are_judged_at_once(tmp_path: Path, 
 
 @pytest.mark.parametrize("depth", [0, 40, 3000], ids=["calls itself", "doubles 40 times", "3000 deep"])
 def test_functions_that_call_each_other_without_end_end_in_a_message(tmp_path: Path, depth: int) -> None:
-    isolate.call(hostile.recursion, depth, tmp_path / "graph.pb")
+    isolate.call(hostile_models.recursion, depth, tmp_path / "graph.pb")
     error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", seconds=4.0, memory=2 * 2**30)
     assert isinstance(error, PipelineError)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_what_cannot_be_read_is_the_environments_fault(copy: Copy) -> None:
-    path = copy(ways.frozen) / "frozen.pb"
+    path = copy(one_network_in_every_form.frozen) / "frozen.pb"
     path.chmod(0)
     with pytest.raises(PipelineError, match="permission"):
         detect(path)

@@ -12,8 +12,8 @@ import pytest
 from tasks import isolate
 from tasks.errors import CoverageError, NondeterministicError, UsageError
 from tasks.records.adoption import Form
-from tests.adoption import ways
-from tests.adoption.shipping import Shipyard, require_shipped
+from tests.adoption.pipeline import Shipyard, require_shipped
+from tests.makers import one_network_in_every_form
 
 
 def test_puzzle15_ships_and_the_authors_own_pb_agrees(yard: Shipyard, wild: Path) -> None:
@@ -23,8 +23,10 @@ def test_puzzle15_ships_and_the_authors_own_pb_agrees(yard: Shipyard, wild: Path
     require_shipped(ours)
     require_shipped(theirs)
     assert any("C:/Python35" in note for note in ours.adopted.notes)
-    (x,) = isolate.call(ways.tensors_in, ours.artifact("adopt") / "probe.tensors").values()
-    assert [x] == list(isolate.call(ways.tensors_in, theirs.artifact("adopt") / "probe.tensors").values())
+    (x,) = isolate.call(one_network_in_every_form.tensors_in, ours.artifact("adopt") / "probe.tensors").values()
+    assert [x] == list(
+        isolate.call(one_network_in_every_form.tensors_in, theirs.artifact("adopt") / "probe.tensors").values()
+    )
     np.testing.assert_array_equal(*(run.baseline["serving_default/result"] for run in (ours, theirs)))
 
 
@@ -83,7 +85,7 @@ def test_v1_neo_freezes_with_no_variable_left(yard: Shipyard, wild: Path) -> Non
     shipped = yard.ship(wild / "v1-neo", "neo", given={"inputs": ["Placeholder"], "outputs": ["Softmax"]})
     require_shipped(shipped)
     assert shipped.adopted.form is Form.SAVER_V1
-    assert isolate.call(ways.variable_ops_in, shipped.artifact("freeze") / "frozen_graph.pb") == []
+    assert isolate.call(one_network_in_every_form.variable_ops_in, shipped.artifact("freeze") / "frozen_graph.pb") == []
 
 
 def test_taxi_names_the_tensors_at_which_its_training_graph_is_cut_and_ships_so(yard: Shipyard, wild: Path) -> None:
@@ -130,7 +132,12 @@ def test_official_resnet_answers_as_its_author_recorded(yard: Shipyard, wild: Pa
     }
     for number, (name, output) in enumerate(folders.items()):
         folder = wild / "official-resnet-ref" / name
-        isolate.call(ways.variable_as_probe, folder / "model.ckpt", "input_tensor", tmp_path / f"{number}.npz")
+        isolate.call(
+            one_network_in_every_form.variable_as_probe,
+            folder / "model.ckpt",
+            "input_tensor",
+            tmp_path / f"{number}.npz",
+        )
         given = {"graph": folder / "expected_graph", "inputs": ["x=input_tensor/read"], "outputs": [output]}
         probe = {"file": tmp_path / f"{number}.npz"}
         shipped = yard.ship(folder / "model.ckpt", f"resnet-{number}", given=given, probe=probe)
@@ -170,10 +177,12 @@ def test_frozen_charrnn_ships_with_its_batch_of_one(yard: Shipyard, wild: Path) 
 
 
 def test_rossman_ships_although_its_own_loader_refuses_it(yard: Shipyard, wild: Path) -> None:
-    assert "has no attribute 'add_slot'" in isolate.call(ways.refusal_of_the_v2_loader, wild / "sm-rossman")
+    assert "has no attribute 'add_slot'" in isolate.call(
+        one_network_in_every_form.refusal_of_the_v2_loader, wild / "sm-rossman"
+    )
     shipped = yard.ship(wild / "sm-rossman", "rossman")
     require_shipped(shipped)
-    assert isolate.call(ways.refusal_of_the_v2_loader, shipped.promoted) == ""
+    assert isolate.call(one_network_in_every_form.refusal_of_the_v2_loader, shipped.promoted) == ""
 
 
 def options_in(error: Any) -> dict[str, Any]:

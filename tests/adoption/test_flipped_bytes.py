@@ -20,16 +20,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tasks import isolate
+from tasks.adoption import adopt
 from tasks.errors import PipelineError
-from tasks.forms import tensors
 from tasks.forms.detect import detect
 from tasks.isolate import Limits
-from tasks.models import adoption
-from tasks.models.source import ModelSource
 from tasks.records.adoption import Given, ProbeSource
 from tasks.records.settings import SessionOptions
-from tests.adoption import ways
-from tests.adoption.shipping import Shipyard
+from tasks.tensors import tensor_file
+from tasks.user_code.source import ModelSource
+from tests.adoption.pipeline import Shipyard
+from tests.makers import one_network_in_every_form
 
 NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
 GRAPH = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",), graph=Path("graph.pb"))
@@ -47,32 +47,56 @@ class Victim:
 
 
 VICTIMS = {
-    "saver v2 index": Victim(ways.saver_v2, "", "model.ckpt-7.index", NAMED, checked=True),
-    "saver v2 data": Victim(ways.saver_v2, "", "model.ckpt-7.data-00000-of-00001", NAMED, checked=True),
-    "saver v2 meta": Victim(ways.saver_v2, "model.ckpt-7", "model.ckpt-7.meta", NAMED),
-    "saver v2 state": Victim(ways.saver_v2, "", "checkpoint", NAMED, checked=True),
-    "a shard": Victim(ways.saver_v2_two_shards, "", "model.ckpt-7.data-00001-of-00002", NAMED, checked=True),
-    "a partitioned index": Victim(ways.saver_v2_partitioned, "", "model.ckpt-7.index", NAMED, checked=True),
-    "saver v1": Victim(ways.saver_v1, "", "model.ckpt-7", NAMED, checked=True),
-    "a v1 shard": Victim(ways.saver_v1_two_shards, "", "model.ckpt-7-00000-of-00002", NAMED, checked=True),
-    "graph .pb": Victim(ways.without_meta, "model.ckpt-7", "graph.pb", GRAPH),
-    "frozen .pb": Victim(ways.frozen, "frozen.pb", "frozen.pb", NAMED),
-    "frozen .pbtxt": Victim(ways.frozen, "frozen.pbtxt", "frozen.pbtxt", NAMED),
-    "TF1 saved_model.pb": Victim(ways.simple_save, "model", "model/saved_model.pb", Given()),
-    "TF1 variables.index": Victim(ways.simple_save, "model", "model/variables/variables.index", Given(), checked=True),
+    "saver v2 index": Victim(one_network_in_every_form.saver_v2, "", "model.ckpt-7.index", NAMED, checked=True),
+    "saver v2 data": Victim(
+        one_network_in_every_form.saver_v2, "", "model.ckpt-7.data-00000-of-00001", NAMED, checked=True
+    ),
+    "saver v2 meta": Victim(one_network_in_every_form.saver_v2, "model.ckpt-7", "model.ckpt-7.meta", NAMED),
+    "saver v2 state": Victim(one_network_in_every_form.saver_v2, "", "checkpoint", NAMED, checked=True),
+    "a shard": Victim(
+        one_network_in_every_form.saver_v2_two_shards, "", "model.ckpt-7.data-00001-of-00002", NAMED, checked=True
+    ),
+    "a partitioned index": Victim(
+        one_network_in_every_form.saver_v2_partitioned, "", "model.ckpt-7.index", NAMED, checked=True
+    ),
+    "saver v1": Victim(one_network_in_every_form.saver_v1, "", "model.ckpt-7", NAMED, checked=True),
+    "a v1 shard": Victim(
+        one_network_in_every_form.saver_v1_two_shards, "", "model.ckpt-7-00000-of-00002", NAMED, checked=True
+    ),
+    "graph .pb": Victim(one_network_in_every_form.without_meta, "model.ckpt-7", "graph.pb", GRAPH),
+    "frozen .pb": Victim(one_network_in_every_form.frozen, "frozen.pb", "frozen.pb", NAMED),
+    "frozen .pbtxt": Victim(one_network_in_every_form.frozen, "frozen.pbtxt", "frozen.pbtxt", NAMED),
+    "TF1 saved_model.pb": Victim(one_network_in_every_form.simple_save, "model", "model/saved_model.pb", Given()),
+    "TF1 variables.index": Victim(
+        one_network_in_every_form.simple_save, "model", "model/variables/variables.index", Given(), checked=True
+    ),
     "TF1 variables.data": Victim(
-        ways.simple_save, "model", "model/variables/variables.data-00000-of-00001", Given(), checked=True
+        one_network_in_every_form.simple_save,
+        "model",
+        "model/variables/variables.data-00000-of-00001",
+        Given(),
+        checked=True,
     ),
-    "TF2 saved_model.pb": Victim(ways.module_with_a_table, "model", "model/saved_model.pb", Given()),
+    "TF2 saved_model.pb": Victim(
+        one_network_in_every_form.module_with_a_table, "model", "model/saved_model.pb", Given()
+    ),
     "TF2 variables.data": Victim(
-        ways.module_with_a_table, "model", "model/variables/variables.data-00000-of-00001", Given(), checked=True
+        one_network_in_every_form.module_with_a_table,
+        "model",
+        "model/variables/variables.data-00000-of-00001",
+        Given(),
+        checked=True,
     ),
-    "TF2 vocabulary": Victim(ways.module_with_a_table, "model", "model/assets/words.txt", Given()),
-    "keras archive": Victim(ways.keras_archive, "model.keras", "model.keras", Given(), checked=True),
-    "keras hdf5": Victim(ways.keras_hdf5, "model.h5", "model.h5", Given()),
-    "object checkpoint index": Victim(ways.object_checkpoint, "ckpt-7", "ckpt-7.index", Given(), checked=True),
+    "TF2 vocabulary": Victim(one_network_in_every_form.module_with_a_table, "model", "model/assets/words.txt", Given()),
+    "keras archive": Victim(
+        one_network_in_every_form.keras_archive, "model.keras", "model.keras", Given(), checked=True
+    ),
+    "keras hdf5": Victim(one_network_in_every_form.keras_hdf5, "model.h5", "model.h5", Given()),
+    "object checkpoint index": Victim(
+        one_network_in_every_form.object_checkpoint, "ckpt-7", "ckpt-7.index", Given(), checked=True
+    ),
     "object checkpoint data": Victim(
-        ways.object_checkpoint, "ckpt-7", "ckpt-7.data-00000-of-00001", Given(), checked=True
+        one_network_in_every_form.object_checkpoint, "ckpt-7", "ckpt-7.data-00000-of-00001", Given(), checked=True
     ),
 }
 ATTEMPTS = 3  # each; with the one that is written out, and in another place for every form
@@ -89,11 +113,11 @@ def adopted(folder: Path, victim: Victim, out: Path) -> dict[str, np.ndarray]:
         asked = asked.model_copy(update={"graph": folder / asked.graph})
     probe = ProbeSource(file=folder / "probe.npz")
     found = detect(folder / victim.path)
-    own = code if victim.way is ways.object_checkpoint else None
+    own = code if victim.way is one_network_in_every_form.object_checkpoint else None
     with isolate.limits(Limits(seconds=30.0, memory=3 * 2**30)):
-        isolate.call(adoption.adopt, found, asked, probe, SessionOptions(), own, out)
+        isolate.call(adopt.adopt, found, asked, probe, SessionOptions(), own, out)
     (baseline,) = (out / "baselines").glob("*.tensors")
-    return {name: rows for name, rows in tensors.read_tensors(baseline).items() if not name.startswith("/")}
+    return {name: rows for name, rows in tensor_file.read_tensors(baseline).items() if not name.startswith("/")}
 
 
 @pytest.mark.parametrize("name", VICTIMS)
@@ -142,7 +166,7 @@ def test_a_changed_weight_in_a_frozen_graph_is_another_model_that_nobody_can_tel
     whole = adopted(written, victim, tmp_path / "out")
     shutil.copytree(written, tmp_path / "hurt")
     content = (written / victim.file).read_bytes()
-    weight = isolate.call(ways.bytes_of_constant, written / victim.file, "net/out")
+    weight = isolate.call(one_network_in_every_form.bytes_of_constant, written / victim.file, "net/out")
     place = content.index(bytes.fromhex(weight))
     hurt = bytearray(content)
     hurt[place + 2] ^= 1 << 6

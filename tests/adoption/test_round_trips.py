@@ -13,8 +13,8 @@ import pytest
 from tasks import isolate
 from tasks.errors import CoverageError
 from tasks.records.adoption import Form
-from tests.adoption import ways
-from tests.adoption.shipping import Shipped, Shipyard, answers_in, answers_of_saved_model, require_shipped
+from tests.adoption.pipeline import Shipped, Shipyard, answers_in, answers_of_saved_model, require_shipped
+from tests.makers import one_network_in_every_form
 
 NAMED = {"inputs": ["x=net/x:0"], "outputs": ["y=net/y:0"]}
 
@@ -34,45 +34,59 @@ class Row:
 
 V2, V1 = Form.SAVER_V2, Form.SAVER_V1
 ROWS = {
-    "saver v2": Row(ways.saver_v2, "", V2, NAMED),
-    "saver v2, resource variables": Row(ways.saver_v2_resource_variables, "", V2, NAMED),
-    "saver v2, two shards": Row(ways.saver_v2_two_shards, "", V2, NAMED),
-    "saver v2, partitioned": Row(ways.saver_v2_partitioned, "", V2, NAMED),
-    "saver v2, partitioned resources": Row(ways.saver_v2_partitioned_resource_variables, "", V2, NAMED),
-    "saver v1": Row(ways.saver_v1, "", V1, NAMED),
-    "saver v1, two shards": Row(ways.saver_v1_two_shards, "", V1, NAMED),
-    "saver of tensorflow 0.10": Row(ways.saver_v1_of_tensorflow_before_0_11, "", V1, NAMED),
-    "moving averages": Row(ways.moving_averages, "", V2, NAMED),
-    "no .meta, --graph .pb": Row(ways.without_meta, "model.ckpt-7", V2, {**NAMED, "graph": "graph.pb"}, ("graph",)),
-    "no .meta, --graph .pbtxt": Row(
-        ways.without_meta, "model.ckpt-7", V2, {**NAMED, "graph": "graph.pbtxt"}, ("graph",)
+    "saver v2": Row(one_network_in_every_form.saver_v2, "", V2, NAMED),
+    "saver v2, resource variables": Row(one_network_in_every_form.saver_v2_resource_variables, "", V2, NAMED),
+    "saver v2, two shards": Row(one_network_in_every_form.saver_v2_two_shards, "", V2, NAMED),
+    "saver v2, partitioned": Row(one_network_in_every_form.saver_v2_partitioned, "", V2, NAMED),
+    "saver v2, partitioned resources": Row(
+        one_network_in_every_form.saver_v2_partitioned_resource_variables, "", V2, NAMED
     ),
-    "no .meta, --model": Row(ways.without_meta, "model.ckpt-7", V2, {"model": "mine:Mine"}),
+    "saver v1": Row(one_network_in_every_form.saver_v1, "", V1, NAMED),
+    "saver v1, two shards": Row(one_network_in_every_form.saver_v1_two_shards, "", V1, NAMED),
+    "saver of tensorflow 0.10": Row(one_network_in_every_form.saver_v1_of_tensorflow_before_0_11, "", V1, NAMED),
+    "moving averages": Row(one_network_in_every_form.moving_averages, "", V2, NAMED),
+    "no .meta, --graph .pb": Row(
+        one_network_in_every_form.without_meta, "model.ckpt-7", V2, {**NAMED, "graph": "graph.pb"}, ("graph",)
+    ),
+    "no .meta, --graph .pbtxt": Row(
+        one_network_in_every_form.without_meta, "model.ckpt-7", V2, {**NAMED, "graph": "graph.pbtxt"}, ("graph",)
+    ),
+    "no .meta, --model": Row(one_network_in_every_form.without_meta, "model.ckpt-7", V2, {"model": "mine:Mine"}),
     "no .meta, --graph, --var-map": Row(
-        ways.without_meta_under_other_names,
+        one_network_in_every_form.without_meta_under_other_names,
         "model.ckpt-7",
         V2,
         {**NAMED, "graph": "graph.pb", "var_map": "map.yaml"},
         ("graph", "var_map"),
     ),
-    "frozen .pb": Row(ways.frozen, "frozen.pb", Form.GRAPH_DEF, NAMED, variables=False),
-    "frozen .pbtxt": Row(ways.frozen, "frozen.pbtxt", Form.GRAPH_DEF, NAMED, variables=False),
-    "simple_save": Row(ways.simple_save, "model", Form.SAVED_MODEL),
-    "builder, tags serve": Row(ways.built_with_tag_sets, "model", Form.SAVED_MODEL),
-    "builder, tags serve,gpu": Row(ways.built_with_tag_sets, "model", Form.SAVED_MODEL, {"tags": ["serve", "gpu"]}),
+    "frozen .pb": Row(one_network_in_every_form.frozen, "frozen.pb", Form.GRAPH_DEF, NAMED, variables=False),
+    "frozen .pbtxt": Row(one_network_in_every_form.frozen, "frozen.pbtxt", Form.GRAPH_DEF, NAMED, variables=False),
+    "simple_save": Row(one_network_in_every_form.simple_save, "model", Form.SAVED_MODEL),
+    "builder, tags serve": Row(one_network_in_every_form.built_with_tag_sets, "model", Form.SAVED_MODEL),
+    "builder, tags serve,gpu": Row(
+        one_network_in_every_form.built_with_tag_sets, "model", Form.SAVED_MODEL, {"tags": ["serve", "gpu"]}
+    ),
     "tf.Module with a table": Row(
-        ways.module_with_a_table,
+        one_network_in_every_form.module_with_a_table,
         "model",
         Form.SAVED_MODEL,
         said={"frozen_graph": "not made: the graph keeps state that cannot be folded, Gather (ResourceGather)"},
     ),
-    "keras .export": Row(ways.keras_export, "model", Form.SAVED_MODEL, {"signature": "serving_default"}),
-    "keras .keras": Row(ways.keras_archive, "model.keras", Form.KERAS),
-    "keras .h5": Row(ways.keras_hdf5, "model.h5", Form.HDF5),
-    "keras weights, --model": Row(ways.keras_weights, "model.weights.h5", Form.HDF5, {"model": "mine:Network"}),
-    "keras .keras, --model": Row(ways.keras_archive_of_own_code, "model.keras", Form.KERAS, {"model": "mine:Doubled"}),
-    "keras .h5, inputs by key": Row(ways.keras_hdf5_by_key, "model.h5", Form.HDF5),
-    "object checkpoint, --model": Row(ways.object_checkpoint, "", Form.OBJECT_CHECKPOINT, {"model": "mine:Mine"}),
+    "keras .export": Row(
+        one_network_in_every_form.keras_export, "model", Form.SAVED_MODEL, {"signature": "serving_default"}
+    ),
+    "keras .keras": Row(one_network_in_every_form.keras_archive, "model.keras", Form.KERAS),
+    "keras .h5": Row(one_network_in_every_form.keras_hdf5, "model.h5", Form.HDF5),
+    "keras weights, --model": Row(
+        one_network_in_every_form.keras_weights, "model.weights.h5", Form.HDF5, {"model": "mine:Network"}
+    ),
+    "keras .keras, --model": Row(
+        one_network_in_every_form.keras_archive_of_own_code, "model.keras", Form.KERAS, {"model": "mine:Doubled"}
+    ),
+    "keras .h5, inputs by key": Row(one_network_in_every_form.keras_hdf5_by_key, "model.h5", Form.HDF5),
+    "object checkpoint, --model": Row(
+        one_network_in_every_form.object_checkpoint, "", Form.OBJECT_CHECKPOINT, {"model": "mine:Mine"}
+    ),
 }
 
 
@@ -126,7 +140,7 @@ def _probe_for(shipped: Shipped, written: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("spelled", ["model.ckpt-7", "model.ckpt-7.meta", "model.ckpt-7.index", "checkpoint"])
 def test_a_checkpoint_is_the_same_by_its_folder_its_prefix_or_one_of_its_files(yard: Shipyard, spelled: str) -> None:
-    written = yard.written(ways.saver_v2)
+    written = yard.written(one_network_in_every_form.saver_v2)
     shipped = yard.shipped("way-0", written, given=NAMED, probe={"file": written / "probe.npz"})
     again = yard.ship(written / spelled, "way-0", given=NAMED, probe={"file": written / "probe.npz"})
     assert again.steps["adopt"]["digest"] == shipped.steps["adopt"]["digest"]
@@ -136,7 +150,7 @@ def test_a_checkpoint_is_the_same_by_its_folder_its_prefix_or_one_of_its_files(y
 
 def test_what_a_run_writes_is_adopted_again_and_answers_the_same(yard: Shipyard) -> None:
     """The other direction of the table: SavedModel, frozen graph, and on request checkpoints of either version."""
-    written = yard.written(ways.saver_v2)
+    written = yard.written(one_network_in_every_form.saver_v2)
     probe = {"file": written / "probe.npz"}
     first = yard.ship(written, "out", given=NAMED, probe=probe, also=["saver_v1", "saver_v2"])
     made = first.artifact("convert")
@@ -154,7 +168,7 @@ def test_what_a_run_writes_is_adopted_again_and_answers_the_same(yard: Shipyard)
 
 
 def test_a_keras_model_is_written_as_an_archive_again(yard: Shipyard) -> None:
-    written = yard.written(ways.keras_hdf5)
+    written = yard.written(one_network_in_every_form.keras_hdf5)
     probe = {"file": written / "probe.npz"}
     first = yard.ship(written / "model.h5", "out-keras", probe=probe, also=["keras"])
     again = yard.ship(first.artifact("convert") / "keras", "again-keras", probe=probe, until="adopt")
@@ -163,14 +177,20 @@ def test_a_keras_model_is_written_as_an_archive_again(yard: Shipyard) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize("way", [ways.object_checkpoint, ways.keras_weights], ids=lambda way: str(way.__name__))
+@pytest.mark.parametrize(
+    "way",
+    [one_network_in_every_form.object_checkpoint, one_network_in_every_form.keras_weights],
+    ids=lambda way: str(way.__name__),
+)
 def test_an_object_is_written_as_its_checkpoint_and_is_the_same_again(
     yard: Shipyard, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = yard.written(way)
     monkeypatch.chdir(written)  # where --model finds its module
     path, code = (
-        (written, "mine:Mine") if way is ways.object_checkpoint else (written / "model.weights.h5", "mine:Network")
+        (written, "mine:Mine")
+        if way is one_network_in_every_form.object_checkpoint
+        else (written / "model.weights.h5", "mine:Network")
     )
     settings: dict[str, Any] = {"given": {"model": code}, "probe": {"file": written / "probe.npz"}}
     first = yard.ship(path, "out-objects", also=["object_checkpoint"], **settings)
@@ -183,14 +203,16 @@ def test_an_object_is_written_as_its_checkpoint_and_is_the_same_again(
 
 @pytest.mark.parametrize("name", ["graph.pb", "graph.pbtxt"])
 def test_a_graph_that_is_not_frozen_has_no_values_and_says_so(yard: Shipyard, name: str) -> None:
-    error = yard.refused(yard.written(ways.without_meta) / name, given=NAMED)
+    error = yard.refused(yard.written(one_network_in_every_form.without_meta) / name, given=NAMED)
     assert isinstance(error, CoverageError)
     assert error.expected == "values for 3 variables (net/b, net/out, net/w)"
     assert "--graph" in error.remedy
 
 
 def test_a_meta_graph_alone_has_no_values_and_says_so(yard: Shipyard, tmp_path: Path) -> None:
-    (tmp_path / "alone.meta").write_bytes((yard.written(ways.saver_v2) / "model.ckpt-7.meta").read_bytes())
+    (tmp_path / "alone.meta").write_bytes(
+        (yard.written(one_network_in_every_form.saver_v2) / "model.ckpt-7.meta").read_bytes()
+    )
     error = yard.refused(tmp_path / "alone.meta", given=NAMED)
     assert isinstance(error, CoverageError)
     assert "values for 3 variables" in error.expected

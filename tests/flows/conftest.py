@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.flows.cli.process import QUICK, Shell, tfship
 from tests.flows.prefect_api import PrefectApi, started
-from tests.flows.shell import Shell, tfship
-
-QUICK = ("half_plus_two", "--no-server", "--runtime", "embedded")
 
 
 @pytest.fixture(autouse=True)

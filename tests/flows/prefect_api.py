@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 from prefect.logging.handlers import APILogWorker
 
-from tasks.serving.binary_runtime import free_ports
-from tests.flows.shell import BIN, Shell
+from tasks.isolate.ports import free_ports
+from tests.flows.cli.process import BIN, Shell
 
 _START_SECONDS = 120.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows import config as configuration
 from tasks.records.settings import RuntimeChoice
-from tests.flows.shell import tfship
+from tests.flows.cli.process import tfship
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(folder: Path) -> None:

@@ -21,16 +21,15 @@ from flows.rollback import rollback
 from flows.train_to_serve import train_to_serve
 from tasks.artifacts.store import Store
 from tasks.errors import UsageError
+from tests.flows.cli.process import BIN, STEPS, Shell, tfship
 from tests.flows.prefect_api import PrefectApi, started
-from tests.flows.shell import BIN, Shell, tfship
-from tests.flows.test_run_command import STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ("run", "half_plus_two", "--runtime", "embedded")
 
 REFUSED = """
 import numpy as np
-from tasks.models.model import Graph, SignatureTensors
+from tasks.user_code.model import Graph, SignatureTensors
 
 DATA = ()
 

@@ -15,24 +15,26 @@ from tasks.artifacts.store import Artifact
 from tasks.checkpoint import checkpoint, pinned
 from tasks.convert import convert
 from tasks.errors import CoverageError, ParityError, UnsafeGraph, UsageError
-from tasks.forms import object_checkpoint, tensors
+from tasks.forms import object_checkpoint
 from tasks.forms.detect import detect
-from tasks.models import rebuilt
-from tasks.models.rebuilt import Origin
-from tasks.models.source import ModelSource
 from tasks.records.adoption import Form, Given, ModelFiles, ProbeSource
 from tasks.records.baseline import Baseline
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.settings import SaverPolicy, Selection, SessionOptions, Target, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
+from tasks.tensors import tensor_file
 from tasks.train import train
-from tests.forms import live_calls, objects_made
+from tasks.training import rebuild
+from tasks.training.rebuild import Origin
+from tasks.user_code.source import ModelSource
+from tests.forms import object_calls
+from tests.makers import objects
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[1] / "makers"
 FLOWERS = ModelSource(name="flowers", module="keras_flowers", attribute="Flowers", folder=MODELS)
 LINE = ModelSource(name="line", module="module_line", attribute="Line", folder=MODELS)
-TF1 = ModelSource(name="small", module="small", attribute="Line", folder=MODELS)
+TF1 = ModelSource(name="small", module="small_model", attribute="Line", folder=MODELS)
 DOUBLING = LINE.model_copy(update={"name": "doubling", "attribute": "Doubling"})
 TOLERANCE = Tolerance()
 OBJECTS, KERAS = Target.OBJECT_CHECKPOINT, Target.KERAS
@@ -43,7 +45,7 @@ def own(tmp_path: Path) -> Path:
     """A folder with `mine.py`."""
     folder = tmp_path / "own"
     folder.mkdir()
-    objects_made.write_code(folder)
+    objects.write_code(folder)
     return folder
 
 
@@ -62,7 +64,7 @@ def adopted(path: Path, code: ModelSource | None, probe: ProbeSource | None = No
 
 def probe_of(run: Artifact, out: Path) -> ProbeSource:
     """What a run was asked, to ask another the same."""
-    np.savez(out / "probe.npz", **tensors.read_tensors(run.path / "probe.tensors"))
+    np.savez(out / "probe.npz", **tensor_file.read_tensors(run.path / "probe.tensors"))
     return ProbeSource(file=out / "probe.npz")
 
 
@@ -80,7 +82,7 @@ def reported(artifact: Artifact) -> ParityReport:
 def outputs(run: Artifact) -> dict[str, bytes]:
     """The newest baseline's outputs on the whole probe, bit for bit."""
     path = max((run.path / "baselines").glob("*.tensors"), key=lambda path: int(path.stem))
-    return {name: tensors.as_bytes(array) for name, array in tensors.read_tensors(path).items()}
+    return {name: tensor_file.as_bytes(array) for name, array in tensor_file.read_tensors(path).items()}
 
 
 def not_made(artifact: Artifact) -> str:
@@ -130,9 +132,9 @@ def test_a_keras_model_trained_here_is_written_as_an_archive_that_needs_no_code(
 
 def test_weights_with_their_code_are_written_as_an_archive(run: Run, own: Path) -> None:
     """`Signed` without its signature is plain Keras: the README's way to bring weights alone."""
-    (own / "plain.py").write_text((Path(__file__).parents[1] / "adoption" / "own_objects.py").read_text())
+    (own / "plain.py").write_text((MODELS / "user_objects.py").read_text())
     code = ModelSource(name="plain", module="plain", attribute="Network", folder=own)
-    isolate.call(objects_made.save_plain_weights, own)
+    isolate.call(objects.save_plain_weights, own)
     made = adopted(own / "model.weights.h5", code)
     written = converted(made, KERAS, code, own / "model.weights.h5")
     assert reported(written).passed
@@ -142,12 +144,12 @@ def test_weights_with_their_code_are_written_as_an_archive(run: Run, own: Path) 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_a_keras_file_without_code_is_written_as_an_object_checkpoint(run: Run, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model.{suffix}"
-    isolate.call(live_calls.save, "cnn", path)
+    isolate.call(object_calls.save, "cnn", path)
     made = adopted(path, None)
     written = converted(made, OBJECTS, None, path)
     report = reported(written)
     assert report.passed and {row.test.value for row in report.rows} == {"values", "exact"}
-    assert isolate.call(live_calls.restored_as_saved, "cnn", detect(written.path / "object_checkpoint").path)
+    assert isolate.call(object_calls.restored_as_saved, "cnn", detect(written.path / "object_checkpoint").path)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +182,9 @@ def test_what_a_form_cannot_hold_is_a_row_that_says_why(
 
 
 def test_a_graph_that_was_brought_has_no_objects(run: Run, tmp_path: Path) -> None:
-    from tests.forms import looked_at
+    from tests.makers import inspected_files
 
-    isolate.call(looked_at.checkpoint, tmp_path / "model.ckpt")
+    isolate.call(inspected_files.checkpoint, tmp_path / "model.ckpt")
     given = Given(inputs=("x:0",), outputs=("y:0",))
     made = adopt(ModelFiles(name="a", path=tmp_path), given, ProbeSource(), SessionOptions(), None)
     for to in (OBJECTS, KERAS):
@@ -207,25 +209,25 @@ def test_another_value_in_what_was_written_is_found(run: Run, tmp_path: Path, ke
     folder = tmp_path / "written"
     shutil.copytree(converted(made, OBJECTS, LINE).path / "object_checkpoint", folder)
     origin = Origin(code=LINE)
-    proof = (rebuilt.prove_checkpoint, "object_checkpoint", origin, folder, made.path, 40, TOLERANCE)
+    proof = (rebuild.prove_checkpoint, "object_checkpoint", origin, folder, made.path, 40, TOLERANCE)
     assert isolate.call(*proof).passed
     held = Baseline.model_validate_json((made.path / "baselines" / "40.json").read_bytes()).variables
     names = {variable.value.sha256: variable.name for variable in held}
     table = isolate.call(object_checkpoint.table, detect(folder).path)
     named = {f"{entry.path}/": names.get(entry.value.sha256) for entry in table}
-    isolate.call(objects_made.spoil, folder, key, 2e-7)
+    isolate.call(objects.spoil, folder, key, 2e-7)
     report = isolate.call(*proof)
     assert {row.output for row in report.failures if row.test.value == "values"} == {named[key]}
     with pytest.raises(CoverageError):
         other = Origin(code=FLOWERS)
-        isolate.call(rebuilt.prove_checkpoint, "object_checkpoint", other, folder, made.path, 40, TOLERANCE)
+        isolate.call(rebuild.prove_checkpoint, "object_checkpoint", other, folder, made.path, 40, TOLERANCE)
 
 
 def test_a_restore_that_does_nothing_is_found(run: Run) -> None:
     made = trained(LINE)
     folder = converted(made, OBJECTS, LINE).path / "object_checkpoint"
     for way in ("restore", "restore_by_tensorflow"):
-        report = isolate.call(objects_made.proven_without, way, LINE, folder, made.path, 40)
+        report = isolate.call(objects.proven_without, way, LINE, folder, made.path, 40)
         assert report.failures
 
 
@@ -250,7 +252,7 @@ def test_a_changed_model_is_written_again(run: Run, own: Path) -> None:
 def test_a_file_with_a_class_of_the_users_own_is_adopted_with_its_code(
     run: Run, own: Path, name: str, attribute: str, fitted: bool
 ) -> None:
-    answers = isolate.call(objects_made.save, own, "model", name, fitted)
+    answers = isolate.call(objects.save, own, "model", name, fitted)
     made = adopted(own / name, mine(own, attribute))
     (found,) = [array for key, array in _arrays(made).items() if not key.startswith("/")]
     np.testing.assert_array_equal(found, np.array(answers, np.float32))
@@ -259,7 +261,7 @@ def test_a_file_with_a_class_of_the_users_own_is_adopted_with_its_code(
 
 def _arrays(run: Artifact) -> dict[str, Any]:
     (path,) = (run.path / "baselines").glob("*.tensors")
-    return tensors.read_tensors(path)
+    return tensor_file.read_tensors(path)
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
@@ -275,19 +277,19 @@ def test_code_of_another_model_than_the_files_is_refused(
     run: Run, own: Path, name: str, attribute: str, message: str
 ) -> None:
     """Its weights fit, and its answers would be another model's."""
-    isolate.call(objects_made.save, own, "model", name)
+    isolate.call(objects.save, own, "model", name)
     with pytest.raises(CoverageError, match=message):
         adopted(own / name, mine(own, attribute))
 
 
 def test_an_archive_that_brings_more_than_weights_is_not_opened_by_code(run: Run, own: Path) -> None:
-    isolate.call(objects_made.save, own, "lookup", "model.keras")
+    isolate.call(objects.save, own, "lookup", "model.keras")
     with pytest.raises(UsageError, match="files beside them: assets/"):
         adopted(own / "model.keras", mine(own, "Lookup"))
 
 
 def test_code_without_a_keras_model_takes_no_archive(run: Run, own: Path) -> None:
-    isolate.call(objects_made.save, own, "model", "model.keras")
+    isolate.call(objects.save, own, "model", "model.keras")
     with pytest.raises(UsageError, match="a Keras model from the code"):
         adopted(own / "model.keras", mine(own, "NoModel"))
 
@@ -295,7 +297,7 @@ def test_code_without_a_keras_model_takes_no_archive(run: Run, own: Path) -> Non
 def test_an_archives_structure_is_looked_at_before_code_reads_it(run: Run, own: Path) -> None:
     import zipfile
 
-    isolate.call(objects_made.save, own, "model", "model.keras")
+    isolate.call(objects.save, own, "model", "model.keras")
     with zipfile.ZipFile(own / "model.keras", "a") as archive:
         archive.writestr("../evil", "{}")
     with pytest.raises(UnsafeGraph, match="leads out"):

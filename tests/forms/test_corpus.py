@@ -9,7 +9,7 @@ import pytest
 
 from tasks import isolate
 from tasks.errors import CoverageError
-from tests.forms import corpus
+from tests.makers import corpus
 
 FOLDER = os.environ.get("TFSHIP_CORPUS")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="TFSHIP_CORPUS does not name the folder of models from the wild")

@@ -10,18 +10,19 @@ import pytest
 
 from tasks import isolate
 from tasks.errors import DamagedError, PipelineError, UsageError
-from tasks.forms import inspection
 from tasks.forms.detect import detect, sniff
+from tasks.inspection import inspect
 from tasks.isolate import Limits
 from tasks.records.adoption import Form, Given
-from tests.forms import looked_at, whats_read
+from tests.forms import bytes_read
+from tests.makers import inspected_files
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
-    isolate.call(looked_at.checkpoint, folder / "checkpoint" / "model.ckpt")
-    isolate.call(looked_at.saved_model, folder / "model")
+    isolate.call(inspected_files.checkpoint, folder / "checkpoint" / "model.ckpt")
+    isolate.call(inspected_files.saved_model, folder / "model")
     return folder
 
 
@@ -55,7 +56,7 @@ def test_a_pipe_is_refused_and_not_waited_for(saved: Path, tmp_path: Path, pipe:
             with pytest.raises(UsageError, match="a pipe, a socket or a device"):
                 isolate.call(detect, asked)
         try:
-            isolate.call(inspection.inspect, asked, Given(), None, read=True, values=False)
+            isolate.call(inspect.inspect, asked, Given(), None, read=True, values=False)
         except UsageError as error:
             assert "a pipe" in str(error)
 
@@ -64,7 +65,7 @@ def test_a_pipe_beside_damage_is_not_waited_for_either(saved: Path, tmp_path: Pa
     folder = Path(shutil.copytree(saved / "checkpoint", tmp_path / "copied"))
     os.mkfifo(folder / "model.ckpt-7.data-00001-of-00003")
     with isolate.limits(Limits(seconds=20.0)):
-        found = isolate.call(inspection.inspect, folder, Given(), None, read=True, values=False)
+        found = isolate.call(inspect.inspect, folder, Given(), None, read=True, values=False)
     assert found.whole is False and "is missing" in found.damage[0]
 
 
@@ -92,7 +93,7 @@ def test_a_file_that_is_large_is_not_read_whole(saved: Path, tmp_path: Path, fil
         with (folder / file).open("ab") as stream:
             stream.write(footer)
     with isolate.limits(Limits(seconds=60.0)):
-        grown, said = isolate.call(whats_read.grown_by_detecting, folder / file if file == "model.keras" else folder)
+        grown, said = isolate.call(bytes_read.grown_by_detecting, folder / file if file == "model.keras" else folder)
     assert grown < 64 * 2**20, said
 
 

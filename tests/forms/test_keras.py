@@ -23,18 +23,18 @@ from tasks.errors import (
     UnsupportedGraph,
     UsageError,
 )
-from tests.forms import live_calls
+from tests.forms import object_calls
 
 
 @pytest.mark.parametrize("name", ["cnn", "lstm", "text", "two"])
 def test_the_exported_graph_answers_bit_for_bit_as_the_live_object(tmp_path: Path, name: str) -> None:
-    found = isolate.call(live_calls.differences, name, tmp_path / "exported")
+    found = isolate.call(object_calls.differences, name, tmp_path / "exported")
     assert found
     assert not any(found.values())
 
 
 def test_variables_of_one_name_are_told_apart_in_an_export(tmp_path: Path) -> None:
-    found = isolate.call(live_calls.operations_of_three_equal_layers, tmp_path / "exported")
+    found = isolate.call(object_calls.operations_of_three_equal_layers, tmp_path / "exported")
     assert len(found) == 11
     assert all(found.values())
 
@@ -46,16 +46,16 @@ def test_a_file_answers_as_the_model_that_was_saved_whatever_it_is_called(
     tmp_path: Path, name: str, suffix: str
 ) -> None:
     written = tmp_path / f"model.{suffix}"
-    isolate.call(live_calls.save, name, written)
+    isolate.call(object_calls.save, name, written)
     called = written.rename(tmp_path / "brought.bin")
-    assert isolate.call(live_calls.answers_as_saved, name, called)
-    isolate.call(live_calls.write_again, called, tmp_path / "again.keras")
-    assert isolate.call(live_calls.answers_as_saved, name, tmp_path / "again.keras")
+    assert isolate.call(object_calls.answers_as_saved, name, called)
+    isolate.call(object_calls.write_again, called, tmp_path / "again.keras")
+    assert isolate.call(object_calls.answers_as_saved, name, tmp_path / "again.keras")
 
 
 def test_inputs_and_outputs_have_keras_own_names(tmp_path: Path) -> None:
-    isolate.call(live_calls.save, "two", tmp_path / "two.keras")
-    found = isolate.call(live_calls.load, tmp_path / "two.keras")
+    isolate.call(object_calls.save, "two", tmp_path / "two.keras")
+    found = isolate.call(object_calls.load, tmp_path / "two.keras")
     assert found == {"inputs": ["a", "b"], "outputs": ["difference", "sum"]}
 
 
@@ -65,25 +65,25 @@ def test_inputs_are_taken_as_the_model_takes_them(tmp_path: Path, kind: str, suf
     """A dictionary's by their keys there, whatever the layers are called; any other's by their layers."""
     path = tmp_path / f"model.{suffix}"
     names = {"by_key": ["left", "right"], "nested": ["layer_a", "layer_b"], "list_of_one": ["layer_a"]}[kind]
-    assert isolate.call(live_calls.taken_as_declared, kind, path) == names
+    assert isolate.call(object_calls.taken_as_declared, kind, path) == names
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_lambda_anywhere_is_refused_with_the_layer_and_the_reason(tmp_path: Path, suffix: str, wrapped: bool) -> None:
     path = tmp_path / f"model.{suffix}"
-    isolate.call(live_calls.save_lambda, path, wrapped)
+    isolate.call(object_calls.save_lambda, path, wrapped)
     with pytest.raises(UnsafeGraph, match=r"plus_one.*a Lambda layer(.|\n)*Python code that the file brings along"):
-        isolate.call(live_calls.load, path)
+        isolate.call(object_calls.load, path)
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_a_class_of_the_users_own_is_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model.{suffix}"
-    isolate.call(live_calls.save_custom, path)
+    isolate.call(object_calls.save_custom, path)
     with pytest.raises(UnsupportedGraph, match=r"twice.*Python class unknown: .*Doubling(.|\n)*--model module:Model"):
-        isolate.call(live_calls.load, path)
-    isolate.call(live_calls.coded, path)  # and that is so: nothing says that the code is of no use
+        isolate.call(object_calls.load, path)
+    isolate.call(object_calls.coded, path)  # and that is so: nothing says that the code is of no use
 
 
 @pytest.mark.parametrize(
@@ -122,22 +122,22 @@ def test_what_is_no_layer_of_keras_is_refused_wherever_it_stands(
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps(config))
     with pytest.raises(error):
-        isolate.call(live_calls.require_safe, path)
+        isolate.call(object_calls.require_safe, path)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "assets/../../evil", "C:\\evil", "config.json"])
 def test_members_that_lead_out_or_come_twice_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "model.keras"
-    isolate.call(live_calls.save, "cnn", path)
+    isolate.call(object_calls.save, "cnn", path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, "{}")
     with pytest.raises(UnsafeGraph, match=r"leads out|twice"):
-        isolate.call(live_calls.load, path)
+        isolate.call(object_calls.load, path)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
-    isolate.call(live_calls.save, "cnn", path)
+    isolate.call(object_calls.save, "cnn", path)
     with (
         zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
         archive.open("assets/zeros", "w", force_zip64=True) as member,
@@ -145,7 +145,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         for _ in range(1100):
             member.write(bytes(2**20))
     with pytest.raises(UnsafeGraph, match="GiB in a file of"):
-        isolate.call(live_calls.load, path)
+        isolate.call(object_calls.load, path)
 
 
 def _external_link(file: Any, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def _unallocated(file: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_hdf5_that_reads_other_files_or_swells_is_refused(tmp_path: Path, plant: Any, suffix: str) -> None:
     path = tmp_path / f"model.{suffix}"
-    isolate.call(live_calls.save, "cnn", path)
+    isolate.call(object_calls.save, "cnn", path)
     weights = path
     if suffix == "keras":
         with zipfile.ZipFile(path) as archive:
@@ -184,50 +184,50 @@ def test_hdf5_that_reads_other_files_or_swells_is_refused(tmp_path: Path, plant:
             for name, content in (members | {"model.weights.h5": weights.read_bytes()}).items():
                 archive.writestr(name, content)
     with pytest.raises(UnsafeGraph):
-        isolate.call(live_calls.load, path)
+        isolate.call(object_calls.load, path)
 
 
 @pytest.mark.parametrize("name", ["model.weights.h5", "model.h5"])
 def test_weights_alone_ask_for_the_code(tmp_path: Path, name: str) -> None:
-    isolate.call(live_calls.save_weights, "cnn", tmp_path / "model.weights.h5")
+    isolate.call(object_calls.save_weights, "cnn", tmp_path / "model.weights.h5")
     (tmp_path / "model.weights.h5").rename(tmp_path / name)
     with pytest.raises(UsageError, match=r"weights without a model(.|\n)*--model module:Model"):
-        isolate.call(live_calls.load, tmp_path / name)
+        isolate.call(object_calls.load, tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["cnn", "lstm"])
 def test_weights_with_the_code_are_the_model_again(tmp_path: Path, name: str) -> None:
     path = tmp_path / "model.weights.h5"
-    isolate.call(live_calls.save_weights, name, path)
-    assert isolate.call(live_calls.weights_restored, name, path)
+    isolate.call(object_calls.save_weights, name, path)
+    assert isolate.call(object_calls.weights_restored, name, path)
     with pytest.raises(CoverageError, match="weights"):
-        isolate.call(live_calls.weights_restored, name, path, "two")
+        isolate.call(object_calls.weights_restored, name, path, "two")
 
 
 def test_weights_of_a_whole_older_file_serve_the_code_too(tmp_path: Path) -> None:
-    isolate.call(live_calls.save, "cnn", tmp_path / "model.h5")
+    isolate.call(object_calls.save, "cnn", tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5") as whole, h5py.File(tmp_path / "old", "w") as old:
         for name, value in whole["model_weights"].attrs.items():
             old.attrs[name] = value
         for name in whole["model_weights"]:
             whole.copy(f"model_weights/{name}", old)
-    assert isolate.call(live_calls.weights_restored, "cnn", tmp_path / "old")
+    assert isolate.call(object_calls.weights_restored, "cnn", tmp_path / "old")
 
 
 def test_a_weight_that_is_not_the_files_is_named(tmp_path: Path) -> None:
     """Keras loads what it finds; had it found nothing, the initial value would have been shipped."""
     path = tmp_path / "model.h5"
-    isolate.call(live_calls.save, "cnn", path)
-    isolate.call(live_calls.load, path)
+    isolate.call(object_calls.save, "cnn", path)
+    isolate.call(object_calls.load, path)
     with pytest.raises(CoverageError, match="bytes that the file holds"):
-        isolate.call(live_calls.weights_lost, path)
+        isolate.call(object_calls.weights_lost, path)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("whole")
     for suffix in ("keras", "h5"):
-        isolate.call(live_calls.save, "cnn", folder / f"model.{suffix}", False)
+        isolate.call(object_calls.save, "cnn", folder / f"model.{suffix}", False)
     return {suffix: folder / f"model.{suffix}" for suffix in ("keras", "h5")}
 
 
@@ -238,7 +238,7 @@ def test_a_cut_file_is_damaged(whole: dict[str, Path], tmp_path: Path, suffix: s
     length = kept if isinstance(kept, int) else int(len(content) * kept)
     (tmp_path / "cut").write_bytes(content[:length])
     with pytest.raises(DamagedError):
-        isolate.call(live_calls.load, tmp_path / "cut")
+        isolate.call(object_calls.load, tmp_path / "cut")
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
@@ -253,21 +253,21 @@ def test_a_flipped_bit_is_refused_or_loads_without_a_traceback(
     flipped = tmp_path / "flipped"
     flipped.write_bytes(content)
     try:
-        isolate.call(live_calls.load, flipped)
+        isolate.call(object_calls.load, flipped)
     except (DamagedError, UnsafeGraph, UnsupportedGraph, UsageError, CoverageError):
         return
     if suffix == "keras":
-        assert isolate.call(live_calls.answers_as_saved, "cnn", flipped)
+        assert isolate.call(object_calls.answers_as_saved, "cnn", flipped)
 
 
 def test_a_folder_and_a_text_are_no_keras_files(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("PK is how a zip begins")
     with pytest.raises(DamagedError):
-        isolate.call(live_calls.load, tmp_path / "text")
+        isolate.call(object_calls.load, tmp_path / "text")
     shutil.copyfile(tmp_path / "text", tmp_path / "other")
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(DamagedError):
-        isolate.call(live_calls.load, tmp_path / "array.npy")
+        isolate.call(object_calls.load, tmp_path / "array.npy")
 
 
 def test_an_hdf5_file_of_keras_2_is_opened(tmp_path: Path) -> None:
@@ -298,9 +298,9 @@ def test_an_hdf5_file_of_keras_2_is_opened(tmp_path: Path) -> None:
         layer.attrs["weight_names"] = [b"dense/kernel:0", b"dense/bias:0"]
         layer["dense/kernel:0"] = np.arange(12, dtype=np.float32).reshape(4, 3)
         layer["dense/bias:0"] = np.full(3, 2, dtype=np.float32)
-    assert isolate.call(live_calls.load, path) == {"inputs": ["dense_input"], "outputs": ["dense"]}
+    assert isolate.call(object_calls.load, path) == {"inputs": ["dense_input"], "outputs": ["dense"]}
     with h5py.File(path, "a") as file:
         del file["model_weights/dense/dense/bias:0"]
         file["model_weights/dense/dense/bias:0"] = np.full(4, 2, dtype=np.float32)
     with pytest.raises(UnsupportedGraph):
-        isolate.call(live_calls.load, path)
+        isolate.call(object_calls.load, path)

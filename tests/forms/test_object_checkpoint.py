@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasks import isolate
 from tasks.errors import CoverageError, DamagedError, UsageError
 from tasks.forms import object_checkpoint
-from tests.forms import live_calls
+from tests.forms import object_calls
 
 IRIS = Path(os.environ.get("TFSHIP_CORPUS", "../shared/corpus")).absolute() / "iris-2shard" / "model.ckpt"
 corpus = pytest.mark.skipif(not IRIS.with_name("model.ckpt.index").exists(), reason=f"no corpus at {IRIS}")
@@ -31,7 +31,7 @@ def test_the_table_tells_variables_from_an_optimisers_slots() -> None:
 
 @corpus
 def test_two_shards_written_by_keras_2_restore_a_model_of_keras_3() -> None:
-    assert isolate.call(live_calls.restore_iris, IRIS) == pytest.approx([1.0] * 5, abs=1e-5)
+    assert isolate.call(object_calls.restore_iris, IRIS) == pytest.approx([1.0] * 5, abs=1e-5)
 
 
 @corpus
@@ -46,7 +46,7 @@ def test_two_shards_written_by_keras_2_restore_a_model_of_keras_3() -> None:
 )
 def test_another_model_is_refused_with_the_list(classes: int, layers: int, message: str) -> None:
     with pytest.raises(CoverageError, match=message):
-        isolate.call(live_calls.restore_iris, IRIS, classes, layers)
+        isolate.call(object_calls.restore_iris, IRIS, classes, layers)
 
 
 @corpus
@@ -56,13 +56,13 @@ def test_a_missing_shard_is_damage(tmp_path: Path, shard: int) -> None:
         shutil.copyfile(path, tmp_path / path.name)
     (tmp_path / f"model.ckpt.data-0000{shard}-of-00002").unlink()
     with pytest.raises(DamagedError):
-        isolate.call(live_calls.restore_iris, tmp_path / "model.ckpt")
+        isolate.call(object_calls.restore_iris, tmp_path / "model.ckpt")
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("itself", 1), ("model", 1), ("net", 10)])
 def test_the_object_is_found_under_the_usual_roots(tmp_path: Path, kind: str, extra: int) -> None:
-    prefix = Path(isolate.call(live_calls.write_checkpoint, tmp_path / "ckpt", kind))
-    coverage = isolate.call(live_calls.restore_module, prefix)
+    prefix = Path(isolate.call(object_calls.write_checkpoint, tmp_path / "ckpt", kind))
+    coverage = isolate.call(object_calls.restore_module, prefix)
     assert {status.status for status in coverage.variables} == {"matched"}
     assert sorted(status.name for status in coverage.variables) == ["heads/a", "layers/0", "layers/1"]
     assert len(coverage.extra) == extra
@@ -71,11 +71,11 @@ def test_the_object_is_found_under_the_usual_roots(tmp_path: Path, kind: str, ex
 
 
 def test_of_two_that_fit_neither_is_taken_unasked(tmp_path: Path) -> None:
-    prefix = Path(isolate.call(live_calls.write_checkpoint, tmp_path / "ckpt", "two"))
+    prefix = Path(isolate.call(object_calls.write_checkpoint, tmp_path / "ckpt", "two"))
     with pytest.raises(UsageError, match="'ema', 'model'"):
-        isolate.call(live_calls.restore_module, prefix)
+        isolate.call(object_calls.restore_module, prefix)
     for at in ("ema", "model"):
-        isolate.call(live_calls.restore_module, prefix, at)
+        isolate.call(object_calls.restore_module, prefix, at)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_of_two_that_fit_neither_is_taken_unasked(tmp_path: Path) -> None:
 def test_a_changed_or_missing_variable_is_refused_and_nothing_is_assigned(
     tmp_path: Path, size: int, more: bool, message: str
 ) -> None:
-    prefix = Path(isolate.call(live_calls.write_checkpoint, tmp_path / "ckpt", "model"))
+    prefix = Path(isolate.call(object_calls.write_checkpoint, tmp_path / "ckpt", "model"))
     with pytest.raises(CoverageError, match=message):
-        isolate.call(live_calls.restore_module, prefix, None, size, more)
+        isolate.call(object_calls.restore_module, prefix, None, size, more)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(isolate.call(live_calls.write_checkpoint, tmp_path_factory.mktemp("written") / "ckpt", "net"))
+    return Path(isolate.call(object_calls.write_checkpoint, tmp_path_factory.mktemp("written") / "ckpt", "net"))
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -110,4 +110,4 @@ def test_flipped_bits_and_cut_ends_are_refused_or_change_nothing(
         content[place] ^= 1 << bit
     target.write_bytes(content)
     with contextlib.suppress(DamagedError, CoverageError, UsageError):
-        isolate.call(live_calls.restore_module, tmp_path / "hurt" / written.name)  # asserts the values themselves
+        isolate.call(object_calls.restore_module, tmp_path / "hurt" / written.name)  # asserts the values themselves

@@ -24,7 +24,7 @@ from tasks.isolate import Limits, Settings
 from tasks.isolate.client import call_with
 from tests.isolate import calls
 from tests.isolate.calls import Colour, Reading
-from tests.isolate.unshared import can_hide
+from tests.isolate.mount_namespace import can_hide
 
 NAN = float("nan")
 READING = Reading(

@@ -7,9 +7,9 @@ from typing import Any
 
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.records.baseline import TensorFact
+from tasks.records.checkpoint import Pinned, RestoreReport
 from tasks.records.coverage import Coverage, VariableStatus
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest
-from tasks.records.pinned import Pinned, RestoreReport
 from tasks.records.run import Promotion, StepOutcome, StepState
 from tasks.records.serving import Cause, Check, Latency, Round, RuntimeIdentity, SmokeReport
 from tasks.records.signature import Asset, Method, Signature, TensorSpec

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_facts import (
+
+from tasks.presentation import curves, samples, usage
+from tasks.presentation.facts import FileFact, ReportFacts
+from tasks.presentation.page import render
+from tasks.records.coverage import VariableStatus
+from tasks.records.parity import Difference, ParityRow, ParityTest
+from tasks.records.run import Promotion, StepState
+from tasks.records.serving import Cause
+from tasks.records.signature import TensorSpec
+from tests.presentation.report_facts import (
     DEFAULT,
     HOSTILE,
     check,
@@ -26,15 +35,6 @@ from report_facts import (
     untrained,
     whole_chain,
 )
-
-from tasks.presentation import curves, samples, usage
-from tasks.presentation.facts import FileFact, ReportFacts
-from tasks.presentation.page import render
-from tasks.records.coverage import VariableStatus
-from tasks.records.parity import Difference, ParityRow, ParityTest
-from tasks.records.run import Promotion, StepState
-from tasks.records.serving import Cause
-from tasks.records.signature import TensorSpec
 
 VOID = {"meta", "br", "wbr", "link", "img", "hr", "input"}
 OTHER_SIGNATURES = check(

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tasks.serving.embedded import example_inference, inference, log, model_configs, tensors
+from tasks.serving.embedded import log, model_configs, tensors
 from tasks.serving.embedded.errors import invalid
-from tasks.serving.embedded.inference import PredictCall
-from tasks.serving.embedded.manager import Manager
+from tasks.serving.embedded.inference import classify_regress, predict
+from tasks.serving.embedded.inference.predict import PredictCall, T
 from tasks.serving.embedded.model_configs import Labels
-from tasks.serving.embedded.servable import Servable
 from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.versions.manager import Manager
+from tasks.serving.embedded.versions.servable import Servable
 
 
 class Core:
@@ -92,12 +93,12 @@ class Core:
         return response
 
     def predict_arrays(
-        self, request: Proto, call: PredictCall[inference.T], timeout_ms: int | None
+        self, request: Proto, call: PredictCall[T], timeout_ms: int | None
     ) -> tuple[dict[str, Array], int]:
         """Outputs by alias and the version that answered; only `request.model_spec` is read."""
         _require_model_spec(request)
         with self.servable(request.model_spec) as (servable, version):
-            return inference.predict(servable, call, timeout_ms), version
+            return predict.predict(servable, call, timeout_ms), version
 
     def classify(self, request: Proto, timeout_ms: int | None) -> Proto:
         """`ClassificationResponse` of a `ClassificationRequest`."""
@@ -106,7 +107,7 @@ class Core:
         _require_model_spec(request)
         spec = request.model_spec
         with self.servable(spec) as (servable, version):
-            result = example_inference.classify(servable, request, timeout_ms)
+            result = classify_regress.classify(servable, request, timeout_ms)
         response = classification_pb2.ClassificationResponse(result=result)
         _answered_by(response.model_spec, spec.name, spec.signature_name, version)
         return response
@@ -118,7 +119,7 @@ class Core:
         _require_model_spec(request)
         spec = request.model_spec
         with self.servable(spec) as (servable, version):
-            result = example_inference.regress(servable, request, timeout_ms)
+            result = classify_regress.regress(servable, request, timeout_ms)
         response = regression_pb2.RegressionResponse(result=result)
         _answered_by(response.model_spec, spec.name, spec.signature_name, version)
         return response
@@ -129,7 +130,7 @@ class Core:
 
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self.servable(spec) as (servable, version):
-            results = example_inference.multi_inference(servable, request, timeout_ms)
+            results = classify_regress.multi_inference(servable, request, timeout_ms)
         response = inference_pb2.MultiInferenceResponse()
         for task, result in zip(request.tasks, results, strict=True):
             is_classification = isinstance(result, classification_pb2.ClassificationResult)

@@ -11,7 +11,13 @@ from typing import Any
 
 from tasks.serving.embedded.errors import Code, ServingError, invalid
 from tasks.serving.embedded.tensors import Proto
-from tasks.serving.embedded.versions import AllVersions, LatestVersions, ServedModel, SpecificVersions, VersionPolicy
+from tasks.serving.embedded.versions.aspired import (
+    AllVersions,
+    LatestVersions,
+    ServedModel,
+    SpecificVersions,
+    VersionPolicy,
+)
 
 _PLATFORM = "tensorflow"
 _TENSORFLOW_TYPE = 1

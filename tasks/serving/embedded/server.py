@@ -20,17 +20,19 @@ from types import FrameType
 
 import uvicorn
 
-from tasks.serving.embedded import flags, grpc_services, log, model_configs, monitoring, xla
-from tasks.serving.embedded.batching import BatchingParameters, read_parameters
+from tasks.serving.embedded import flags, log, model_configs, monitoring
+from tasks.serving.embedded.batching.session import BatchingParameters, read_parameters
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import ServingError, invalid
 from tasks.serving.embedded.flags import Flags
-from tasks.serving.embedded.loading import Loading
-from tasks.serving.embedded.manager import Manager
+from tasks.serving.embedded.grpc import services
 from tasks.serving.embedded.monitoring import Metrics
-from tasks.serving.embedded.rest import RestApi
+from tasks.serving.embedded.rest.api import RestApi
 from tasks.serving.embedded.tensors import Proto
-from tasks.serving.embedded.version_loader import VersionLoader
+from tasks.serving.embedded.versions import xla
+from tasks.serving.embedded.versions.load_version import VersionLoader
+from tasks.serving.embedded.versions.manager import Manager
+from tasks.serving.embedded.versions.retry import Loading
 
 START_FAILED = 255
 """The real server's exit code when it cannot start, a failed first load included."""
@@ -121,7 +123,7 @@ def _answer(
     ready: Callable[[int, int], None] | None,
     ended: _Ended,
 ) -> None:
-    grpc_server, grpc_port = grpc_services.serve(core, metrics, options)
+    grpc_server, grpc_port = services.serve(core, metrics, options)
     log.info(f"Running gRPC ModelServer at {options.host}:{grpc_port} ...")
     rest_port = 0
     if options.rest_api_port is not None:

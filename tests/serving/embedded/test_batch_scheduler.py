@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.serving.embedded.batch_scheduler import BatchScheduler, QueueOptions
-from tasks.serving.embedded.batching import BatchedServable, BatchingParameters, RunTask, read_parameters
+from tasks.serving.embedded.batching.scheduler import BatchScheduler, QueueOptions
+from tasks.serving.embedded.batching.session import BatchedServable, BatchingParameters, RunTask, read_parameters
 from tasks.serving.embedded.errors import Code, ServingError
 from tasks.serving.embedded.tensors import Array
 

@@ -18,7 +18,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from embedded_server import REPOSITORY, RunningServer, launched, serving
+
+from tests.serving.embedded.embedded_server import REPOSITORY, RunningServer, launched, serving
 
 _LIMIT = 200_000
 _BATCHING = """

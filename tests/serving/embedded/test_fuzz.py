@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from embedded_server import serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.serving.embedded.embedded_server import serving
 
 _MANY = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _SECONDS = 60.0

@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from embedded_server import RunningServer, serving
+
+from tests.serving.embedded.embedded_server import RunningServer, serving
 
 _FOLDER = os.environ.get("TFSHIP_GOLDEN", "")
 _TOLERANCE = 1e-6

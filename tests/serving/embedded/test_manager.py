@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 
 from tasks.serving.embedded.errors import Code, ServingError
-from tasks.serving.embedded.loading import Loading
-from tasks.serving.embedded.manager import Manager
-from tasks.serving.embedded.servable import Servable
-from tasks.serving.embedded.version_states import State
-from tasks.serving.embedded.versions import AllVersions, ServedModel, VersionPolicy
+from tasks.serving.embedded.versions.aspired import AllVersions, ServedModel, VersionPolicy
+from tasks.serving.embedded.versions.manager import Manager
+from tasks.serving.embedded.versions.retry import Loading
+from tasks.serving.embedded.versions.servable import Servable
+from tasks.serving.embedded.versions.state import State
 
 _SECONDS = 5.0
 

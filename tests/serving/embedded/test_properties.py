@@ -1,6 +1,6 @@
 """What holds of any model: rows and columns say the same, numbers keep every bit, errors are the client's.
 
-The model is `mirror` of make_models.py, whose outputs are its inputs: signatures of every dtype, names of every kind.
+The model is `mirror` of makers/servables.py, whose outputs are its inputs: signatures of every dtype, names of every kind.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from embedded_server import RunningServer, serving
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
+from tests.serving.embedded.embedded_server import RunningServer, serving
 
 _NUMERIC = ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint32", "uint64", "bool")
 _PATH = "/v1/models/sp%C3%ADegel.v-1:predict"

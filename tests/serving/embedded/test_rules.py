@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tasks.serving.embedded import flags
 from tasks.serving.embedded.errors import ServingError
-from tasks.serving.embedded.json_parser import parse
-from tasks.serving.embedded.json_values import JsonParseError, JsonValue
-from tasks.serving.embedded.json_writer import decimals, echo
-from tasks.serving.embedded.versions import (
+from tasks.serving.embedded.rest.json_parser import parse
+from tasks.serving.embedded.rest.json_values import JsonParseError, JsonValue
+from tasks.serving.embedded.rest.json_writer import decimals, echo
+from tasks.serving.embedded.versions.aspired import (
     AllVersions,
     LatestVersions,
     ServedModel,

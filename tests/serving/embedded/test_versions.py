@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from embedded_server import START_SECONDS, RunningServer, launched, serving, wait_until
+
+from tests.serving.embedded.embedded_server import START_SECONDS, RunningServer, launched, serving, wait_until
 
 _SECONDS = 60.0
 _CONFIG = """model_config_list {

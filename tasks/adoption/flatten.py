@@ -1,0 +1,289 @@
+"""Flattening: a graph and its values, however they were saved, become one MetaGraphDef with a Saver and one checkpoint.
+
+That is what `train` leaves, so every later step works on what was brought as it does on what was trained. Nothing is
+computed here: nodes are added for saving and restoring.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DamagedError, UsageError
+from tasks.forms import saved_model as loader
+from tasks.forms import saver
+from tasks.graphs import graph as graphs
+from tasks.graphs import lookup_tables, validate_meta_graph
+from tasks.graphs.graph import Slice
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import GraphNames
+from tasks.tensors import tensor_file
+
+_SCOPE = "tfship_"
+
+
+def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
+    """Where a checkpoint holds each variable of a graph, and the graph's own SaverDef if that finds all of them there.
+
+    The graph's own saver is taken if this checkpoint holds all that it restores, else of all its savers the one that
+    finds most; where there is none, variables are found by their names. `renamed` (variable -> key) comes before either.
+
+    Raises:
+        UsageError: `renamed` names a variable or a key that there is not.
+    """
+    keys = set(saver.reader(prefix).get_variable_to_shape_map())
+    variables = graphs.variable_facts(meta.graph_def)
+    for variable, key in renamed.items():
+        if variable not in variables or key not in keys:
+            wrong, known = (variable, variables) if variable not in variables else (key, keys)
+            listed = ", ".join(sorted(known)[:8])
+            raise UsageError(
+                "--var-map", "variables of the graph, and keys of the checkpoint", wrong, f"among {listed}."
+            )
+    savers = _savers(meta, keys)
+    of_graph = [one for one in savers[:1] if one.complete and one.definition == meta.saver_def]
+    best = of_graph[0] if of_graph else max(savers, key=lambda one: len(one.there), default=None)
+    asked = {name: Slice(key) for name, key in renamed.items()}
+    if best is None:
+        return {name: Slice(name) for name in variables if name in keys} | asked, None
+    return best.there | asked, best.definition if best.complete and not asked else None
+
+
+def other_savers(meta: Any, prefix: Path, taken: Mapping[str, Slice], needed: Iterable[str]) -> tuple[str, ...]:
+    """Where another saver of the graph would restore needed variables from other keys, as one of moving averages does."""
+    keys = set(saver.reader(prefix).get_variable_to_shape_map())
+    needed, notes = sorted(needed), []
+    for other in _savers(meta, keys):
+        differ = [name for name in needed if other.complete and taken[name] != other.there.get(name, taken[name])]
+        if differ:
+            name = differ[0]
+            more = f", and {len(differ) - 1} more so" if len(differ) > 1 else ""
+            key = other.there[name].key
+            notes.append(
+                f"{name} is restored from {taken[name].key}{more}; another saver of the graph takes {key}: "
+                "--var-map chooses"
+            )
+    return tuple(notes)
+
+
+def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
+    """The MetaGraphDef with what a restore by Saver needs: restore nodes for `found`, the variables' collection.
+
+    `own` is the graph's SaverDef where it serves.
+
+    Raises:
+        DamagedError: the graph cannot be imported.
+    """
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default():
+        try:
+            producer = meta.meta_info_def.stripped_op_list
+            tf.import_graph_def(meta.graph_def, name="", producer_op_list=producer if producer.op else None)
+        except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+            found_words = str(error).split("\n")[0][:300]
+            raise DamagedError("the graph", "one that can be imported", found_words, "save the model again.") from None
+        definition = own if own is not None else _saver(graph, found)
+        declared = _declared(meta)
+        added = [_variable(graph, name) for name in sorted(found) if name not in declared]
+    completed = type(meta)()
+    completed.CopyFrom(meta)
+    # What was there stays as it was: TensorFlow cannot import every graph again that it writes.
+    there = {node.name for node in meta.graph_def.node}
+    completed.graph_def.node.extend(node for node in graph.as_graph_def().node if node.name not in there)
+    completed.ClearField("saver_def")
+    if definition is not None:
+        completed.saver_def.CopyFrom(definition)
+    for variable in added:
+        completed.collection_def["variables"].bytes_list.value.append(variable.SerializeToString())
+    return completed
+
+
+def keep_variables(meta: Any) -> None:
+    """Forget, in place, the variables in collections that are not in the graph (any more)."""
+    from tensorflow.core.framework import variable_pb2
+
+    nodes = {node.name for node in meta.graph_def.node}
+    for collection in meta.collection_def.values():
+        if collection.WhichOneof("kind") == "bytes_list":
+            kept = []
+            for encoded in collection.bytes_list.value:
+                variable = variable_pb2.VariableDef.FromString(encoded)
+                named = (variable.variable_name, variable.initializer_name, variable.snapshot_name)
+                if {graphs.node_name(name) for name in named if name} <= nodes:
+                    kept.append(encoded)
+            collection.bytes_list.value[:] = kept
+
+
+def declared_nodes(meta: Any) -> list[str]:
+    """The nodes from which a loader makes its variables: it restores none in a graph that has none of them."""
+    from tensorflow.core.framework import variable_pb2
+
+    held = meta.collection_def["variables"].bytes_list.value if "variables" in meta.collection_def else ()
+    variables = [variable_pb2.VariableDef.FromString(encoded) for encoded in held]
+    names = [(one.variable_name, one.initializer_name, one.initial_value_name, one.snapshot_name) for one in variables]
+    return [name for named in names for name in named if name]
+
+
+def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, Slice]:
+    """Put a checkpoint's files under another prefix, unchanged where each variable is one tensor; return its sources.
+
+    Parts of partitioned variables are written as tensors of their own, for nothing else understands them.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not any(source.spec for source in found.values()):
+        for path in saver.files(prefix):
+            shutil.copyfile(path, target.with_name(target.name + path.name.removeprefix(prefix.name)))
+        return dict(found)
+    checkpoint = saver.reader(prefix)
+    loader.write_bundle(
+        target, ((name, saver.read_slice(checkpoint, source, prefix)) for name, source in sorted(found.items()))
+    )
+    return {name: Slice(name) for name in found}
+
+
+def saved_model(folder: Path, tags: Iterable[str], out_meta: Path, out_prefix: Path) -> GraphNames:
+    """Flatten a SavedModel that we wrote: its graph to `out_meta`, its values to `out_prefix`, keyed by variables' names.
+
+    Its assets stay where they are; the names say which they are.
+    """
+    with loader.session_of(folder, tags, SessionOptions()) as (session, meta):
+        graphs.modernise(meta)
+        signatures = tuple(loader.signatures_in(meta.signature_def))
+        outputs = [spec.tensor for signature in signatures for spec in signature.outputs.values()]
+        table_init, assets, _ = lookup_tables.find(meta, outputs, folder)
+        held = session_values(session, graphs.variable_facts(meta.graph_def), out_prefix)
+    completed = with_saver(meta, held, None)
+    out_meta.write_bytes(completed.SerializeToString(deterministic=True))
+    return GraphNames(
+        signatures=signatures,
+        assets=assets,
+        needed=tuple(sorted(graphs.variables_needed(completed.graph_def, outputs))),
+        table_init=table_init,
+    )
+
+
+def session_values(session: Any, variables: Iterable[str], target: Path) -> dict[str, Slice]:
+    """Write the values of a session's variables as a checkpoint, one by one; those without a value are left out."""
+    import tensorflow as tf
+
+    readers = graphs.readers(session.graph, variables)
+    held: dict[str, Slice] = {}
+
+    def values() -> Any:
+        for name, tensor in readers.items():
+            try:
+                value = tensor_file.as_array(session.run(tensor))
+            except tf.errors.FailedPreconditionError:
+                continue  # nobody gave it a value; coverage says whether the outputs need it
+            held[name] = Slice(name)
+            yield name, value
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    loader.write_bundle(target, values())
+    return held
+
+
+@dataclass(frozen=True)
+class _Saver:
+    """A graph's saver: what of its variables a checkpoint holds, and whether that is all that it restores."""
+
+    definition: Any
+    there: dict[str, Slice]
+    complete: bool
+
+
+def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
+    """Those that find something among a checkpoint's keys, the graph's own first."""
+    found = []
+    for definition in validate_meta_graph.savers(meta):
+        restored = graphs.restored_slices(meta.graph_def, definition)
+        there = {name: source for name, source in restored.items() if source.key in keys}
+        if there:
+            found.append(_Saver(definition, there, len(there) == len(restored)))
+    return found
+
+
+def _declared(meta: Any) -> set[str]:
+    from tensorflow.core.framework import variable_pb2
+
+    if "variables" not in meta.collection_def:
+        return set()
+    held = meta.collection_def["variables"].bytes_list.value
+    return {graphs.node_name(variable_pb2.VariableDef.FromString(encoded).variable_name) for encoded in held}
+
+
+def _saver(graph: Any, found: Mapping[str, Slice]) -> Any | None:
+    """Nodes that restore `found`, parts of tensors too, and save it again, as Saver makes them.
+
+    (tensorflow/python/training/saver.py.)
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saver_pb2
+
+    if not found:
+        return None
+    names = sorted(found)
+    keys, parts = [found[name].key for name in names], [found[name].spec for name in names]
+    handles = [graph.get_operation_by_name(name) for name in names]
+    dtypes = [handle.get_attr("dtype") for handle in handles]
+    values = list(graphs.readers(graph, names).values())
+    with tf.name_scope(f"{_SCOPE}save/"):
+        filename = tf.compat.v1.placeholder_with_default("model", (), name="filename")
+        restored = tf.raw_ops.RestoreV2(prefix=filename, tensor_names=keys, shape_and_slices=parts, dtypes=dtypes)
+        assigns = [_assign(handle, value) for handle, value in zip(handles, restored, strict=True)]
+        restore = tf.group(*assigns, name="restore_all")
+        saved = tf.raw_ops.SaveV2(
+            prefix=filename,
+            tensor_names=keys,
+            shape_and_slices=parts,
+            tensors=[graph.get_tensor_by_name(value) for value in values],
+        )
+        with tf.control_dependencies([saved]):
+            written = tf.identity(filename, name="written")
+    return saver_pb2.SaverDef(
+        filename_tensor_name=filename.name,
+        save_tensor_name=written.name,
+        restore_op_name=restore.name,
+        version=saver_pb2.SaverDef.V2,
+    )
+
+
+def _assign(handle: Any, value: Any) -> Any:
+    import tensorflow as tf
+
+    if handle.type == "VarHandleOp":
+        return tf.raw_ops.AssignVariableOp(resource=handle.outputs[0], value=value)
+    # As Saver does: a variable of an open shape takes what it is given.
+    known = handle.outputs[0].shape.is_fully_defined()
+    return tf.raw_ops.Assign(ref=handle.outputs[0], value=value, validate_shape=known).op
+
+
+def _variable(graph: Any, name: str) -> Any:
+    """The VariableDef that a loader rebuilds a variable from. Its initialiser is there for form, and never run."""
+    import tensorflow as tf
+    from tensorflow.core.framework import variable_pb2
+
+    handle = graph.get_operation_by_name(name)
+    dtype = handle.get_attr("dtype")
+    dims = [max(dim.size, 0) for dim in handle.get_attr("shape").dim]
+    resource = handle.type == "VarHandleOp"
+    with tf.name_scope(f"{_SCOPE}variable/{name}/"):
+        initial = tf.zeros(dims, dtype)
+        assigned = _assign(handle, initial)
+        if resource:
+            snapshot = tf.raw_ops.ReadVariableOp(resource=handle.outputs[0], dtype=dtype)
+        else:
+            snapshot = tf.identity(handle.outputs[0])
+    return variable_pb2.VariableDef(
+        variable_name=handle.outputs[0].name,
+        initializer_name=assigned.name,
+        initial_value_name=initial.name,
+        snapshot_name=snapshot.name,
+        is_resource=resource,
+        trainable=True,
+    )

@@ -1,0 +1,101 @@
+"""A user's own Python code beside values that somebody saved: the graph for a checkpoint that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.errors import UsageError
+from tasks.forms import object_checkpoint
+from tasks.forms.keras import model as keras
+from tasks.forms.live_object import LivePredictor
+from tasks.graphs import graph as graphs
+from tasks.parity import predictor as predictors
+from tasks.records.adoption import Form, Found
+from tasks.records.settings import SessionOptions
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Tensors
+from tasks.user_code import objects
+from tasks.user_code import source as sources
+from tasks.user_code.model import Graph
+from tasks.user_code.source import ModelSource
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph from code: its MetaGraphDef with SignatureDefs, and the model's own probe if it has one."""
+
+    meta: Any
+    probe: Tensors | None
+
+
+def graph(code: ModelSource, found: Found) -> Built:
+    """The graph that a model's code builds, in TF1 graph mode.
+
+    Raises:
+        UsageError: the form brings its own graph, or the code builds no graph.
+    """
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    if found.form not in (Form.SAVER_V1, Form.SAVER_V2):
+        what = f"a checkpoint, whose graph --model {code.module}:{code.attribute} builds"
+        raise UsageError(str(found.path), what, found.form.value, "leave --model out: it holds its own graph.")
+    with sources.importable(code) as model_class:
+        model = model_class()
+    built_graph = tf.Graph()
+    with built_graph.as_default():
+        built = model.build(dict(model.hyperparameters))
+        if not isinstance(built, Graph):
+            remedy = "a Saver checkpoint needs the TF1 graph that wrote it."
+            raise UsageError(f"--model {code.module}:{code.attribute}", "a Graph", type(built).__name__, remedy)
+        meta = v1.train.export_meta_graph(graph=built_graph)
+        for key, signature in built.signatures.items():
+            meta.signature_def[key].CopyFrom(
+                v1.saved_model.signature_def_utils.build_signature_def(
+                    inputs={name: v1.saved_model.build_tensor_info(one) for name, one in signature.inputs.items()},
+                    outputs={name: v1.saved_model.build_tensor_info(one) for name, one in signature.outputs.items()},
+                    method_name=signature.method.value,
+                )
+            )
+        meta.ClearField("saver_def")
+    return Built(graphs.modernise(meta), _probe(model))
+
+
+def _probe(model: Any) -> Tensors | None:
+    given = model.probe() if hasattr(model, "probe") else {}
+    probe = {
+        f"{key}/{name}": tensor_file.as_array(rows) for key, inputs in given.items() for name, rows in inputs.items()
+    }
+    return probe or None
+
+
+@contextmanager
+def restored(
+    found: Found, code: ModelSource | None, options: SessionOptions
+) -> Iterator[tuple[LivePredictor, Tensors | None]]:
+    """The object that a model's code makes, its variables restored from an object-based checkpoint or Keras weights.
+
+    Raises:
+        UsageError: no code is given, or it makes no object.
+        CoverageError: the files do not hold every variable of the object, or hold it otherwise.
+    """
+    if code is None:
+        variables = [entry.path for entry in object_checkpoint.table(found.path) if entry.kind == "variable"]
+        held = f"the values of {len(variables)} variables, no graph ({', '.join(variables[:6])}, …)"
+        remedy = "name the class that builds it: --model module:Model (README, Your own model)."
+        raise UsageError(str(found.path), f"Python code beside an {found.form.value}", held, remedy)
+    predictors.eager(options)
+    with sources.importable(code) as model_class:
+        model = model_class()
+    if not objects.expected(model):
+        remedy = "its `build` must return Objects: the Keras model or tf.Module that the values belong to."
+        raise UsageError(f"--model {code.module}:{code.attribute}", "a build of Objects", "another", remedy)
+    built = objects.build(model, dict(getattr(model, "hyperparameters", {})))
+    if found.form is Form.OBJECT_CHECKPOINT:
+        object_checkpoint.restore(found.path, built.module)
+    else:
+        keras.restore_weights(found.path, built.module)
+    yield objects.live(built, found.form.value), _probe(model)

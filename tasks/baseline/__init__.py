@@ -1,0 +1,1 @@
+"""The baseline: record what the live model answers, read it back, and prove a form against it."""

@@ -1,0 +1,90 @@
+"""The baseline: what a live model gives for the probe, asked twice, with the digest of every value it is made of.
+
+probe.tensors                 `signature/input` -> array
+baselines/<step>.json         Baseline
+baselines/<step>.tensors      `signature/output` -> array; with `/1/` or `/7/` before it, for the first rows alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tasks.parity import compare
+from tasks.parity import predictor as predictors
+from tasks.parity.predictor import Predictor
+from tasks.records.baseline import Baseline, TensorFact, Variable
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Tensors
+
+SMALLER = (1, 7)
+"""Other batches than the whole probe: one row, and an odd number of them."""
+
+
+def record(
+    run: Path,
+    step: int,
+    live: Predictor,
+    signatures: Iterable[Signature],
+    probe: Tensors,
+    variables: Iterable[Variable],
+    constants: Iterable[TensorFact],
+    options: SessionOptions,
+    metrics: Mapping[str, float] | None = None,
+) -> Baseline:
+    """Ask `live` everything and write its answers for `step` into the run's folder."""
+    folder = run / "baselines"
+    folder.mkdir(exist_ok=True)
+    signatures = list(signatures)
+    first, second = ask(live, signatures, probe), ask(live, signatures, probe)
+    alone = {
+        f"/{count}/{name}": array
+        for count in SMALLER
+        for name, array in ask_first_rows(live, signatures, probe, count).items()
+    }
+    tensor_file.write_tensors(folder / f"{step}.tensors", first | alone)
+    allowed = {signature.key for signature in signatures if signature.allow_nonfinite}
+    found = Baseline(
+        step=step,
+        form=live.form,
+        environment=predictors.environment(options),
+        variables=tuple(variables),
+        constants=tuple(constants),
+        unstable=unstable(first, second),
+        nonfinite=tuple(
+            name for name in first if name.split("/")[0] not in allowed and tensor_file.nonfinite(first[name])
+        ),
+        metrics=dict(metrics or {}),
+    )
+    (folder / f"{step}.json").write_text(found.model_dump_json(indent=1))
+    return found
+
+
+def ask(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Tensors:
+    """Every output of every signature, keyed `signature/output`."""
+    return {
+        f"{signature.key}/{name}": value
+        for signature in signatures
+        for name, value in live.predict(
+            signature.key, {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
+        ).items()
+    }
+
+
+def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tensors, count: int) -> Tensors:
+    """What `ask` gives for the first rows alone, for signatures whose inputs and outputs all have an open batch."""
+    answers: Tensors = {}
+    for signature in signatures:
+        open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
+        if open_ended and compare.rows_of(signature, probe) > count:
+            inputs = compare.first_rows(compare.select(probe, signature.key), count)
+            found = live.predict(signature.key, inputs)
+            answers |= {f"{signature.key}/{name}": value for name, value in found.items()}
+    return answers
+
+
+def unstable(first: Tensors, second: Tensors) -> tuple[str, ...]:
+    """The outputs that differ in any bit between two answers."""
+    return tuple(name for name in first if tensor_file.as_bytes(first[name]) != tensor_file.as_bytes(second[name]))

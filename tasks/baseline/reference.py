@@ -1,0 +1,170 @@
+"""Proof of one form against a run's baseline: open it, compare values, assets and outputs. Runs in a fresh child.
+
+A run's folder holds what the live session gave: `graph.json` (GraphNames), and what `record.py` wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from tasks.artifacts.manifest import hash_file
+from tasks.baseline import record as baselines
+from tasks.errors import PipelineError
+from tasks.forms import frozen_graph, saved_model, saver
+from tasks.graphs import graph as graphs
+from tasks.parity import compare, predictor
+from tasks.parity.predictor import Predictor
+from tasks.records.adoption import Adopted
+from tasks.records.baseline import Baseline, TensorFact, Variable
+from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import GraphNames
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Tensors
+
+Opener = Callable[[Path, SessionOptions], AbstractContextManager[Predictor]]
+OPENERS: dict[str, Opener] = {
+    "frozen_graph": frozen_graph.loaded,
+    "saved_model (v1 loader)": saved_model.loaded_v1,
+    "saved_model (v2 loader)": saved_model.loaded_v2,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run recorded of its live session at one step: what every form is compared with.
+
+    `smaller` are the outputs for the probe's first rows alone, by their number, of the signatures whose batch is open.
+    """
+
+    names: GraphNames
+    baseline: Baseline
+    probe: Tensors
+    outputs: Tensors
+    smaller: dict[int, Tensors]
+
+    @classmethod
+    def read(cls, run: Path, step: int) -> Reference:
+        """Read it from a run's folder.
+
+        Raises:
+            NondeterministicError, ParityError: the baseline is not fit for a comparison.
+            PipelineError: there is nothing to compare.
+        """
+        baseline = Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes())
+        names = names_of(run)
+        compare.require_usable(baseline, must_be_finite(run, names))
+        answered = tensor_file.read_tensors(run / "baselines" / f"{step}.tensors")
+        reference = cls(
+            names=names,
+            baseline=baseline,
+            probe=tensor_file.read_tensors(run / "probe.tensors"),
+            outputs={name: array for name, array in answered.items() if not name.startswith("/")},
+            smaller={count: compare.select(answered, f"/{count}") for count in baselines.SMALLER},
+        )
+        for signature in reference.names.signatures:
+            answers = compare.select(reference.outputs, signature.key)
+            if not any(array.size for array in answers.values()):
+                raise PipelineError(
+                    f"the probe of {signature.key}",
+                    "at least one row",
+                    "none",
+                    "give `probe()` rows, then train again.",
+                )
+        return reference
+
+    @property
+    def session(self) -> SessionOptions:
+        """The threads and the device that the baseline was computed with."""
+        recorded = self.baseline.environment
+        return SessionOptions(
+            intra_op_threads=recorded.intra_op_threads,
+            inter_op_threads=recorded.inter_op_threads,
+            device=recorded.device,
+        )
+
+    @property
+    def needed(self) -> list[Variable]:
+        """The variables that the outputs read."""
+        return [variable for variable in self.baseline.variables if variable.name in self.names.needed]
+
+
+def names_of(run: Path) -> GraphNames:
+    """The names that a run recorded."""
+    return GraphNames.model_validate_json((run / "graph.json").read_bytes())
+
+
+def must_be_finite(run: Path, names: GraphNames) -> frozenset[str]:
+    """The variables that a signature reads which does not declare NaN and infinities legitimate."""
+    strict = [signature for signature in names.signatures if not signature.allow_nonfinite]
+    if not strict or len(strict) == len(names.signatures):
+        return frozenset(names.needed if strict else ())
+    graph_def = saver.meta_graph(run / "graph.meta").graph_def
+    outputs = [spec.tensor for signature in strict for spec in signature.outputs.values()]
+    return frozenset(graphs.variables_needed(graph_def, outputs))
+
+
+def adopted(run: Path) -> Adopted | None:
+    """How the model of a run was brought, None where it was trained here."""
+    path = run / "adopted.json"
+    return Adopted.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:
+    """Compare the form in `folder` with the baseline of `run` at `step`.
+
+    Raises:
+        NondeterministicError, ParityError: the baseline itself is not fit for a comparison.
+        DamagedError: the form cannot be loaded.
+    """
+    reference = Reference.read(run, step)
+    constants = (
+        frozen_graph.constants(folder) if OPENERS[form] is frozen_graph.loaded else saved_model.constants(folder)
+    )
+    with OPENERS[form](folder, reference.session) as opened:
+        return judge(opened, folder, reference, reference.needed, constants, tolerance)
+
+
+def judge(
+    opened: Predictor,
+    folder: Path,
+    reference: Reference,
+    variables: Iterable[Variable],
+    constants: Iterable[TensorFact],
+    tolerance: Tolerance,
+) -> ParityReport:
+    """Compare an opened form: `variables` and constants byte for byte, assets by hash, signatures, outputs.
+
+    `constants` are those of the form's graph, read from its file.
+    """
+    here = predictor.environment(reference.session)
+    values = [variable.value for variable in variables]
+    rows = compare.values(opened.form, [*values, *reference.baseline.constants], chain(opened.values(), constants))
+    if not values and rows[0].passed:
+        rows[0] = rows[0].model_copy(update={"note": f"no variables; constants: {rows[0].note}"})
+    rows += compare.signatures(opened.form, reference.names.signatures, opened.signatures.values())
+    rows += asset_rows(opened.form, folder, reference.names)
+    rows += compare.outputs(
+        opened,
+        reference.names.signatures,
+        reference.probe,
+        reference.outputs,
+        compare.test_for(reference.baseline.environment, here),
+        tolerance,
+    )
+    return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
+
+
+def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:
+    """The assets of a form compared with the recorded ones by hash."""
+    changed = saver.changed_assets(folder / "assets", names.assets)
+    return compare.assets(form, {asset.filename: asset.sha256 for asset in names.assets}, changed)
+
+
+def record_asset(path: Path, tensor: str) -> dict[str, str]:
+    """The fields of an Asset record for a file and the tensor that holds its path."""
+    return {"filename": path.name, "tensor": tensor, "sha256": hash_file(path)}

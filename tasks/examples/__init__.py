@@ -1,0 +1,1 @@
+"""Example models, each a class as a user would write it."""

@@ -1,0 +1,168 @@
+"""Frozen graphs: one GraphDef whose variables became constants, written from a graph and a checkpoint prefix.
+
+frozen_graph.pb     no variable op, in the graph or its function library; devices cleared
+signature.json      GraphNames: which tensors are the inputs and outputs
+assets/             what lookup tables are filled from, for graphs that have them
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DamagedError
+from tasks.forms import saver
+from tasks.graphs import graph as graphs
+from tasks.parity import predictor as predictors
+from tasks.parity.predictor import SessionPredictor
+from tasks.records.baseline import TensorFact
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import GraphNames
+
+GRAPH = "frozen_graph.pb"
+NAMES = "signature.json"
+LIMIT = 2 * 2**30  # protobuf's limit on one message
+
+
+def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
+    """Write the frozen form of `prefix` into `out`; return "" or why it cannot be made.
+
+    Values go from the checkpoint into the graph one tensor at a time; no session is made.
+
+    Raises:
+        CoverageError: the outputs need a variable that the checkpoint does not hold.
+    """
+    import tensorflow as tf
+
+    meta, targets, needed = saver.to_convert(prefix, names)
+    checkpoint = saver.reader(prefix)
+    facts, shapes = graphs.variable_facts(meta.graph_def), checkpoint.get_variable_to_shape_map()
+    held = [(facts[name][0], source.shape(tuple(shapes[source.key]))) for name, source in needed.items()]
+    size = sum(map(_bytes_of, held)) + meta.graph_def.ByteSize()
+    if size >= LIMIT:
+        return f"not made: {size / 2**30:.1f} GiB > 2 GiB"
+    try:
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+            _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
+        )
+    except (ValueError, NotImplementedError) as error:
+        if not _raised_by_converter(error):
+            raise
+        return f"not made: TensorFlow cannot fold this graph's variables ({str(error).splitlines()[0][:160]})"
+    constants = {node.name: node for node in frozen.node if node.op == "Const"}
+    for name, source in needed.items():
+        value = tf.make_tensor_proto(saver.read_slice(checkpoint, source, prefix))
+        constants[name].attr["value"].tensor.CopyFrom(value)
+        constants[name].attr.pop("_output_shapes", None)
+    graphs.name_assets(frozen, names.assets)
+    graphs.drop_unused_functions(frozen)  # the unconverted originals are still in the library
+    for node in graphs.all_nodes(frozen):
+        node.device = ""
+    if left := variables_left(frozen):
+        return f"not made: the graph keeps state that cannot be folded, {', '.join(left[:3])}"
+    (out / GRAPH).write_bytes(frozen.SerializeToString(deterministic=True))
+    (out / NAMES).write_text(names.model_copy(update={"train_op": None, "loss": None}).model_dump_json(indent=1))
+    for asset in names.assets:
+        (out / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
+    return ""
+
+
+def variables_left(graph_def: Any) -> list[str]:
+    """What still needs a variable, in the graph or in a function's body."""
+    return sorted(
+        {f"{node.name} ({node.op})" for node in graphs.all_nodes(graph_def) if node.op in graphs.STATEFUL_OPS}
+    )
+
+
+@contextmanager
+def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """The frozen graph of `folder` in a fresh graph and session.
+
+    Raises:
+        DamagedError: the file is no GraphDef, or its names are not in it.
+    """
+    import tensorflow as tf
+
+    names, graph_def = _read(folder)
+    remedy = "freeze again."
+    if left := variables_left(graph_def):
+        raise DamagedError(str(folder / GRAPH), "no variable op", ", ".join(left[:5]), remedy)
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+        for target in graphs.targets(names):
+            graph.as_graph_element(target)
+    except (ValueError, KeyError) as error:
+        raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
+    with predictors.session(graph, options) as session:
+        saver.fill_tables(session, names.table_init, names.assets, folder / "assets")
+        yield SessionPredictor("frozen_graph", session, names.signatures, {})
+
+
+def constants(folder: Path) -> list[TensorFact]:
+    """The constants that its signatures read, what were variables included, from its file."""
+    names, graph_def = _read(folder)
+    outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
+    return list(graphs.constants(graph_def, outputs, names.assets))
+
+
+def _read(folder: Path) -> tuple[GraphNames, Any]:
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    names = GraphNames.model_validate_json((folder / NAMES).read_bytes())
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString((folder / GRAPH).read_bytes())
+    except DecodeError:
+        raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that are none", "freeze again.") from None
+    return names, graph_def
+
+
+class _Placeholders:
+    """Stands in for a session where TensorFlow's converter asks for all variables at once.
+
+    It answers with empty scalars of the right dtype: the converter copies them into Const nodes, whose values are
+    then filled in from the checkpoint one by one.
+    """
+
+    def __init__(self, facts: dict[str, tuple[str, graphs.OpenShape]]) -> None:
+        self.facts = facts
+
+    def run(self, tensors: list[str]) -> list[Any]:
+        import numpy as np
+        import tensorflow as tf
+
+        answers = []
+        for tensor in tensors:
+            name = tensor.removesuffix(":0").removesuffix("/Read/ReadVariableOp")
+            dtype = tf.dtypes.as_dtype(self.facts[name][0])
+            answers.append(np.array(b"") if dtype == tf.string else np.zeros((), dtype=dtype.as_numpy_dtype))
+        return answers
+
+
+def _raised_by_converter(error: Exception) -> bool:
+    """Whether TensorFlow's converter says itself that it cannot: nothing that goes wrong on its way is called that.
+
+    (tensorflow/python/framework/convert_to_constants.py: ValueError, as for a gather with batch dimensions, and
+    NotImplementedError, for nodes that it has no conversion of.)
+    """
+    from tensorflow.python.framework import convert_to_constants
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == convert_to_constants.__name__
+
+
+def _bytes_of(fact: tuple[str, tuple[int, ...]]) -> int:
+    import numpy as np
+    import tensorflow as tf
+
+    dtype, shape = fact
+    return int(np.prod(shape, dtype=np.int64)) * int(tf.dtypes.as_dtype(dtype).size or 1)

@@ -1,0 +1,119 @@
+"""Warmup requests beside a SavedModel, which a server runs while it loads: `assets.extra/tf_serving_warmup_requests`.
+
+A TFRecord file of `PredictionLog`s (tensorflow_serving/apis/prediction_log.proto); one that is wrong fails the load of
+the whole model, and a server reads no more than 1000
+(tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc). Runs in a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.parity import compare
+from tasks.records.base import Record
+from tasks.records.signature import Method, Signature
+from tasks.tensors.tensor_file import Array, Tensors
+
+FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+MOST = 1000
+REQUESTS = 32  # of one row each: a server that batches refuses more rows than its batch, in a warmup request too
+
+
+class WarmupFound(Record):
+    """How many records a model brings, and what is wrong with the first bad one."""
+
+    records: int
+    problem: str = ""
+
+
+def write(folder: Path, signatures: Iterable[Signature], probe: Tensors) -> None:
+    """Write warmup requests into a SavedModel: for each signature the first rows of the probe, one by one."""
+    import tensorflow as tf
+
+    path = folder / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature in signatures:
+            for inputs in _pieces(compare.select(probe, signature.key), compare.rows_of(signature, probe)):
+                writer.write(prediction_log(signature, inputs).SerializeToString(deterministic=True))
+
+
+def _pieces(inputs: Tensors, rows: int) -> Iterator[Tensors]:
+    if rows < 2:
+        yield inputs
+        return
+    for row in range(min(rows, REQUESTS)):
+        yield {name: array[row : row + 1] for name, array in inputs.items()}
+
+
+def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
+    """One request as a PredictionLog of the kind that the signature's method takes."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    log = prediction_log_pb2.PredictionLog()
+    if signature.method is Method.PREDICT:
+        request = log.predict_log.request
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+    else:
+        kind = log.classify_log if signature.method is Method.CLASSIFY else log.regress_log
+        request = kind.request
+        (examples,) = inputs.values()
+        for encoded in examples.ravel():
+            request.input.example_list.examples.append(tf.train.Example.FromString(encoded))
+    request.model_spec.name = "warmup"  # the server ignores it
+    request.model_spec.signature_name = signature.key
+    return log
+
+
+def looked_at(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
+    """The records that a SavedModel brings, 0 where there is none."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    file, count = folder / FILE, 0
+    if not file.exists():
+        return WarmupFound(records=0)
+    try:
+        for raw in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            count += 1
+            problem = _problem(prediction_log_pb2.PredictionLog.FromString(raw), signatures)
+            if problem:
+                return WarmupFound(records=count, problem=f"record {count}: {problem}")
+    except DecodeError:
+        return WarmupFound(records=count, problem=f"record {count} is no PredictionLog")
+    except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
+        return WarmupFound(records=count, problem=f"after record {count}: {error.message}")
+    too_many = f"{count} records, a server takes {MOST}" if count > MOST else ""
+    return WarmupFound(records=count, problem=too_many)
+
+
+def _problem(log: Any, signatures: Mapping[str, Signature]) -> str:
+    import tensorflow as tf
+
+    kind = log.WhichOneof("log_type")
+    if kind not in ("predict_log", "classify_log", "regress_log", "multi_inference_log"):
+        return f"log type {kind or 'none'}, which no server runs"
+    if kind == "multi_inference_log":
+        return ""
+    request = getattr(log, kind).request
+    key = request.model_spec.signature_name or "serving_default"
+    signature = signatures.get(key)
+    if signature is None:
+        return f"signature {key}, the model has {', '.join(sorted(signatures))}"
+    wanted = {"predict_log": Method.PREDICT, "classify_log": Method.CLASSIFY, "regress_log": Method.REGRESS}[kind]
+    if signature.method is not wanted:
+        return f"a {kind.removesuffix('_log')} request to signature {key}, which is for {signature.method.name.lower()}"
+    if kind == "predict_log":
+        try:
+            found = {name: tf.as_dtype(tensor.dtype).name for name, tensor in request.inputs.items()}
+        except TypeError as error:
+            return f"a tensor of no known dtype: {error}"
+        expected = {name: spec.dtype for name, spec in signature.inputs.items()}
+        if found != expected:
+            return f"inputs {found} for signature {key}, which takes {expected}"
+    return ""

@@ -1,0 +1,62 @@
+"""What TensorFlow would run while it only imports a graph: to learn shapes it folds constants, in called functions too.
+
+It folds any op without state whose inputs are constants (tensorflow/core/common_runtime/eval_const_tensor.cc), and
+`ReadFile` is one. A placeholder with a default is no constant to it, and the same value to whoever runs the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.graphs import graph as graphs
+from tasks.graphs import op_registry, scan
+from tasks.graphs.scopes import Placed, placed
+
+_GUARD = "tfship_unfolded/"
+
+
+def guard(graph_def: Any) -> None:
+    """Keep, in place, what must not run from being folded; the graph computes what it did."""
+    for at in list(placed(graph_def, None)):
+        if not _would_fold(at):
+            continue
+        name = f"{_GUARD}{at.node.name}"
+        while name in at.within:
+            name += "_"
+        guarding = (graph_def.node if at.function is None else at.function.node_def).add()
+        guarding.name, guarding.op = name, "PlaceholderWithDefault"
+        guarding.input.append(at.node.input[0])
+        guarding.attr["dtype"].type = _first_type(at.node)
+        guarding.attr["shape"].shape.unknown_rank = True
+        at.node.input[0] = name if at.function is None else f"{name}:output:0"
+
+
+def guarded(graph_def: Any) -> bool:
+    """Whether `guard` has changed it."""
+    return any(node.name.startswith(_GUARD) for node in graphs.all_nodes(graph_def))
+
+
+def _would_fold(at: Placed) -> bool:
+    fed = [source for source in at.node.input if not source.startswith("^")]
+    return bool(scan.does(at)) and bool(fed) and _constant(at) and bool(op_registry.definition(at.node.op).input_arg)
+
+
+def _constant(at: Placed) -> bool:
+    """Whether nothing that a node depends on has a state or is fed. What calls a function may give it constants."""
+    waiting, seen = [at.node], {at.node.name}
+    while waiting:
+        node = waiting.pop()
+        definition = op_registry.definition(node.op)
+        if definition is None or definition.is_stateful or node.op.startswith("Placeholder"):
+            return False
+        sources = {graphs.node_name(source) for source in node.input if not source.startswith("^")} - seen
+        seen |= sources
+        waiting += [at.within[name] for name in sources if name in at.within]
+    return True
+
+
+def _first_type(node: Any) -> int:
+    """The dtype of a node's first input, as an enum value."""
+    first = op_registry.definition(node.op).input_arg[0]
+    listed = graphs.attribute(node, first.type_list_attr).list.type
+    return int(first.type or graphs.attribute(node, first.type_attr).type or (listed[0] if listed else 0))

@@ -1,0 +1,211 @@
+"""Following a tensor through a GraphDef, and through the functions that it is handed to, to what uses it.
+
+Works on protos and runs nothing. A tensor of a function's body is called `argument` or `node:output:index`
+(tensorflow/core/framework/function.proto), one of a graph `node` or `node:index`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.graphs import graph as graphs
+from tasks.tensors.tensor_file import Array
+
+# Ops that hand on the elements of the inputs at these positions, rearranged, selected or in another dtype.
+_FIRST = (
+    *("Cast", "CheckNumerics", "ClipByValue", "Enter", "EnsureShape", "Exit", "ExpandDims", "Gather", "GatherNd"),
+    *("GatherV2", "Identity", "NextIteration", "PlaceholderWithDefault", "PreventGradient", "RefEnter", "RefIdentity"),
+    *("RefSwitch", "Reshape", "Slice", "Snapshot", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "StringLower"),
+    *("StringStrip", "StringUpper", "Switch", "TensorArrayReadV3", "TensorListFromTensor", "TensorListGetItem"),
+    *("TensorListStack", "Tile", "Transpose", "Unique", "UniqueV2", "Unpack"),
+)
+_HANDS_ON: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(_FIRST, (0,)),
+    "Maximum": (0, 1),
+    "Minimum": (0, 1),
+    "RaggedTensorToTensor": (1,),
+    "Select": (1, 2),
+    "SelectV2": (1, 2),
+    "SparseFillEmptyRows": (1,),
+    "SparseToDense": (2,),
+    "Split": (1,),
+}
+_HANDS_ALL_ON = {"ConcatV2", "Concat", "IdentityN", "Merge", "Pack"}
+# Attributes that name functions, and how many inputs come before the functions' arguments
+# (tensorflow/core/ops/functional_ops.cc).
+_CALLS: Mapping[str, tuple[tuple[str, ...], int]] = {
+    "PartitionedCall": (("f",), 0),
+    "StatefulPartitionedCall": (("f",), 0),
+    "If": (("then_branch", "else_branch"), 1),
+    "StatelessIf": (("then_branch", "else_branch"), 1),
+    "While": (("cond", "body"), 0),
+    "StatelessWhile": (("cond", "body"), 0),
+}
+_DEEPEST = 16
+_SAME = {"Identity", "ReadVariableOp", "Enter", "RefEnter", "StopGradient", "Snapshot", "Cast"}
+
+
+@dataclass
+class Body:
+    """The nodes of a graph or of a function, and who reads what: node or argument -> (reader, position, output)."""
+
+    nodes: dict[str, Any]
+    arguments: list[str] = field(default_factory=list)
+    returned: dict[str, list[int]] = field(default_factory=dict)
+    readers: dict[str, list[tuple[Any, int, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.nodes.values():
+            for position, source in enumerate(node.input):
+                if not source.startswith("^"):
+                    name, _, output = source.partition(":")
+                    self.readers.setdefault(name, []).append((node, position, output or "0"))
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A body, and for a function's the call that it serves here."""
+
+    body: Body
+    caller: Scope | None = None
+    call: Any = None
+    offset: int = 0
+    depth: int = 0
+
+
+class Use(NamedTuple):
+    """A node that takes a tensor as its input at `position`, and does more than hand it on."""
+
+    scope: Scope
+    node: Any
+    position: int
+
+
+class Flow:
+    """The ways of tensors through one GraphDef."""
+
+    def __init__(self, graph_def: Any) -> None:
+        self._functions = {function.signature.name: function for function in graph_def.library.function}
+        self._bodies: dict[str, Body] = {}
+        self.graph = Scope(Body({node.name: node for node in graph_def.node}))
+
+    def uses(self, scope: Scope, name: str, outputs: Iterable[str] | None = None) -> list[Use]:
+        """What uses the node or argument `name`, or only those of its `outputs`, directly or handed on."""
+        found: list[Use] = []
+        waiting: list[tuple[Scope, str, frozenset[str] | None]] = [
+            (scope, name, None if outputs is None else frozenset(outputs))
+        ]
+        entered: dict[tuple[int, str, int, str], Scope] = {}
+        seen: set[tuple[Scope, str, frozenset[str] | None]] = set()
+        while waiting:
+            here = waiting.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            scope, name, wanted = here
+            for node, position, output in scope.body.readers.get(name, ()):
+                if wanted is not None and output not in wanted:
+                    continue
+                calls = self._calls(node)
+                if calls:
+                    for function, offset in calls:
+                        key = (id(scope), node.name, offset, function)
+                        inner = entered.setdefault(key, self._enter(scope, node, function, offset))
+                        if 0 <= position - offset < len(inner.body.arguments) and inner.depth < _DEEPEST:
+                            waiting.append((inner, inner.body.arguments[position - offset], None))
+                elif node.op in _HANDS_ALL_ON or position in _HANDS_ON.get(node.op, ()):
+                    waiting.append((scope, node.name, None))
+                else:
+                    found.append(Use(scope, node, position))
+                    if node.op == "TensorArrayScatterV3" and position == 2:
+                        waiting.append((scope, node.input[0].partition(":")[0], None))
+            if scope.caller is not None:
+                for index in scope.body.returned.get(name, ()):
+                    waiting.append((scope.caller, scope.call.name, frozenset((str(index), f"output:{index}"))))
+        return found
+
+    def _calls(self, node: Any) -> list[tuple[str, int]]:
+        if node.op in self._functions:
+            return [(node.op, 0)]
+        attributes, offset = _CALLS.get(node.op, ((), 0))
+        names = [graphs.attribute(node, attribute).func.name for attribute in attributes]
+        return [(name, offset) for name in names if name in self._functions]
+
+    def _enter(self, scope: Scope, node: Any, function: str, offset: int) -> Scope:
+        if function not in self._bodies:
+            definition = self._functions[function]
+            body = Body(
+                {inner.name: inner for inner in definition.node_def},
+                [argument.name for argument in definition.signature.input_arg],
+            )
+            for index, output in enumerate(definition.signature.output_arg):
+                body.returned.setdefault(definition.ret[output.name].partition(":")[0], []).append(index)
+            self._bodies[function] = body
+        return Scope(self._bodies[function], scope, node, offset, scope.depth + 1)
+
+    def everywhere(self) -> Iterator[tuple[Scope, Any]]:
+        """Every node of the graph, and of every function by each call that leads to it."""
+        waiting, count = [self.graph], 0
+        while waiting and count < 10_000:  # calls can multiply: what is not seen is only not known
+            scope = waiting.pop()
+            count += 1
+            for node in scope.body.nodes.values():
+                yield scope, node
+                if scope.depth < _DEEPEST:
+                    waiting += [self._enter(scope, node, function, offset) for function, offset in self._calls(node)]
+
+    def origin(self, scope: Scope, tensor: str) -> tuple[Scope, Any] | None:
+        """The node that a tensor comes from, past what hands it on unchanged and out of functions' arguments."""
+        for _ in range(1000):
+            name = tensor.partition(":")[0]
+            node = scope.body.nodes.get(name)
+            if node is not None:
+                if node.op not in _SAME or not node.input:
+                    return scope, node
+                tensor = node.input[0]
+            elif name in scope.body.arguments and scope.caller is not None:
+                position = scope.body.arguments.index(name) + scope.offset
+                if position >= len(scope.call.input):
+                    return None
+                tensor, scope = scope.call.input[position], scope.caller
+            else:
+                return None
+        return None
+
+    def constant(self, scope: Scope, tensor: str) -> Array | None:
+        """The value of a tensor that comes from a Const, else None."""
+        import tensorflow as tf
+
+        found = self.origin(scope, tensor)
+        if found is None or found[1].op != "Const":
+            return None
+        try:
+            return np.asarray(tf.make_ndarray(graphs.attribute(found[1], "value").tensor))
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def shape(self, scope: Scope, tensor: str) -> list[int] | None:
+        """The shape of a table or weight, as far as the graph states it; -1 where a size is open."""
+        found = self.origin(scope, tensor)
+        if found is None:
+            return None
+        scope, node = found
+        if node.op == "ConcatV2":
+            parts = [self.shape(scope, source) for source in node.input[:-1]]
+            axis = self.constant(scope, node.input[-1])
+            if axis is None or int(axis) != 0 or not all(parts):
+                return None
+            known = [part for part in parts if part]
+            return [sum(part[0] for part in known), *known[0][1:]]
+        proto = (
+            graphs.attribute(node, "value").tensor.tensor_shape
+            if node.op == "Const"
+            else graphs.attribute(node, "shape").shape
+        )
+        if (node.op != "Const" and "shape" not in node.attr) or proto.unknown_rank:
+            return None
+        return [int(dim.size) for dim in proto.dim]

@@ -1,0 +1,208 @@
+"""Lookup tables: which operation fills those that the outputs read, and from which files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts.manifest import hash_file
+from tasks.errors import DamagedError, UsageError
+from tasks.graphs import graph as graphs
+from tasks.graphs import table_files
+from tasks.records.signature import Asset
+
+_TABLES = "tfship_tables"
+_INIT = "__saved_model_init_op"
+_MAIN = ("saved_model_main_op", "legacy_init_op")
+LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads beside the variables'
+
+
+def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, tuple[Asset, ...], dict[str, Path]]:
+    """What fills the lookup tables that `outputs` read: the operation, its assets, and where their files are now.
+
+    The operation is added to the graph, in place, where only a collection names the initialisers; paths that TF2 keeps
+    in variables become constants, as TF1 has them. An asset goes by its file's name, numbered where another has it.
+
+    Raises:
+        DamagedError: an asset's file is not here.
+        UsageError: one file here would have to be two assets.
+        UnsafeGraph: the outputs would fill a table from a file themselves.
+    """
+    outputs = list(outputs)
+    table_files.require_own(meta.graph_def, outputs, (), str(folder))
+    operation, written, declared = _main_op(meta), paths(meta), _declared(meta)
+    _constant_paths(meta.graph_def, declared)
+    if operation is None:
+        needed = graphs.reached(meta.graph_def, outputs) - graphs.variable_facts(meta.graph_def).keys()
+        filling = [node for node in _collected(meta) if node.input and graphs.node_name(node.input[0]) in needed]
+        if not filling:
+            return None, (), {}
+        operation = _TABLES
+        while any(node.name == operation for node in meta.graph_def.node):  # a run of ours, brought again
+            operation += "_"
+        meta.graph_def.node.add(name=operation, op="NoOp", input=[f"^{node.name}" for node in filling])
+    reached = graphs.reached(meta.graph_def, [operation, *outputs])
+    assets: list[Asset] = []
+    places: dict[str, Path] = {}
+    spelled: dict[Path, str] = {}
+    for tensor, path in written.items():
+        if graphs.node_name(tensor) not in reached:
+            continue
+        place = _place(folder, path, [path] if tensor in declared else _endings(path))
+        if tensor not in declared and spelled.setdefault(place, path) != path:
+            raise UsageError(
+                str(folder),
+                f"a file of its own for each of {spelled[place]} and {path}",
+                f"{place.name} alone, and no telling whose it is",
+                f"put both into {folder / 'assets'}, below folders as they were: "
+                + " and ".join("/".join(_parts(one)[-2:]) for one in (spelled[place], path)),
+            )
+        name, number = place.name, 1
+        while places.get(name, place) != place:
+            number += 1
+            name = f"{number}-{place.name}"
+        assets.append(Asset(filename=name, tensor=tensor, sha256=hash_file(place)))
+        places[name] = place
+    return operation, tuple(assets), places
+
+
+def paths(meta: Any) -> dict[str, str]:
+    """The tensors that hold the paths of a model's own files, which are fed when it is loaded; and what they say."""
+    declared = _declared(meta)
+    if _main_op(meta) is not None:
+        return declared
+    nodes = {node.name: node for node in meta.graph_def.node}
+    filled = [node.input[1] for node in _collected(meta) if node.op in table_files.FILLS and len(node.input) > 1]
+    return {tensor if ":" in tensor else f"{tensor}:0": _path_in(nodes, tensor) for tensor in filled} | declared
+
+
+def initialisers(meta: Any) -> list[str]:
+    """Every operation that somebody may run once a model is restored, to fill its tables."""
+    found = _added(meta)
+    if _INIT in meta.signature_def:
+        found += [info.name for info in meta.signature_def[_INIT].outputs.values()]
+    for collection in (*_MAIN, "table_initializer"):
+        if collection in meta.collection_def:
+            found += meta.collection_def[collection].node_list.value
+    return found
+
+
+def _place(folder: Path, written: str, candidates: Iterable[str]) -> Path:
+    """Where an asset's file is. Never where the graph says: it could name any file of this machine, and have it shipped.
+
+    Raises DamagedError where it is not.
+    """
+    assets = folder / "assets"
+    for candidate in candidates:
+        place = assets / candidate
+        inside = place.is_relative_to(assets) and ".." not in place.relative_to(assets).parts
+        if inside and place.is_file() and place.resolve().is_relative_to(folder.resolve()):
+            return place
+    expected, remedy = f"the file that fills a table, {written}", f"put {_parts(written)[-1]} into {assets}."
+    raise DamagedError(str(folder), expected, f"no such file in {assets}", remedy)
+
+
+def _parts(written: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", written) if part] or [written]
+
+
+def _endings(written: str) -> list[str]:
+    """A path of another machine, with less and less of its folders."""
+    parts = _parts(written)
+    return ["/".join(parts[first:]) for first in range(len(parts))]
+
+
+def _declared(meta: Any) -> dict[str, str]:
+    """The assets of a SavedModel: its file in `assets` by the tensor that takes its path.
+
+    Older ones keep them in a collection (tensorflow/cc/saved_model/loader.cc).
+    """
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    entries = list(meta.asset_file_def)
+    if not entries and "saved_model_assets" in meta.collection_def:
+        held = meta.collection_def["saved_model_assets"].any_list.value
+        entries = [meta_graph_pb2.AssetFileDef.FromString(packed.value) for packed in held]
+    return {entry.tensor_info.name: entry.filename for entry in entries}
+
+
+def _constant_paths(graph_def: Any, assets: Iterable[str]) -> None:
+    """Let everything read an asset's path from its own tensor, and not from a variable that is assigned it at load."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph_def.node}
+    for tensor in assets:
+        path = nodes.get(graphs.node_name(tensor))
+        if path is not None and path.op in ("Placeholder", "PlaceholderV2"):
+            path.Clear()
+            path.name, path.op = graphs.node_name(tensor), "Const"
+            path.attr["dtype"].type = tf.string.as_datatype_enum
+            path.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(b""))
+    paths = {graphs.node_name(tensor) for tensor in assets}
+    assigned = {
+        graphs.node_name(node.input[0]): node
+        for node in graph_def.node
+        if node.op == "AssignVariableOp" and graphs.node_name(node.input[1]) in paths
+    }
+    for node in graph_def.node:
+        if node.op == "ReadVariableOp" and graphs.node_name(node.input[0]) in assigned:
+            path_name = graphs.node_name(assigned[graphs.node_name(node.input[0])].input[1])
+            name = node.name
+            node.Clear()
+            node.name, node.op = name, "Identity"
+            node.input.append(path_name)
+            node.attr["T"].type = tf.string.as_datatype_enum
+    for node in assigned.values():
+        name = node.name
+        node.Clear()
+        node.name, node.op = name, "NoOp"
+
+
+def _main_op(meta: Any) -> str | None:
+    """What a loader runs once (tensorflow/cc/saved_model/loader.cc: init op, main op, legacy init op, in this order)."""
+    if _INIT in meta.signature_def:
+        names = [info.name for key, info in meta.signature_def[_INIT].outputs.items() if key == _INIT]
+        return graphs.node_name(names[0]) if names else ""
+    for collection in _MAIN:
+        if collection in meta.collection_def and meta.collection_def[collection].node_list.value:
+            return graphs.node_name(meta.collection_def[collection].node_list.value[0])
+    return None
+
+
+def _collected(meta: Any) -> list[Any]:
+    """What a graph's collection of initialisers, or our own operation, fills tables with; groups are taken apart."""
+    nodes = {node.name: node for node in meta.graph_def.node}
+    held = (
+        meta.collection_def["table_initializer"].node_list.value if "table_initializer" in meta.collection_def else ()
+    )
+    waiting = [*_added(meta), *reversed(held)]
+    found: dict[str, Any] = {}
+    grouped: set[str] = set()
+    while waiting:
+        name = graphs.node_name(waiting.pop())
+        node = nodes.get(name)
+        if node is None or name in found or name in grouped:
+            continue
+        if node.op == "NoOp":
+            grouped.add(name)
+            waiting += reversed(node.input)
+        else:
+            found[name] = node
+    return list(found.values())
+
+
+def _added(meta: Any) -> list[str]:
+    """The operations that `find` has added."""
+    return [node.name for node in meta.graph_def.node if node.name.rstrip("_") == _TABLES]
+
+
+def _path_in(nodes: Mapping[str, Any], tensor: str) -> str:
+    import tensorflow as tf
+
+    node = nodes[graphs.node_name(tensor)]
+    while node.op in ("Identity", "PlaceholderWithDefault"):
+        node = nodes[graphs.node_name(node.input[0])]
+    value = tf.make_ndarray(graphs.attribute(node, "value").tensor).ravel() if node.op == "Const" else []
+    return value[0].decode(errors="replace") if len(value) == 1 and isinstance(value[0], bytes) else ""

@@ -1,0 +1,207 @@
+"""The one place that says what a graph may run: every op that outputs reach, function bodies included, judged before
+anything is loaded. Works on GraphDef protos; nothing is executed and nothing imported into a tf.Graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tasks.errors import UnsafeGraph, UnsupportedGraph
+from tasks.graphs import graph as graphs
+from tasks.graphs import lookup_tables, op_policy, op_registry, table_files, training_ops
+from tasks.graphs.scopes import Placed, placed
+from tasks.graphs.validate import and_more, require_well_formed
+from tasks.records.adoption import OpsFound
+
+__all__ = [
+    "does",
+    "in_training",
+    "require_harmless",
+    "require_known",
+    "require_loadable",
+    "require_runnable",
+    "require_well_formed",
+    "scan",
+]
+
+_RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
+
+
+def scan(graph_def: Any, targets: Iterable[str] | None) -> OpsFound:
+    """What a graph is made of, and what of it must not or cannot run.
+
+    Counts and devices are of the whole graph and its function library. `unsafe`, `unknown`, `no_kernel` and
+    `train_mode` are of what `targets` (tensors or operations) reach, or of everything where there are none.
+
+    Raises:
+        PipelineError: a target is not in the graph.
+    """
+    targets = None if targets is None else list(targets)
+    every = list(graphs.all_nodes(graph_def))
+    reached = list(placed(graph_def, targets))
+    functions = {function.signature.name for function in graph_def.library.function}
+    unknown = {
+        at.node.op: op_policy.library_of(at.node.op)
+        for at in reached
+        if at.node.op not in functions and op_registry.definition(at.node.op) is None
+    }
+    no_kernel = {
+        at.node.op
+        for at in reached
+        if not at.gpu_only and at.node.op not in functions and not op_registry.has_kernel(at.node)
+    }
+    hostile = reached if targets is None else list(placed(graph_def, targets, swapped_in=True))
+    return OpsFound(
+        counts=dict(sorted(Counter(node.op for node in every).items(), key=lambda item: (-item[1], item[0]))),
+        unknown=dict(sorted(unknown.items())),
+        no_kernel=tuple(sorted(no_kernel - set(unknown))),
+        unsafe=tuple(sorted({f"{at.name} ({at.node.op})" for at in hostile if does(at)})),
+        train_mode=training_ops.found(((at.name, at.node, at.within) for at in reached), reached=targets is not None),
+        devices=tuple(sorted({node.device for node in every if node.device})),
+    )
+
+
+def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None:
+    """Refuse what must not or cannot run, before anything is loaded.
+
+    Raises:
+        DamagedError: the graph is not well formed.
+        UnsafeGraph: the targets reach an op that touches files or the network, runs Python, or ends the process.
+        UnsupportedGraph: they reach an op that this TensorFlow does not know, or has no kernel for on a CPU.
+    """
+    require_well_formed(graph_def, where)
+    targets = list(targets)
+    require_harmless(graph_def, targets, where)
+    found = scan(graph_def, targets)
+    _require_known(graph_def, targets, found, where)
+    if found.no_kernel:
+        at = next(
+            at
+            for at in placed(graph_def, targets)
+            if at.node.op in found.no_kernel and not op_registry.has_kernel(at.node)
+        )
+        types = op_registry.types_of(at.node)
+        with_types = f" with {types}" if types else ""
+        raise UnsupportedGraph(
+            f"{where}: {at.name} ({at.node.op}), which the outputs reach",
+            f"ops that have a CPU kernel in TensorFlow {op_registry.version()}",
+            f"{at.node.op}{with_types}, which has {op_registry.elsewhere(at.node.op)}{and_more(found.no_kernel, at.node.op)}",
+            "export the model again with an op that runs on a CPU (for a cuDNN layer: its portable twin), or cut the "
+            "graph after it (--input) or before it (--output).",
+            {"ops": found.model_dump(mode="json")},
+        )
+
+
+def require_known(graph_def: Any, where: str) -> None:
+    """Raise UnsupportedGraph for an op that this TensorFlow does not know, anywhere in a graph that is to be imported."""
+    _require_known(graph_def, None, scan(graph_def, None), where)
+
+
+def _require_known(graph_def: Any, targets: list[str] | None, found: OpsFound, where: str) -> None:
+    if not found.unknown:
+        return
+    op, library = next(iter(found.unknown.items()))
+    at = next(at for at in placed(graph_def, targets) if at.node.op == op)
+    brings = f"the library that has it is {library}" if library else "no library is known to define it"
+    reaching = "which the outputs reach" if targets is not None else "without which it cannot be loaded"
+    raise UnsupportedGraph(
+        f"{where}: {at.name} ({op}), {reaching}",
+        f"ops that TensorFlow {op_registry.version()} registers",
+        f"the unknown op {op}, {brings}{and_more(found.unknown, op)}",
+        "cut the graph after it (--input) or before it (--output), or export the model again without it; "
+        "TensorFlow Serving's stock image does not have it either.",
+        {"ops": found.model_dump(mode="json")},
+    )
+
+
+def in_training(graph_def: Any, targets: Iterable[str]) -> tuple[str, ...]:
+    """`node (op)` of what the targets reach and what computes as it does in training, unless a switch turns it off.
+
+    Without what draws anew, which shows by itself: the model answers otherwise each time. Dropout whose rate is a
+    constant that keeps everything is none.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    off = {one.mask for one in training_ops.dropouts(nodes) if _constant(nodes.get(one.source)) == one.off}
+    named = (at.removesuffix(")").rpartition(" (") for at in scan(graph_def, targets).train_mode)
+    return tuple(f"{name} ({op})" for name, _, op in named if name not in off and not training_ops.RANDOM.fullmatch(op))
+
+
+def _constant(node: Any) -> float | None:
+    import tensorflow as tf
+
+    if node is None or node.op != "Const":
+        return None
+    value = tf.make_ndarray(graphs.attribute(node, "value").tensor)
+    return float(value) if value.ndim == 0 and value.dtype.kind == "f" else None
+
+
+def require_harmless(graph_def: Any, targets: Iterable[str], where: str) -> None:
+    """Refuse what the targets must not run. Raises UnsafeGraph, or PipelineError where a target is not in the graph."""
+    unsafe = [at for at in placed(graph_def, list(targets), swapped_in=True) if does(at)]
+    if unsafe:
+        at, named = unsafe[0], sorted({f"{at.name} ({at.node.op})" for at in unsafe})
+        first = f"{at.name} ({at.node.op})"
+        raise UnsafeGraph(
+            f"{where}: {first}, which the outputs reach",
+            "ops that only compute",
+            f"one that {does(at)}{and_more(named, first)}",
+            "choose an --output that does not need it, or give the tensor after it as --input; "
+            "nothing of this graph was run.",
+            {"ops": scan(graph_def, list(targets)).model_dump(mode="json")},
+        )
+
+
+def require_loadable(meta: Any, where: str) -> None:
+    """Refuse what a loader would run of itself: the operations that initialise and restore, before any output is asked.
+
+    (tensorflow/cc/saved_model/loader.cc runs `restore_op_name` and the main op.) Reading a checkpoint is all that a
+    restore may do beyond computing, and filling tables from the model's own files all that the others may.
+
+    Raises:
+        UnsafeGraph: one of them touches other files or the network, runs Python, or ends the process.
+    """
+    restore = meta.saver_def.restore_op_name
+    starts = {name for name in (restore, *lookup_tables.initialisers(meta)) if name}
+    nodes = {node.name for node in meta.graph_def.node}
+    for start in sorted(starts):
+        if graphs.node_name(start) not in nodes:
+            continue
+        for at in placed(meta.graph_def, [start], swapped_in=True):
+            if does(at) and not (start == restore and at.node.op in _RESTORES):
+                raise UnsafeGraph(
+                    f"{where}: {at.name} ({at.node.op}), which runs when the model is loaded ({start})",
+                    "ops that only compute or restore",
+                    f"one that {does(at)}",
+                    "export the model again without it; nothing of this graph was run.",
+                )
+        table_files.require_own(meta.graph_def, [start], () if start == restore else lookup_tables.paths(meta), where)
+
+
+def does(at: Placed) -> str:
+    """What a node does that must not be run, in words; "" for what only computes."""
+    node = at.node
+    if family := op_policy.unsafe_family(node.op):
+        return family
+    if node.op.startswith("Debug") and any(graphs.attribute(node, op_policy.DEBUG_URLS).list.s):
+        return "sends what it sees to files or over the network"
+    if node.op == "PrintV2" and graphs.attribute(node, "output_stream").s.startswith(b"file:"):
+        return "touches files"
+    if node.op == "FixedUnigramCandidateSampler" and graphs.attribute(node, "vocab_file").s:
+        return "touches files"
+    if node.op in op_policy.DESCRIBED and not op_policy.DESCRIBED_HERE.match(
+        graphs.attribute(node, "descriptor_source").s
+    ):
+        return "touches files"
+    if node.op in ("CacheDataset", "CacheDatasetV2") and not _is_empty_string(at):
+        return "touches files"  # without a name it caches in memory
+    return ""
+
+
+def _is_empty_string(at: Placed) -> bool:
+    filename = at.within.get(graphs.node_name(at.node.input[1])) if len(at.node.input) > 1 else None
+    if filename is None or filename.op != "Const":
+        return False
+    tensor = graphs.attribute(filename, "value").tensor
+    return not tensor.tensor_content and not any(tensor.string_val)

@@ -1,0 +1,172 @@
+"""Whether a MetaGraphDef is whole, as far as its proto tells: what every reader of it may then rely on.
+
+No graph's file has a checksum. One flipped bit leaves a message that parses, with a dtype that there is not, a variable
+that is none, or a Saver that restores from nowhere; here, and not wherever it is met first, it gets its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from tasks.errors import DamagedError
+from tasks.graphs import graph as graphs
+from tasks.graphs import op_registry
+from tasks.graphs.validate import require_well_formed
+
+REMEDY = "take the file from whoever wrote the model again; if a tool edited the graph, repair that step."
+_TYPED = graphs.VARIABLE_OPS | {"Const", "HostConst", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault"}
+_ASSETS = "saved_model_assets"
+
+
+def require_whole(meta: Any, where: str) -> None:
+    """Raise DamagedError where a MetaGraphDef's graph, collections or Savers cannot be read as what they are.
+
+    Its signatures are looked at as each is taken (`proposals.declared`): a broken one beside it harms nobody.
+    """
+    require_well_formed(meta.graph_def, where)
+    for at, number in _types(meta.graph_def):
+        if not _known(number):
+            raise DamagedError(f"{where}: {at}", "a dtype of TensorFlow's", f"number {number}", REMEDY)
+    functions = {function.signature.name: function for function in meta.graph_def.library.function}
+    outputs = {node.name: output_types(node, functions) for node in meta.graph_def.node}
+    for node in meta.graph_def.node:
+        _require_inputs(node, outputs, where)
+    for node in graphs.all_nodes(meta.graph_def):
+        if node.op in _TYPED:
+            _require_typed(node, where)
+    for key in meta.collection_def:
+        _require_decodes(key, meta.collection_def[key], where)
+    for definition in savers(meta):
+        _require_restores(meta.graph_def, definition, outputs, where)
+
+
+def savers(meta: Any) -> list[Any]:
+    """A graph's SaverDefs: its own first, and those of its collection. Raises DecodeError."""
+    from tensorflow.core.protobuf import saver_pb2
+
+    found = [meta.saver_def] if meta.saver_def.restore_op_name else []
+    if "savers" in meta.collection_def:
+        held = meta.collection_def["savers"].bytes_list.value
+        found += [saver_pb2.SaverDef.FromString(encoded) for encoded in held]
+    return found
+
+
+def output_types(node: Any, functions: Any) -> list[int]:
+    """The dtypes of a node's outputs, as enum values; none where its op is unknown."""
+    signature = op_registry.definition(node.op)
+    if signature is None and node.op in functions:
+        signature = functions[node.op].signature
+    if signature is None:
+        return []
+    defaults = {attribute.name: attribute.default_value for attribute in signature.attr}
+
+    def attr(key: str) -> Any:
+        return node.attr[key] if key in node.attr else defaults[key]
+
+    found: list[int] = []
+    try:
+        for output in signature.output_arg:
+            if output.type_list_attr:
+                found += list(attr(output.type_list_attr).list.type)
+            else:
+                one = output.type or attr(output.type_attr).type
+                found += [one] * (attr(output.number_attr).i if output.number_attr else 1)
+    except KeyError:
+        return []
+    return found
+
+
+def is_dtype(number: int) -> bool:
+    """Whether that is the number of a dtype."""
+    return number != 0 and _known(number)
+
+
+@cache
+def _known(number: int) -> bool:
+    import tensorflow as tf
+
+    try:
+        return number == 0 or bool(tf.dtypes.as_dtype(number))  # 0: not said
+    except TypeError:
+        return False
+
+
+def _types(graph_def: Any) -> Iterator[tuple[str, int]]:
+    """Every dtype that is named in a graph and its functions, by its number, and where."""
+    for node in graphs.all_nodes(graph_def):
+        for name, value in node.attr.items():
+            at = f"{node.name} ({node.op}), its {name}"
+            yield at, value.type
+            yield at, value.tensor.dtype
+            yield from ((at, number) for number in value.list.type)
+    for function in graph_def.library.function:
+        for argument in (*function.signature.input_arg, *function.signature.output_arg):
+            yield f"the function {function.signature.name}, its {argument.name}", argument.type
+
+
+def _require_inputs(node: Any, outputs: dict[str, list[int]], where: str) -> None:
+    for source in node.input:
+        name, colon, position = source.partition(":")
+        given = outputs.get(name)
+        if not colon or not given:  # a control input, the first output, or of an op that is unknown
+            continue
+        if not position.isdecimal() or int(position) >= len(given):
+            found = f"{len(given)} outputs there"
+            raise DamagedError(f"{where}: {node.name} ({node.op})", f"its input {source!r} in the graph", found, REMEDY)
+
+
+def _require_typed(node: Any, where: str) -> None:
+    at, dtype = f"{where}: {node.name} ({node.op})", graphs.attribute(node, "dtype")
+    if dtype.placeholder:  # in the body of a function of several types
+        return
+    if not dtype.type:
+        raise DamagedError(at, "an attribute dtype", "none", REMEDY)
+    if "Const" in node.op:
+        value = graphs.attribute(node, "value").tensor
+        if value.dtype != dtype.type:
+            found = _named(value.dtype) if value.dtype else "no value"
+            raise DamagedError(at, f"a value of its dtype {_named(dtype.type)}", found, REMEDY)
+
+
+def _named(number: int) -> str:
+    import tensorflow as tf
+
+    return str(tf.dtypes.as_dtype(number).name)
+
+
+def _require_decodes(key: str, held: Any, where: str) -> None:
+    """Of collections whose messages an import reads (tensorflow/python/framework/meta_graph.py)."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import meta_graph_pb2
+    from tensorflow.python.framework import ops
+
+    assert tf.compat.v1.train.Saver  # what registers the messages of collections is imported with it
+    message = ops.get_collection_proto_type(key)
+    encoded = list(held.bytes_list.value) if message is not None else []
+    if key == _ASSETS:
+        message, encoded = meta_graph_pb2.AssetFileDef, [packed.value for packed in held.any_list.value]
+    try:
+        for entry in encoded:
+            message.FromString(entry)
+    except DecodeError as error:
+        expected = f"entries that are each a {message.__name__}"
+        raise DamagedError(f"{where}: its collection {key}", expected, str(error)[:200], REMEDY) from None
+
+
+def _require_restores(graph_def: Any, definition: Any, outputs: dict[str, list[int]], where: str) -> None:
+    """Of a Saver whose restore operation is in the graph: one whose is not restores nothing, and nobody takes it."""
+    if graphs.node_name(definition.restore_op_name) not in outputs:
+        return
+    at, filename = f"{where}: the Saver of {definition.restore_op_name}", definition.filename_tensor_name
+    name, _, position = filename.partition(":")
+    if not position.isdecimal() or int(position) >= len(outputs.get(name) or [0]) or name not in outputs:
+        raise DamagedError(at, "a tensor for the file's name", f"{filename!r}, which the graph does not have", REMEDY)
+    try:
+        for source in graphs.restored_slices(graph_def, definition).values():
+            _ = source.window
+    except (ValueError, LookupError, TypeError) as error:  # UnicodeDecodeError is a ValueError
+        expected, found = "constants that say which tensor fills which variable", f"{type(error).__name__}: {error}"
+        raise DamagedError(at, expected, found[:200], REMEDY) from None

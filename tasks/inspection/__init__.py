@@ -1,0 +1,1 @@
+"""What `tfship inspect` lists of a model's files; nothing is executed."""

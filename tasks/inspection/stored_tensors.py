@@ -1,0 +1,158 @@
+"""The tensors that a file holds, listed or read one at a time, with what is wrong among them: for looking, not for use."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.errors import DamagedError
+from tasks.forms import saver
+from tasks.forms.keras import archive_check
+from tasks.graphs import graph as graphs
+from tasks.records.adoption import Form
+from tasks.records.inspection import TensorRow
+from tasks.tensors import tensor_file
+
+_SLOT = re.compile(
+    r".*(/(Adam|Adamax|RMSProp|Momentum|Adagrad|Adadelta|Ftrl|Nadam|LazyAdam|ExponentialMovingAverage)(_\d+)?"
+    r"|\.OPTIMIZER_SLOT/.*)"
+)
+_OPTIMIZER = re.compile(
+    r"(.*/)?beta[12]_power(_\d+)?|(.*/)?_?optimizer(s|_weights)?/.*|(.*/)?(Adam|SGD|RMSprop)/(iter|decay|learning_rate|beta_[12])(/.*)?"
+)
+_BOOKKEEPING = re.compile(r"_CHECKPOINTABLE_OBJECT_GRAPH|save_counter(/.*)?")
+_OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+class Listing(NamedTuple):
+    """Tensors, and what was found wrong; `read` says whether every one was read."""
+
+    rows: list[TensorRow]
+    damage: list[str]
+    read: bool
+
+
+def of_checkpoint(prefix: Path, *, read: bool, values: bool) -> Listing:
+    """Every tensor of a checkpoint of either version. With `read` each is read, and so its checksum verified."""
+    try:
+        checkpoint = saver.reader(prefix)
+        shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
+    except DamagedError as error:
+        return Listing([], [said(error)], True)
+    names = sorted(shapes)
+
+    def row(name: str) -> TensorRow:
+        dtype, shape = dtypes[name].base_dtype, tuple(shapes[name])
+        size = None if dtype.name == "string" else int(np.prod(shape, dtype=np.int64)) * dtype.size
+        return TensorRow(name=name, dtype=dtype.name, shape=shape, bytes=size, role=role(name))
+
+    return _listed([row(name) for name in names], lambda name: saver.read(checkpoint, name, prefix), read, values)
+
+
+def of_keras(path: Path, form: Form, *, read: bool, values: bool) -> Listing:
+    """Every weight of a Keras file. Raises what `keras_safety.configuration` does: call it first."""
+    import h5py
+
+    rows: list[TensorRow] = []
+    try:
+        with _weights(path, form) as stream, h5py.File(stream, "r") as file:
+            held = {name: item for name, item in archive_check.items(file) if isinstance(item, h5py.Dataset)}
+            for name, item in held.items():
+                dtype = tensor_file.dtype_name(np.empty(0, item.dtype))
+                size = int(item.size or 0) * item.dtype.itemsize
+                rows.append(TensorRow(name=name, dtype=dtype, shape=item.shape or (), bytes=size, role=role(name)))
+            return _listed(
+                sorted(rows, key=lambda one: one.name), lambda name: np.asarray(held[name][()]), read, values
+            )
+    # h5py maps what the library finds wrong to whatever class is nearest.
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        return Listing(rows, [f"{path}: {str(error)[:300]}"], True)
+
+
+def _weights(path: Path, form: Form) -> Any:
+    if form is not Form.KERAS:
+        return path.open("rb")
+    archive = zipfile.ZipFile(path)  # closed with its member, which holds the file open
+    with archive:
+        return archive.open(archive_check.WEIGHTS)
+
+
+def of_graph(graph_def: Any) -> list[TensorRow]:
+    """The variables that a graph wants, and, in one without any, the constants that hold what it learned."""
+    facts = graphs.variable_facts(graph_def)
+    if facts:
+        return [
+            TensorRow(
+                name=name,
+                dtype=dtype,
+                shape=shape,
+                bytes=None,
+                role=role(name),
+            )
+            for name, (dtype, shape) in sorted(facts.items())
+        ]
+    return [row for node in graph_def.node if node.op == "Const" if (row := _constant(node)) is not None]
+
+
+def _constant(node: Any) -> TensorRow | None:
+    import tensorflow as tf
+
+    proto = graphs.attribute(node, "value").tensor
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    dtype = tf.dtypes.as_dtype(proto.dtype)
+    if not shape or not dtype.is_floating:
+        return None
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.size
+    return TensorRow(name=node.name, dtype=dtype.name, shape=shape, bytes=size, role="model")
+
+
+def role(name: str) -> str:
+    """What a stored tensor is for, by its key."""
+    key = name.removesuffix(_OBJECT_SUFFIX)
+    if _BOOKKEEPING.fullmatch(key):
+        return "bookkeeping"
+    if _SLOT.fullmatch(name) or _OPTIMIZER.fullmatch(key.lstrip("/")):
+        return "optimizer"
+    return "step" if key.rpartition("/")[2] == "global_step" else "model"
+
+
+def _listed(rows: list[TensorRow], value_of: Callable[[str], tensor_file.Array], read: bool, values: bool) -> Listing:
+    if not read and not values:
+        return Listing(rows, [], False)
+    found, damage = [], []
+    for row in rows:
+        try:
+            array = value_of(row.name)
+        except DamagedError as error:
+            damage.append(said(error))
+            found.append(row)
+            continue
+        updates: dict[str, Any] = {"bytes": len(tensor_file.as_bytes(array))}
+        if values:
+            updates |= dict(_statistics(array))
+        found.append(row.model_copy(update=updates))
+    return Listing(found, damage, True)
+
+
+def _statistics(array: tensor_file.Array) -> Iterator[tuple[str, Any]]:
+    if array.dtype.kind not in "iufb" and array.dtype.name not in ("bfloat16",):
+        return
+    numbers = array.astype(np.float64).ravel()
+    finite = numbers[np.isfinite(numbers)]
+    yield "nonfinite", int(numbers.size - finite.size)
+    if finite.size:
+        with np.errstate(over="ignore"):
+            mean = float(finite.mean())
+        yield from (("min", float(finite.min())), ("max", float(finite.max())))
+        if np.isfinite(mean):
+            yield "mean", mean
+
+
+def said(error: DamagedError) -> str:
+    """A damage in one line."""
+    return f"{error.where}: expected {error.expected}, found {error.found}"

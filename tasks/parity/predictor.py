@@ -1,0 +1,161 @@
+"""One interface over every form: give it a signature and inputs, it gives outputs.
+
+Everything here runs in a child process, where TensorFlow is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.errors import UsageError
+from tasks.records.baseline import Environment, TensorFact
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature, TensorSpec
+from tasks.tensors.tensor_file import Array, Tensors, as_array, fact
+
+
+class Predictor(Protocol):
+    """A model in one of its forms, loaded. `form` is how reports call it."""
+
+    @property
+    def form(self) -> str:
+        """The form's name."""
+        ...
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The signatures that the form declares, by key."""
+        ...
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """The outputs of one signature key on one batch, by output name."""
+        ...
+
+    def values(self) -> Iterator[TensorFact]:
+        """Every variable or constant that stands for one, one at a time."""
+        ...
+
+
+class SessionPredictor:
+    """A graph in a session: the live model, a restored checkpoint, a frozen graph, a SavedModel by the v1 loader.
+
+    `named` gives for each value to report the tensor that reads it.
+    """
+
+    def __init__(self, form: str, session: Any, signatures: Iterable[Signature], named: Mapping[str, str]) -> None:
+        self.form = form
+        self.session = session
+        self.signatures: Mapping[str, Signature] = {
+            signature.key: _as_in_graph(signature, session.graph) for signature in signatures
+        }
+        self.named = dict(named)
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`."""
+        return self.ask(signature, inputs, {})
+
+    def ask(self, signature: str, inputs: Mapping[str, Array], extra: Mapping[str, Array]) -> Tensors:
+        """`predict`, with `extra` tensors of the graph fed beside the inputs."""
+        spec = self.signatures[signature]
+        feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()} | dict(extra)
+        fetches = {name: output.tensor for name, output in spec.outputs.items()}
+        return {name: as_array(value) for name, value in self.session.run(fetches, feeds).items()}
+
+    def values(self) -> Iterator[TensorFact]:
+        """See `Predictor`; a variable that nobody initialised has the dtype `uninitialised`."""
+        import tensorflow as tf
+
+        for name, tensor in self.named.items():
+            try:
+                yield fact(name, as_array(self.session.run(tensor)))
+            except tf.errors.FailedPreconditionError:
+                yield TensorFact(name=name, dtype="uninitialised", shape=(), sha256="")
+
+
+def _as_in_graph(signature: Signature, graph: Any) -> Signature:
+    """The signature with the dtypes that its tensors have, whatever was declared of them."""
+
+    def found(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+        dtypes = {name: graph.get_tensor_by_name(spec.tensor).dtype.base_dtype.name for name, spec in specs.items()}
+        return {name: spec.model_copy(update={"dtype": dtypes[name]}) for name, spec in specs.items()}
+
+    return signature.model_copy(update={"inputs": found(signature.inputs), "outputs": found(signature.outputs)})
+
+
+def session(graph: Any, options: SessionOptions) -> Any:
+    """A session on `graph` with Grappler off: with it on, saved forms differ from the live one by up to 4e-6.
+
+    Raises:
+        UsageError: there is no such device as the options name.
+    """
+    import tensorflow as tf
+
+    _use_devices(options)
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads,
+        allow_soft_placement=options.allow_soft_placement,
+    )
+    config.gpu_options.allow_growth = options.memory_growth
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return tf.compat.v1.Session(graph=graph, config=config)
+
+
+def eager(options: SessionOptions) -> None:
+    """The same settings for functions that run eagerly; call it once, before anything else is computed.
+
+    Raises:
+        UsageError: there is no such device as the options name.
+    """
+    import tensorflow as tf
+
+    _use_devices(options)
+    tf.config.set_soft_device_placement(options.allow_soft_placement)
+    tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
+    tf.config.threading.set_inter_op_parallelism_threads(options.inter_op_threads)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def _use_devices(options: SessionOptions) -> None:
+    """Hide every device but the one that is named, from sessions and eager functions alike."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if options.device is not None:
+        kind, index = options.device.removeprefix("/device:").removeprefix("/").split(":")
+        devices = tf.config.list_physical_devices(kind)
+        if int(index) >= len(devices):
+            found = ", ".join(f"/{device.device_type}:{device.name.rpartition(':')[2]}" for device in [*devices, *gpus])
+            raise UsageError("session.device", options.device, found or "no such device", "name one that is here.")
+        gpus = [devices[int(index)]] if kind == "GPU" else []
+        tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, options.memory_growth)
+
+
+def environment(options: SessionOptions) -> Environment:
+    """What this process computes with; equal environments may be compared bit for bit."""
+    import tensorflow as tf
+
+    relevant = ("model name", "flags", "Features", "CPU part")
+    lines = {line for line in _cpuinfo().splitlines() if line.split("\t")[0].rstrip(" :") in relevant}
+    described = "\n".join(sorted(lines)) + f"\ncores {len(os.sched_getaffinity(0))}"
+    return Environment(
+        tensorflow=f"{tf.version.VERSION} {tf.version.GIT_VERSION}",
+        cpu=hashlib.sha256(described.encode()).hexdigest()[:16],
+        onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
+        intra_op_threads=options.intra_op_threads,
+        inter_op_threads=options.inter_op_threads,
+        device=options.device,
+    )
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "unknown"

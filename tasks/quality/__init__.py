@@ -1,0 +1,1 @@
+"""Quality beside equality: evaluation on labelled rows, and the sensitivity of the probe."""

@@ -1,0 +1,167 @@
+"""What the probe would not show: outputs that never change, one class only, variables whose change no output sees."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import EnvironmentFailure
+from tasks.graphs import graph as graphs
+from tasks.parity.compare import select
+from tasks.parity.predictor import Predictor, SessionPredictor
+from tasks.quality.perturb import CannotPerturb, Fed, by_feeding, targets
+from tasks.records.evaluation import ProbeWorth
+from tasks.records.signature import Signature
+from tasks.tensors.tensor_file import Array, Tensors, as_bytes, dtype_name
+
+Perturb = Callable[[str], AbstractContextManager[Predictor]]
+SCORES = ("probabilities", "probability", "probs", "scores", "softmax", "logits")
+MOST_VARIABLES = 64
+SECONDS = 120.0
+_FLOATS = {1, 2, 14, 19}  # float, double, bfloat16, half (tensorflow/core/framework/types.proto)
+
+
+def probe_worth(
+    predictor: Predictor,
+    signatures: Sequence[Signature],
+    probe: Tensors,
+    outputs: Tensors,
+    perturb: Perturb | None = None,
+    *,
+    seconds: float = SECONDS,
+) -> ProbeWorth:
+    """What `probe` (keyed `signature/input`), which gave `outputs` (keyed `signature/output`), would not show.
+
+    `perturb` opens the model with one variable changed; without it a graph in a session is fed other values, and any
+    other form's variables are not tried. At most 64 variables are, the largest first, for at most `seconds`.
+    """
+    constant, one_class, notes = _still(signatures, probe, outputs)
+    sizes = _variables(predictor, signatures)
+    tried: list[str] = []
+    unnoticed: list[str] = []
+    not_tried: dict[str, str] = {}
+    if perturb is None and isinstance(predictor, SessionPredictor):
+        perturb = by_feeding(predictor, signatures)
+    reason = "" if perturb else "in this form no variable can be changed"
+    reference = _answers(predictor, signatures, probe)
+    if perturb and sizes and _different(reference, _answers(predictor, signatures, probe)):
+        reason = "the outputs differ from run to run"
+    deadline = time.monotonic() + seconds
+    for position, name in enumerate(sorted(sizes, key=lambda name: (-sizes[name], name))):
+        why = reason or (f"only {MOST_VARIABLES} are" if position >= MOST_VARIABLES else "")
+        if not why and time.monotonic() > deadline:
+            why = f"{seconds:g} s were over"
+        if not why and perturb:
+            try:
+                with perturb(name) as changed:
+                    noticed = _noticed(changed, signatures, probe, reference)
+                tried.append(name)
+                unnoticed += [] if noticed else [name]
+            except CannotPerturb as error:
+                why = str(error)
+        if why:
+            not_tried[name] = why
+    for why in dict.fromkeys(not_tried.values()):
+        names = [name for name, reason in not_tried.items() if reason == why]
+        notes.append(f"{len(names)} of {len(sizes)} variables not tried: {why}")
+    return ProbeWorth(
+        constant=tuple(constant),
+        one_class=tuple(one_class),
+        unnoticed=tuple(unnoticed),
+        tried=len(tried),
+        variables=len(sizes),
+        not_tried=tuple(not_tried),
+        notes=tuple(notes),
+    )
+
+
+def _still(signatures: Sequence[Signature], probe: Tensors, outputs: Tensors) -> tuple[list[str], list[str], list[str]]:
+    constant, one_class, notes = [], [], []
+    for signature in signatures:
+        rows = {len(array) for array in select(probe, signature.key).values() if array.ndim}
+        for name, array in select(outputs, signature.key).items():
+            full = f"{signature.key}/{name}"
+            if array.ndim == 0 or len(array) not in rows:
+                continue  # it has no rows that could differ
+            if len(array) < 2:
+                notes.append(f"{full}: with one row nothing can be said of its change")
+            elif _names_classes(array) and len(set(array.ravel().tolist())) == 1:
+                one_class.append(full)
+            elif all(as_bytes(row) == as_bytes(array[:1]) for row in np.split(array, len(array))):
+                constant.append(full)
+            elif _scores_classes(name, array) and len(set(np.argmax(array, axis=1).tolist())) == 1:
+                one_class.append(full)
+    return constant, one_class, notes
+
+
+def _names_classes(array: Array) -> bool:
+    return array.dtype.kind in "iuSUO" and (array.ndim == 1 or array.shape[1:] == (1,))
+
+
+def _scores_classes(name: str, array: Array) -> bool:
+    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
+        return False
+    return name.lower() in SCORES or bool(np.allclose(array.sum(axis=1), 1.0, atol=1e-3) and (array >= 0).all())
+
+
+def _variables(predictor: Predictor, signatures: Sequence[Signature]) -> dict[str, int]:
+    """The variables that the outputs need, by name, with their number of elements."""
+    sizes = {fact.name: fact.size for fact in predictor.values() if fact.dtype != "uninitialised"}
+    if isinstance(predictor, SessionPredictor):
+        graph_def = predictor.session.graph.as_graph_def()
+        needed = graphs.variables_needed(graph_def, targets(signatures))
+        if not needed:
+            return _baked(graph_def, signatures)
+        sizes = {name: size for name, size in sizes.items() if name in needed}
+    return sizes
+
+
+def _baked(graph_def: Any, signatures: Sequence[Signature]) -> dict[str, int]:
+    """In a graph without variables: the constants that may have been some, floats of more than one element."""
+    reached = graphs.reached(graph_def, targets(signatures))
+    sizes: dict[str, int] = {}
+    for node in graph_def.node:
+        if node.name in reached and node.op == "Const" and graphs.attribute(node, "dtype").type in _FLOATS:
+            size = math.prod(dim.size for dim in graphs.attribute(node, "value").tensor.tensor_shape.dim)
+            sizes |= {node.name: size} if size > 1 else {}
+    return sizes
+
+
+def _answers(predictor: Predictor, signatures: Sequence[Signature], probe: Tensors) -> Tensors:
+    return {
+        f"{signature.key}/{name}": array
+        for signature in signatures
+        for name, array in predictor.predict(signature.key, select(probe, signature.key)).items()
+    }
+
+
+def _noticed(changed: Predictor, signatures: Sequence[Signature], probe: Tensors, reference: Tensors) -> bool:
+    """Whether the changed model answers otherwise, if only by failing."""
+    import tensorflow as tf
+
+    try:
+        answers = _answers(changed, signatures, probe)
+        different = _different(reference, answers)
+        if different and isinstance(changed, Fed):
+            # What is fed is not folded into other constants, which alone can move a bit: the old value is fed, too.
+            different = _different(_answers(changed.unchanged(), signatures, probe), answers)
+        return different
+    except (tf.errors.ResourceExhaustedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError) as error:
+        found = str(error).split("\n")[0][:200]
+        remedy = "free memory, or give a smaller probe; then run again."
+        raise EnvironmentFailure("the probe's worth", "memory for a run", found, remedy) from None
+    except tf.errors.OpError:
+        return True
+
+
+def _different(one: Tensors, other: Tensors) -> bool:
+    return one.keys() != other.keys() or any(
+        (dtype_name(array), array.shape, as_bytes(array))
+        != (dtype_name(other[name]), other[name].shape, as_bytes(other[name]))
+        for name, array in one.items()
+    )

@@ -1,0 +1,83 @@
+"""Checks of a SavedModel's files before a server starts: values, signatures, and that it only computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.baseline.reference import Reference, asset_rows, names_of
+from tasks.errors import DamagedError, SmokeRefused
+from tasks.forms import saved_model
+from tasks.graphs import scan
+from tasks.parity import compare
+from tasks.records.baseline import TensorFact
+from tasks.records.parity import ParityReport, ParityRow
+from tasks.records.serving import Cause
+
+ON_DISK = "saved_model (files)"
+
+
+def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
+    """Values and assets of the SavedModel in `folder`: as they lie in its files, then as a server computes with them.
+
+    Outputs alone miss a zeroed weight 8 times in 60: whatever is about to be served is looked at here. The files alone
+    miss a restore that reads another tensor into a variable, and a main op that writes one again; so what passes, and
+    does nothing but compute, is loaded by the loader that TensorFlow Serving uses and its variables are read.
+
+    Raises:
+        UnsafeGraph: it would do more than compute; nothing of it was run.
+        SmokeRefused: the loader refuses it.
+    """
+    reference = Reference.read(run, step)
+    expected = [
+        *(TensorFact(**(variable.value.model_dump() | {"name": variable.key})) for variable in reference.needed),
+        *reference.baseline.constants,
+    ]
+    rows = compare.values(ON_DISK, expected, [*saved_model.bundle_values(folder), *saved_model.constants(folder)])
+    rows += asset_rows(ON_DISK, folder, reference.names)
+    if all(row.passed is not False for row in rows):
+        require_self_contained(folder)
+        rows += _values_as_loaded(folder, reference)
+    return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
+
+
+def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
+    """A row for each variable that a server would not compute with as the live model did, and for each one too many."""
+    try:
+        loaded = saved_model.loaded_values(folder, reference.session)
+    except DamagedError as error:
+        made_of = scan.scan(saved_model.meta_graph(folder).graph_def, None)
+        cause = Cause.UNKNOWN_OP if made_of.unknown or made_of.no_kernel else Cause.LOAD_ERROR
+        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, {"cause": cause.value}) from None
+    wanted = [variable.value.model_copy(update={"name": variable.name}) for variable in reference.needed]
+    rows = [row for row in compare.values(ON_DISK, wanted, loaded) if row.passed is False]
+    return [_once_loaded(row) for row in rows or compare.unexpected(ON_DISK, wanted, loaded)]
+
+
+def _once_loaded(row: ParityRow) -> ParityRow:
+    """A row that says that the files are right, and what a server makes of them is not."""
+    worst = row.worst and row.worst.model_copy(update={"got": f"{row.worst.got} once it was loaded"})
+    return row.model_copy(update={"worst": worst, "note": "the files are right; loading them gives another value"})
+
+
+def signatures_on_disk(folder: Path, run: Path) -> str:
+    """How the signatures that the SavedModel in `folder` declares differ from the live model's, "" where they do not.
+
+    Looked at before a server is: one that refuses a warmup request for an input's name would hide the name's change.
+    """
+    try:
+        declared = saved_model.signatures(folder)
+    except (ValueError, TypeError) as error:
+        return f"a method or a dtype of no known kind: {error}"
+    return compare.signature_difference(names_of(run).signatures, declared)
+
+
+def require_self_contained(folder: Path) -> None:
+    """Refuse a SavedModel that would do more in a server than compute from what it brings.
+
+    Raises:
+        UnsafeGraph: it touches other files or the network, runs Python, or ends the process.
+    """
+    meta = saved_model.meta_graph(folder)
+    outputs = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
+    scan.require_harmless(meta.graph_def, outputs, str(folder))
+    scan.require_loadable(meta, str(folder))

@@ -1,0 +1,268 @@
+"""Steady traffic at a server while its version changes: what clients would feel. Runs in a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from tasks.baseline.reference import Reference
+from tasks.errors import ChildFailed
+from tasks.forms import warmup_requests
+from tasks.parity import compare
+from tasks.records.rehearsal import Phase, Switch
+from tasks.records.serving import Endpoint
+from tasks.records.signature import Method
+from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching, status
+from tasks.serving.clients.rest import IN_JSON, example, jsonable
+
+PAUSE_SECONDS = 0.01  # between two requests of one client
+CLIENTS = 2  # for each protocol
+_FAILURES_KEPT = 5
+_POLL_SECONDS = 0.05
+# The call for each kind of tensorflow_serving/apis/prediction_log.proto that a client can make.
+_CALLS = {
+    "predict_log": "Predict",
+    "classify_log": "Classify",
+    "regress_log": "Regress",
+    "multi_inference_log": "MultiInference",
+}
+_CALL_OF = {Method.PREDICT: "Predict", Method.CLASSIFY: "Classify", Method.REGRESS: "Regress"}
+
+
+@dataclass
+class _Sent:
+    """What one client saw: when each request began, how long it took, and why it failed."""
+
+    began: list[float] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # one for each request, empty where it was answered
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """Whether the new version took over, how long its load took, and what the server said where that failed."""
+
+    took_over: bool
+    load_seconds: float | None = None
+    ended: str = ""
+
+
+def switched(
+    endpoint: Endpoint,
+    name: str,
+    current: Path,
+    staged: Path,
+    reference: Reference,
+    *,
+    window: float,
+    load_timeout: float,
+    request_timeout: float,
+) -> Switch | None:
+    """Send what clients of `current` send, rename `staged` to the next version beside it, and go on sending.
+
+    Traffic runs `window` seconds before and after the change. None: there is no request that `current` answers.
+
+    Raises:
+        ChildFailed: the server did not answer, or no longer.
+    """
+    version = int(current.name) + 1
+    over_grpc = GrpcPredictor(endpoint, name, {one.key: one for one in reference.names.signatures}, request_timeout)
+    try:
+        found = _requests(current, over_grpc, reference, name)
+        if found is None:
+            return None
+        traffic, requests = found
+        calls = [call for asked in requests for call in _calls(over_grpc, endpoint, name, *asked, request_timeout)]
+        over = threading.Event()
+        with ThreadPoolExecutor(len(calls) * CLIENTS) as pool:
+            clients = [pool.submit(_client, call, over) for call in calls * CLIENTS]
+            try:
+                began = time.monotonic()
+                time.sleep(window)
+                changed = time.monotonic()
+                os.rename(staged, current.with_name(str(version)))
+                settled = _settled(endpoint, name, version, changed + load_timeout, request_timeout)
+                done = time.monotonic()
+                time.sleep(window if settled.took_over else 0.0)
+                ended = time.monotonic()
+            finally:
+                over.set()
+        sent = [client.result() for client in clients]
+    finally:
+        over_grpc.close()
+    phases = (("before", began, changed), ("during", changed, done), ("after", done, ended))
+    return Switch(
+        previous=int(current.name),
+        version=version,
+        traffic=traffic,
+        phases=tuple(_phase(label, sent, start, end) for label, start, end in phases),
+        failures=tuple(dict.fromkeys(why for one in sent for why in one.failed if why))[:_FAILURES_KEPT],
+        switch_seconds=round(done - changed, 3) if settled.took_over else None,
+        load_seconds=settled.load_seconds,
+        ended=settled.ended,
+    )
+
+
+def _requests(
+    current: Path, over_grpc: GrpcPredictor, reference: Reference, name: str
+) -> tuple[str, list[tuple[str, Any]]] | None:
+    """Requests that the current version answers, each by its call: its own warmup requests, else the new one's probe."""
+    recorded = [asked for asked in _warmup(current / warmup_requests.FILE) if _answered(over_grpc, *asked, name)]
+    if recorded:
+        return "the current version's warmup requests", recorded[:2]
+    for signature in reference.names.signatures:
+        inputs = compare.first_rows(compare.select(reference.probe, signature.key), 1)
+        asked = (_CALL_OF[signature.method], over_grpc.call(signature.key, inputs)[0])
+        if _answered(over_grpc, *asked, name):
+            return "one row of the new model's probe", [asked]
+    return None
+
+
+def _warmup(file: Path) -> Iterator[tuple[str, Any]]:
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    if not file.exists():
+        return
+    for raw in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(raw)
+        kind = log.WhichOneof("log_type")
+        if kind in _CALLS:
+            yield _CALLS[kind], getattr(log, kind).request
+
+
+def _answered(over_grpc: GrpcPredictor, call: str, request: Any, name: str) -> bool:
+    for spec in [task.model_spec for task in request.tasks] if call == "MultiInference" else [request.model_spec]:
+        spec.name = name
+        spec.ClearField("version_choice")
+    try:
+        with reaching("gRPC", over_grpc.seconds):
+            getattr(over_grpc.service, call)(request, timeout=over_grpc.seconds)
+    except AnsweredError:
+        return False
+    return True
+
+
+def _calls(
+    over_grpc: GrpcPredictor, endpoint: Endpoint, name: str, call: str, request: Any, seconds: float
+) -> Iterator[Callable[[], None]]:
+    """The same request over gRPC and, where JSON can carry it, over REST."""
+    import httpx
+
+    asked = getattr(over_grpc.service, call)
+
+    def over_wire() -> None:
+        asked(request, timeout=seconds)
+
+    yield over_wire
+    if (document := _document(call, request)) is None:
+        return
+    body = json.dumps({"signature_name": request.model_spec.signature_name or "serving_default", **document})
+    client = httpx.Client(timeout=seconds, trust_env=False)
+    url = f"{endpoint.rest}/v1/models/{name}:{call.lower()}"
+
+    def over_http() -> None:
+        client.post(url, content=body).raise_for_status()
+
+    with reaching("REST", seconds):
+        over_http_works = client.post(url, content=body).status_code == 200
+    if over_http_works:  # an output that JSON cannot carry is no failure of the change
+        yield over_http
+
+
+def _document(call: str, request: Any) -> dict[str, Any] | None:
+    """What a request asks, as REST's JSON has it; None where it has no way to carry that."""
+    import tensorflow as tf
+
+    if call in ("Classify", "Regress"):
+        examples = request.input.example_list.examples
+        return {"examples": [example(one.SerializeToString()) for one in examples]} if examples else None
+    if call != "Predict" or {tf.as_dtype(one.dtype).name for one in request.inputs.values()} - IN_JSON:
+        return None
+    return {"inputs": {alias: jsonable(tf.make_ndarray(tensor)) for alias, tensor in request.inputs.items()}}
+
+
+def _client(call: Callable[[], None], over: threading.Event) -> _Sent:
+    """One client: a request, a pause, the next. A request that fails is counted, and the next one sent."""
+    import grpc
+    import httpx
+
+    sent = _Sent()
+    while not over.is_set():
+        began = time.monotonic()
+        why = ""
+        try:
+            call()
+        except grpc.RpcError as error:
+            why = f"gRPC: {error.code().name}: {error.details()}"
+        except httpx.HTTPStatusError as error:
+            why = f"REST: {error.response.status_code} {error.response.text[:200]}"
+        except httpx.TransportError as error:
+            why = f"REST: {type(error).__name__}: {error}"
+        sent.began.append(began)
+        sent.took.append(time.monotonic() - began)
+        sent.failed.append(why)
+        over.wait(PAUSE_SECONDS)
+    return sent
+
+
+def _settled(endpoint: Endpoint, name: str, version: int, deadline: float, silence: float) -> _Settled:
+    """Wait until the new version is AVAILABLE and no other is any more, or is known not to come to that.
+
+    Raises:
+        ChildFailed: nobody listens there any more, or answers for `silence` seconds.
+    """
+    noticed: float | None = None
+    load_seconds: float | None = None
+    heard = time.monotonic()
+    while time.monotonic() < deadline:
+        asked = time.monotonic()
+        states = status(endpoint, name, 2.0)
+        if states:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > silence or not _listens(endpoint):
+            remedy = "see whether the server still runs (its log), or raise `serving.request_timeout`."
+            raise ChildFailed("the server over REST", "its status while it changes versions", "no answer", remedy)
+        state, message = states.get(version, ("", ""))
+        noticed = asked if state and noticed is None else noticed
+        if state == "END":
+            return _Settled(took_over=False, ended=message or "END")
+        if state == "AVAILABLE" and load_seconds is None and noticed is not None:
+            load_seconds = round(time.monotonic() - noticed, 3)
+        if {number: state for number, (state, _) in states.items() if state != "END"} == {version: "AVAILABLE"}:
+            return _Settled(took_over=True, load_seconds=load_seconds)
+        time.sleep(_POLL_SECONDS)
+    return _Settled(took_over=False, load_seconds=load_seconds)
+
+
+def _listens(endpoint: Endpoint) -> bool:
+    parts = urlsplit(endpoint.rest)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2.0).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        pass  # no answer yet: the silence decides
+    return True
+
+
+def _phase(label: str, sent: list[_Sent], start: float, end: float) -> Phase:
+    times, failed = [], 0
+    for one in sent:
+        for began, took, why in zip(one.began, one.took, one.failed, strict=True):
+            if start <= began < end:
+                times.append(took * 1e3)
+                failed += bool(why)
+    p50, p99 = (round(float(value), 3) for value in np.percentile(times, [50, 99])) if times else (None, None)
+    return Phase(name=label, seconds=round(end - start, 3), requests=len(times), failed=failed, p50=p50, p99=p99)

@@ -1,0 +1,1 @@
+"""Clients of a model server, one module a protocol."""

@@ -1,0 +1,194 @@
+"""Asking a model server over gRPC, as one more form of the model. Runs in a child: the protos import TensorFlow.
+
+Protocol facts: tensorflow_serving/apis/*.proto. `rest_client.py` does the same over REST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import ChildFailed, PipelineError
+from tasks.records.baseline import TensorFact
+from tasks.records.serving import Endpoint
+from tasks.records.signature import Method, Signature
+from tasks.tensors.tensor_file import Array, Tensors, as_array
+
+# Answers that say nothing about the model (grpc/statuscodes.md).
+_TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED"})
+_UNLIMITED = -1  # a message is cut off by protobuf's own 2 GiB (grpc/impl/channel_arg_names.h: -1 is no limit)
+
+
+class NotCarriedError(PipelineError):
+    """This protocol cannot carry a dtype that the signature uses: not a failure, but not a comparison either."""
+
+
+class AnsweredError(Exception):
+    """The server answered a request with an error: a finding about the model, for the comparison to record."""
+
+
+@contextmanager
+def reaching(protocol: str, seconds: float) -> Iterator[None]:
+    """Tell a server that cannot be reached, or is too slow, from one that answers with an error."""
+    import grpc
+    import httpx
+
+    remedy = "see whether the server still runs (its log), or raise `serving.request_timeout`."
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code().name in _TRANSIENT:
+            found = f"{error.code().name}: {error.details()}"
+            raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
+        raise AnsweredError(f"{error.code().name}: {error.details()}") from None
+    except httpx.TransportError as error:
+        found = f"{type(error).__name__}: {error}"
+        raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
+
+
+class GrpcPredictor:
+    """A served model over gRPC. `versions` are those that any answer said it came from, 0 where it did not say."""
+
+    form = "served (gRPC)"
+
+    def __init__(self, endpoint: Endpoint, name: str, signatures: Mapping[str, Signature], seconds: float) -> None:
+        import grpc
+        from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+        options = [
+            ("grpc.max_send_message_length", _UNLIMITED),
+            ("grpc.max_receive_message_length", _UNLIMITED),
+        ]
+        self.channel = grpc.insecure_channel(endpoint.grpc, options=options)
+        self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.name, self.signatures, self.seconds = name, signatures, seconds
+        self.versions: set[int] = set()
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See `Predictor`.
+
+        Raises:
+            AnsweredError: the server answered with an error.
+            NotCarriedError: the protocol cannot carry a dtype of the signature.
+            ChildFailed: the server did not answer.
+        """
+        import tensorflow as tf
+
+        spec = self.signatures[signature]
+        request, call = self.call(signature, inputs)
+        with reaching("gRPC", self.seconds):
+            answer = call(request, timeout=self.seconds)
+        self.versions.add(int(answer.model_spec.version.value))
+        if spec.method is Method.PREDICT:
+            return {name: as_array(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
+        if spec.method is Method.REGRESS:
+            return regressed(spec, [regression.value for regression in answer.result.regressions])
+        rows = [[(c.label.encode(), c.score) for c in row.classes] for row in answer.result.classifications]
+        return classified(spec, rows)
+
+    def call(self, signature: str, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
+        """A request of the kind that the signature's method takes, and the method of the service to call with it."""
+        spec = self.signatures[signature]
+        if spec.method is Method.PREDICT:
+            return self.request(signature, inputs), self.service.Predict
+        return self._classification(spec, inputs)
+
+    def request(self, signature: str, inputs: Mapping[str, Array]) -> Any:
+        """A PredictRequest for this model."""
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self.name
+        request.model_spec.signature_name = signature
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+        return request
+
+    def _classification(self, spec: Signature, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
+        import tensorflow as tf
+        from tensorflow_serving.apis import classification_pb2, regression_pb2
+
+        classify = spec.method is Method.CLASSIFY
+        request = classification_pb2.ClassificationRequest() if classify else regression_pb2.RegressionRequest()
+        request.model_spec.name = self.name
+        request.model_spec.signature_name = spec.key
+        (examples,) = inputs.values()
+        for encoded in examples.ravel():
+            request.input.example_list.examples.append(tf.train.Example.FromString(encoded))
+        return request, self.service.Classify if classify else self.service.Regress
+
+    def metadata(self) -> list[Signature]:
+        """The signatures that the server reports."""
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        from tasks.forms.saved_model import signatures_in
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = self.name
+        with reaching("gRPC", self.seconds):
+            answer = self.service.GetModelMetadata(request, timeout=self.seconds)
+        reported = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(reported)
+        return signatures_in(reported.signature_def)
+
+    def status(self) -> dict[int, str]:
+        """version -> state, as ModelService reports it."""
+        from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = self.name
+        service = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        with reaching("gRPC", self.seconds):
+            answer = service.GetModelStatus(request, timeout=self.seconds)
+        states = get_model_status_pb2.ModelVersionStatus.State
+        return {int(one.version): str(states.Name(one.state)) for one in answer.model_version_status}
+
+    def values(self) -> Iterator[TensorFact]:
+        """None: a server does not show its variables."""
+        return iter(())
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+
+def classified(spec: Signature, rows: list[list[tuple[bytes, float]]]) -> Tensors:
+    """Classify answers as the arrays of the signature's outputs: `classes` and `scores`, whichever it declares.
+
+    (tensorflow/python/saved_model/signature_constants.py: CLASSIFY_OUTPUT_CLASSES, CLASSIFY_OUTPUT_SCORES.)
+    """
+    width = max((len(row) for row in rows), default=0)
+    labels = np.full((len(rows), width), b"", dtype=object)
+    scores = np.zeros((len(rows), width), dtype=np.float32)
+    for index, row in enumerate(rows):
+        for column, (label, score) in enumerate(row):
+            labels[index, column], scores[index, column] = label, score
+    return {name: array for name, array in (("classes", labels), ("scores", scores)) if name in spec.outputs}
+
+
+def regressed(spec: Signature, values: list[float]) -> Tensors:
+    """A Regress answer as the array of the signature's one output."""
+    ((name, output),) = spec.outputs.items()
+    shape = (len(values), 1) if output.shape is not None and len(output.shape) == 2 else (len(values),)
+    return {name: np.array(values, dtype=np.float32).reshape(shape)}
+
+
+def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str, str]]:
+    """version -> (state, error message), as the server reports it; empty while it does not answer.
+
+    Needs no TensorFlow (`GET /v1/models/NAME`).
+    """
+    import httpx
+
+    try:
+        answer = httpx.get(f"{endpoint.rest}/v1/models/{name}", timeout=seconds, trust_env=False)
+        return {
+            int(entry["version"]): (str(entry["state"]), str(entry["status"].get("error_message", "")))
+            for entry in answer.json()["model_version_status"]
+        }
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):  # nobody, or not such a server
+        return {}

@@ -1,0 +1,1 @@
+"""Batching of the embedded server: the shared batch scheduler and the batching session."""

@@ -1,0 +1,1 @@
+"""Predict, classify and regress on a loaded servable."""

@@ -1,0 +1,1 @@
+"""Versions of a servable: aspired, loaded, warmed up, available, unloaded."""

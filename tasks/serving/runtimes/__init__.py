@@ -1,0 +1,1 @@
+"""Serving runtimes, one protocol over all: docker, binary, embedded."""

@@ -1,0 +1,1 @@
+"""The docker runtime: engine, image, container, and what is copied into it."""

@@ -1,0 +1,137 @@
+"""Where the Docker engine is: on this host at a unix socket, or on another at a TCP port or behind ssh.
+
+An engine behind ssh is reached through `ssh -N -L`, with the user's own ssh configuration and keys, and so are the
+ports that it publishes: nothing but ssh has to be open on that host.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tasks.errors import EnvironmentFailure, UsageError
+from tasks.isolate.ports import free_ports
+from tasks.isolate.process import BoundProcess
+
+LOOPBACK = "127.0.0.1"
+TUNNEL_SECONDS = 30
+_REMOTE_SOCKET = "/var/run/docker.sock"
+
+
+@dataclass(frozen=True)
+class EngineAddress:
+    """`url` as DOCKER_HOST has it: unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]. `tls` is the SDK's."""
+
+    url: str
+    tls: Any = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether this host's folders may be out of the engine's sight."""
+        return not self.url.startswith("unix://")
+
+    @property
+    def behind_ssh(self) -> bool:
+        """Whether ssh leads to it."""
+        return self.url.startswith("ssh://")
+
+    def publishing_address(self) -> str:
+        """The engine's own address on which a container's ports are reached from here, alone where there are several.
+
+        Raises:
+            EnvironmentFailure: its host has no address.
+        """
+        host = urlsplit(self.url).hostname
+        if not self.remote or self.behind_ssh or host is None:
+            return LOOPBACK
+        try:
+            return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"docker engine at {self.url}",
+                f"an address of {host}",
+                str(error),
+                "mend the name in DOCKER_HOST, or unset it to use this host's engine.",
+            ) from error
+
+
+def resolve(host: str | None = None) -> EngineAddress:
+    """The engine's address: `host`, else DOCKER_HOST, else the docker context, as the docker command has it.
+
+    Raises:
+        UsageError: an address of a kind that is not spoken here.
+    """
+    from docker.context import ContextAPI
+    from docker.utils import kwargs_from_env
+
+    from_environment = kwargs_from_env()
+    tls = from_environment.get("tls")
+    url = host or from_environment.get("base_url")
+    if url is None:
+        context = ContextAPI.get_current_context()
+        url = context.Host if context is not None else None
+        tls = context.TLSConfig if context is not None else None
+    url = str(url or "unix:///var/run/docker.sock").replace("http+unix://", "unix://").replace("http://", "tcp://")
+    if urlsplit(url).scheme not in ("unix", "tcp", "ssh", "https"):
+        remedy = "give DOCKER_HOST as one of these, or unset it to use this host's engine."
+        raise UsageError("docker engine", "unix://PATH, tcp://HOST:PORT or ssh://USER@HOST", url, remedy)
+    return EngineAddress(url, tls)
+
+
+@lru_cache
+def socket_of(url: str) -> str:
+    """A socket here that leads to the engine at `ssh://…`, until this process ends.
+
+    Raises:
+        EnvironmentFailure: ssh did not get there; the message holds its words.
+    """
+    folder = tempfile.mkdtemp(prefix="tfship-ssh-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder, "docker.sock")
+    _forward(url, f"{path}:{_REMOTE_SOCKET}", path.exists)
+    return f"unix://{path}"
+
+
+def forwarded(url: str, ports: tuple[int, ...]) -> tuple[BoundProcess, tuple[int, ...]]:
+    """Ports of this host that lead to those of the loopback of the engine's host, while the process runs."""
+    here = free_ports(len(ports))
+    forwards = [f"{LOOPBACK}:{own}:{LOOPBACK}:{port}" for own, port in zip(here, ports, strict=True)]
+    return _forward(url, forwards[0], lambda: all(map(_listening, here)), *forwards[1:]), here
+
+
+def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
+    target = urlsplit(url)
+    command = [shutil.which("ssh") or "ssh", "-N", "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
+    command += [word for forward in (first, *more) for word in ("-L", forward)]
+    command += ["-p", str(target.port)] if target.port else []
+    user = [target.username] if target.username else []
+    command.append("@".join([*user, target.hostname or ""]))
+    where, remedy = f"docker engine at {url}", "see that `ssh` reaches it without a password, or unset DOCKER_HOST."
+    try:
+        tunnel = BoundProcess(command, Path(tempfile.gettempdir()))
+    except OSError as error:
+        raise EnvironmentFailure(where, "the ssh program", str(error), remedy) from error
+    until = time.monotonic() + TUNNEL_SECONDS
+    while not ready():
+        if tunnel.returncode() is not None or time.monotonic() > until:
+            said = tunnel.log().strip() or f"no connection within {TUNNEL_SECONDS} s"
+            tunnel.stop()
+            raise EnvironmentFailure(where, "ssh to lead there", said[-500:], remedy)
+        time.sleep(0.05)
+    return tunnel
+
+
+def _listening(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=0.1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""TensorFlow Serving in a Docker container: the real server, wherever a Docker engine answers.
+
+What the container is, `docker_container.py` says. It is always removed: by `stop`, or, when its owner was killed before
+that, by the next `start`, which reaps. The SDK is imported inside functions, because it costs time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tasks.isolate.process import BoundProcess
+from tasks.records.serving import Endpoint, Exit, RuntimeIdentity
+from tasks.serving.runtimes.docker import address as docker_address
+from tasks.serving.runtimes.docker import container as docker_container
+from tasks.serving.runtimes.docker import owner
+from tasks.serving.runtimes.docker.address import EngineAddress
+from tasks.serving.runtimes.docker.container import GRPC_PORT, REST_PORT, DockerParameters
+from tasks.serving.runtimes.docker.engine import connect, failures
+from tasks.serving.runtimes.docker.image import Progress, digest_of, image_of, tag_of
+
+__all__ = ["DockerParameters", "DockerRuntime"]
+
+STAND_IN_LABEL = "tfship.stand-in"
+VERSION_LABELS = ("tensorflow_serving_github_branchtag", "org.opencontainers.image.version")
+LOG_BYTES = 256 * 1024
+STOP_SECONDS = 10
+_OOM_SECONDS = 0.5  # the engine may hear of the end before it hears that memory was why
+
+
+class DockerRuntime:
+    """One container of `parameters.image`; see `ServingRuntime` for what is promised.
+
+    `progress` is told of the bytes of a pull: those that are here, and all that are known of so far.
+    """
+
+    def __init__(self, parameters: DockerParameters, progress: Progress | None = None) -> None:
+        self.parameters = parameters
+        self.progress = progress
+        self._client: Any = None
+        self._container: Any = None
+        self._identity: RuntimeIdentity | None = None
+        self._image_id = ""
+        self._begun = False
+        self._exit: Exit | None = None
+        self._log = ""
+        self._notes: list[str] = []
+        self._tunnel: BoundProcess | None = None
+        self._measured = True
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """The image by its registry digest, or by its id where it never was in a registry. May pull."""
+        if self._identity is None:
+            image = image_of(self._engine(), self.parameters.image, self.parameters.pull, self.progress)
+            self._image_id = str(image.id)
+            version = next((image.labels[label] for label in VERSION_LABELS if label in image.labels), None)
+            self._identity = RuntimeIdentity(
+                runtime="docker",
+                version=version or tag_of(self.parameters.image) or "unknown",
+                stand_in=image.labels.get(STAND_IN_LABEL) == "true",
+                image=self.parameters.image,
+                image_digest=digest_of(image, self.parameters.image),
+            )
+        return self._identity
+
+    def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
+        """Create and start the container, from exactly the image that `identity` named.
+
+        A server that has ended already has no ports any more: the endpoint then has port 0, where nothing listens.
+
+        Raises:
+            UsageError: a mount's folder or place cannot be had.
+        """
+        if self._begun:
+            raise RuntimeError("a runtime starts once")
+        self._begun = True
+        docker_container.require_mounts(self.parameters.mounts)
+        self.identity  # resolves the image, or says why it cannot
+        engine, address = self._engine(), docker_address.resolve(self.parameters.host)
+        engine.api.timeout = max(1.0, deadline)
+        try:
+            with failures(f"starting {self.parameters.image}"):
+                owner.reap(engine, remote=address.remote)
+                made = docker_container.create(
+                    engine, address, self.parameters, self._image_id, name, base_path.resolve()
+                )
+                self._container, notes = made
+                self._notes += notes
+                self._measured = engine.info().get("CgroupDriver") != "none"  # else it tells of its own
+                self._container.start()
+                self._container.reload()
+            return self._endpoint(address)
+        except BaseException:
+            self.stop()
+            raise
+
+    def logs(self) -> str:
+        """What the container wrote; before that, what the engine could not do."""
+        if self._container is not None:
+            import docker.errors
+
+            with contextlib.suppress(docker.errors.NotFound):  # removed by somebody else: what was read last stays
+                raw = self._container.logs(stdout=True, stderr=True)[-LOG_BYTES:]
+                self._log = raw.decode("utf-8", errors="replace")
+        return "".join([*(f"tfship: {note}\n" for note in self._notes), self._log])[-LOG_BYTES:]
+
+    def exited(self) -> Exit | None:
+        """How it ended. Docker reports a death by signal N as 128+N; a container removed by others counts as killed."""
+        if self._container is not None and self._exit is None:
+            import docker.errors
+
+            try:
+                self._container.reload()
+                if self._container.attrs["State"]["ExitCode"] == 128 + signal.SIGKILL:
+                    time.sleep(_OOM_SECONDS)
+                    self._container.reload()
+            except docker.errors.NotFound:
+                self._notes.append("the container was removed by somebody else")
+                self._exit = Exit(code=-9)
+                return self._exit
+            state = self._container.attrs["State"]
+            if state["Status"] in ("exited", "dead"):
+                code = int(state["ExitCode"])
+                self._exit = Exit(code=128 - code if 128 < code <= 128 + 64 else code, oom_killed=state["OOMKilled"])
+        return self._exit
+
+    def memory(self) -> int | None:
+        """Anonymous and mapped file pages of the container's cgroup, in bytes; None where the engine gives it none."""
+        if self._container is None or not self._measured:
+            return None
+        import docker.errors
+
+        try:
+            usage = self._container.stats(stream=False, one_shot=True).get("memory_stats", {})
+        except (docker.errors.APIError, OSError):  # gone, or an engine that is busy: the next one says
+            return None
+        counters = usage.get("stats") or {}
+        for anonymous, mapped in (("anon", "file_mapped"), ("total_rss", "total_mapped_file")):  # cgroup 2, cgroup 1
+            if anonymous in counters:
+                return int(counters[anonymous]) + int(counters.get(mapped, 0))
+        return int(usage["usage"]) if "usage" in usage else None
+
+    def stop(self) -> None:
+        """Kill and remove the container; its log and its end stay readable here.
+
+        Raises:
+            EnvironmentFailure: the engine did not remove it; the message names the container.
+        """
+        if self._tunnel is not None:
+            self._tunnel.stop()
+        container = self._container
+        if container is not None:
+            import docker.errors
+
+            container.client.api.timeout = STOP_SECONDS
+            with failures(f"removing container {container.short_id}"):
+                try:
+                    with contextlib.suppress(docker.errors.APIError):  # not running any more, or never was
+                        container.kill()
+                        container.wait(timeout=STOP_SECONDS)
+                    self.exited()
+                    self.logs()
+                finally:
+                    owner.remove(container)
+            self._container = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _engine(self) -> Any:
+        if self._client is None:
+            self._client = connect(self.parameters.host)
+        return self._client
+
+    def _endpoint(self, address: EngineAddress) -> Endpoint:
+        """Where the published ports are reached from here."""
+        published = self._container.attrs["NetworkSettings"]["Ports"] or {}
+        grpc, rest = (_host_port(published.get(port)) for port in (GRPC_PORT, REST_PORT))
+        if address.behind_ssh and grpc and rest:
+            self._tunnel, (grpc, rest) = docker_address.forwarded(address.url, (grpc, rest))
+        host = address.publishing_address()
+        host = f"[{host}]" if ":" in host else host
+        return Endpoint(grpc=f"{host}:{grpc}", rest=f"http://{host}:{rest}")
+
+
+def _host_port(bindings: list[dict[str, str]] | None) -> int:
+    return int(bindings[0]["HostPort"]) if bindings else 0

@@ -1,0 +1,79 @@
+"""The embedded server as a serving runtime: forked from the process that has TensorFlow loaded, for hosts that have
+neither an engine nor the real server."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks import isolate
+from tasks.isolate import Child
+from tasks.isolate.ports import free_ports
+from tasks.records.serving import Endpoint, Exit, RuntimeIdentity
+from tasks.serving.runtimes.flag_files import WrittenFiles
+
+_TERM_SECONDS = 2.0
+
+
+def serve(arguments: list[str]) -> int:
+    """In a child: be the server until it is told to end."""
+    import os
+
+    from tasks.serving.embedded.server import serve as run
+
+    code = run(arguments, ready=None)
+    os._exit(code)
+
+
+class EmbeddedRuntime:
+    """One forked server; see `ServingRuntime` for what is promised.
+
+    `flag_files` are texts by the flag that names them; see `flag_files.py`.
+    """
+
+    def __init__(self, flags: tuple[str, ...] = (), flag_files: Mapping[str, str] | None = None) -> None:
+        self.flags = flags
+        self.flag_files = dict(flag_files or {})
+        self._files = WrittenFiles()
+        self._child: Child | None = None
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """Ourselves, on the installed TensorFlow."""
+        version = f"{importlib.metadata.version('tfship')} on TensorFlow {importlib.metadata.version('tensorflow')}"
+        return RuntimeIdentity(runtime="embedded", version=version, stand_in=True)
+
+    def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
+        """Fork the server on two free ports."""
+        grpc, rest = free_ports(2)
+        files = self._files.write(self.flag_files, base_path.resolve())
+        arguments = [f"--port={grpc}", f"--rest_api_port={rest}", f"--model_name={name}"]
+        arguments += [f"--model_base_path={base_path}", "--max_num_load_retries=0", *files, *self.flags]
+        self._child = isolate.start(serve, arguments)
+        until = time.monotonic() + deadline
+        while self._child.pid is None and self._child.exit is None and time.monotonic() < until:
+            self._child.poll(0.1)
+        return Endpoint(grpc=f"127.0.0.1:{grpc}", rest=f"http://127.0.0.1:{rest}")
+
+    def logs(self) -> str:
+        """What it wrote."""
+        return self._child.output() if self._child else ""
+
+    def exited(self) -> Exit | None:
+        """How it ended."""
+        if self._child is None:
+            return None
+        self._child.poll()
+        return None if self._child.exit is None else Exit(code=self._child.exit)
+
+    def memory(self) -> int | None:
+        """Resident bytes."""
+        return self._child.memory() if self._child else None
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL."""
+        if self._child is not None:
+            self._child.stop(_TERM_SECONDS)
+        self._files.remove()

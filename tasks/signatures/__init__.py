@@ -1,0 +1,1 @@
+"""Signatures: those a model declares, those the user requests, and proposals where neither exists."""

@@ -1,0 +1,178 @@
+"""What every flavour of training does: steps, log lines, checkpoints when due, and order in the run's folder.
+
+graph.meta                    the MetaGraphDef, written once, under a name that no rotation deletes
+graph.json                    GraphNames
+checkpoints/                  what Saver keeps
+baselines/<step>.json .tensors
+probe.tensors  batch.tensors  the probe; in graph mode, one training batch for restore-verify
+metrics.jsonl                 one line a logged step
+started_from.json             StartedFrom, where training began from a checkpoint
+assets/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.errors import DamagedError, PipelineError
+from tasks.forms import saver
+from tasks.isolate import progress
+from tasks.records.baseline import Baseline
+from tasks.records.settings import Training
+from tasks.records.signature import GraphNames
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Array, Tensors
+from tasks.user_code import source as sources
+from tasks.user_code.source import ModelSource
+
+PREFIX = "model.ckpt"
+_LOG_EVERY = 10
+
+
+class Trainee(Protocol):
+    """A live model in training, of either flavour."""
+
+    def update(self, batch: Mapping[str, Array]) -> Mapping[str, float]:
+        """One step of the optimiser; what it says of itself, such as `loss`."""
+        ...
+
+    def metrics(self) -> Mapping[str, float]:
+        """The validation metrics now."""
+        ...
+
+    def save(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the baseline of this step, then its checkpoint, rotating older ones away."""
+        ...
+
+
+def run(
+    trainee: Trainee,
+    model: Any,
+    training: Training,
+    out: Path,
+    resumed: int | None,
+    steps: int,
+    hyperparameters: Mapping[str, Any],
+) -> None:
+    """Train from the step after `resumed` to the global step `steps`."""
+    start = resumed or 0
+    policy = training.saver
+    batches = model.batches(start, hyperparameters)
+    _cut_metrics(out / "metrics.jsonl", start)
+    last_saved = time.monotonic()
+    for step in range(start + 1, steps + 1):
+        said = trainee.update(next(batches))
+        due = step == steps or (
+            time.monotonic() - last_saved >= policy.every_seconds
+            if policy.every_seconds
+            else step % policy.every_steps == 0
+        )
+        if due or step % _LOG_EVERY == 0:
+            facts = {"step": step, "of": steps} | dict(said)
+            metrics = trainee.metrics() if due else {}
+            # Before the checkpoint: a kill between them is followed by training from an earlier one, which cuts this
+            # line off again, and never by training from this one, which would miss it.
+            with (out / "metrics.jsonl").open("a") as stream:
+                stream.write(json.dumps(facts | dict(metrics)) + "\n")
+            if due:
+                trainee.save(step, metrics)
+                forget_baselines(out, step)
+                last_saved = time.monotonic()
+            progress(facts | dict(metrics))
+    if steps == 0 and resumed is None:
+        trainee.save(start, trainee.metrics())
+
+
+def forget_baselines(out: Path, step: int) -> None:
+    """Delete the baselines whose checkpoints the rotation deleted; a model without variables has none but the last."""
+    kept = {saver.step_of(prefix) for prefix in saver.prefixes(out / "checkpoints")} or {step}
+    for old in (out / "baselines").iterdir():
+        if int(old.stem) not in kept:
+            old.unlink()
+
+
+def write_probe(out: Path, names: GraphNames, given: Mapping[str, Mapping[str, Any]]) -> Tensors:
+    """Write the probe, which has rows for every input of every signature.
+
+    Raises:
+        PipelineError: it has not.
+    """
+    probe = {
+        f"{key}/{name}": tensor_file.as_array(array) for key, inputs in given.items() for name, array in inputs.items()
+    }
+    wanted = {f"{signature.key}/{name}" for signature in names.signatures for name in signature.inputs}
+    if set(probe) != wanted:
+        raise PipelineError(
+            "probe()",
+            f"inputs {', '.join(sorted(wanted))}",
+            ", ".join(sorted(probe)) or "none",
+            "give one batch for every input of every signature.",
+        )
+    if empty := [name for name, array in probe.items() if not array.size]:
+        raise PipelineError("probe()", "at least one row for every input", f"none for {empty[0]}", "give some.")
+    tensor_file.write_tensors(out / "probe.tensors", probe)
+    return tensor_file.read_tensors(out / "probe.tensors")
+
+
+def require_declared(names: GraphNames, source: ModelSource, training: Training) -> None:
+    """Refuse an asset that is in no key: it could change without training being run again."""
+    found, complete = sources.digests(source, training.data)
+    unknown = [asset.filename for asset in names.assets if asset.sha256 not in found.values()]
+    if complete and unknown:
+        raise PipelineError(
+            "build()",
+            "assets among the files that DATA or training.data name",
+            unknown[0],
+            f"add it: DATA = (…, {unknown[0]!r}).",
+        )
+
+
+def last_whole(out: Path, whole: Callable[[Path], bool] = lambda prefix: True) -> list[Path]:
+    """The checkpoints that are whole and have their baselines, newest last; `whole` may ask more of them.
+
+    What an interrupted save or rotation left half done is removed: it must be neither chosen nor committed later.
+    """
+    folder = out / "checkpoints"
+    prefixes = saver.prefixes(folder) if folder.exists() else []
+    found = [prefix for prefix in prefixes if _whole(out, prefix) and whole(prefix)]
+    kept = {folder / "checkpoint"} if found else set()
+    for prefix in found:
+        kept |= {*saver.files(prefix), *(out / "baselines").glob(f"{saver.step_of(prefix)}.*")}
+    for path in {*folder.glob("*"), *(out / "baselines").glob("*")} - kept:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return found
+
+
+def _whole(out: Path, prefix: Path) -> bool:
+    """Whether a checkpoint and its baseline can be read."""
+    step = saver.step_of(prefix)
+    try:
+        saver.tensor_table(prefix)
+        Baseline.model_validate_json((out / "baselines" / f"{step}.json").read_bytes())
+        tensor_file.read_tensors(out / "baselines" / f"{step}.tensors")
+    except (DamagedError, OSError, ValueError):
+        return False
+    return True
+
+
+def _cut_metrics(path: Path, start: int) -> None:
+    """Forget logged steps after the one that training goes on from, and a line that was cut by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if entry["step"] <= start:
+            kept.append(line + "\n")
+    path.write_text("".join(kept))

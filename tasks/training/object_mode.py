@@ -1,0 +1,292 @@
+"""Training live objects, in a child: a Keras model or a tf.Module, taken at each checkpoint to what graph mode leaves.
+
+Layout: see `loop.py`; and, until training is done, `resume/`: a tf.train.Checkpoint of everything that training goes on
+from, and which variable each operation of graph.meta holds.
+
+At a checkpoint the object is exported, flattened, and its values go through a Saver's session into `checkpoints/`; the
+baseline comes from the live object itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+from tasks.adoption import flatten
+from tasks.baseline import record as baselines
+from tasks.errors import DamagedError, PipelineError, UsageError
+from tasks.forms import saver
+from tasks.forms.live_object import LivePredictor
+from tasks.graphs import graph as graphs
+from tasks.parity import predictor as predictors
+from tasks.records.baseline import Variable
+from tasks.records.settings import Training
+from tasks.records.signature import GraphNames
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Array, Tensors
+from tasks.training import loop, object_steps
+from tasks.training.cluster import Cluster
+from tasks.training.graph_mode import saver_of
+from tasks.training.loop import PREFIX
+from tasks.training.multi_worker import Workers, joined
+from tasks.user_code import objects
+from tasks.user_code import source as sources
+from tasks.user_code.source import ModelSource
+
+_RESUME = "resume"
+_OPERATIONS = "operations.json"
+
+
+def train(
+    model: Any,
+    source: ModelSource,
+    training: Training,
+    cluster: Cluster,
+    out: Path,
+    steps: int,
+    hyperparameters: Mapping[str, Any],
+) -> None:
+    """Train a model whose `build` makes live objects, together with the other workers of `cluster` if it has several.
+
+    Raises:
+        PipelineError: it does not say what it must, or another worker does not come or ends before its time.
+        UsageError: the workers were not told the same, or are told to save by their clocks, which differ.
+    """
+    if cluster.several and training.saver.every_seconds:
+        remedy = "set training.saver.every_steps instead."
+        found = f"{training.saver.every_seconds:g} seconds"
+        raise UsageError("training.saver.every_seconds", "several workers to save at the same step", found, remedy)
+    predictors.eager(training.session)
+    with joined(cluster) as workers:
+        if workers is not None:
+            import tensorflow as tf
+
+            made_of, _ = sources.digests(source, training.data)
+            told = [made_of, training.model_dump(mode="json"), steps, dict(hyperparameters), tf.version.VERSION]
+            workers.require_same(json.dumps(told, sort_keys=True))
+        _train(model, source, training, workers, out, steps, hyperparameters)
+
+
+def _train(
+    model: Any,
+    source: ModelSource,
+    training: Training,
+    workers: Workers | None,
+    out: Path,
+    steps: int,
+    hyperparameters: Mapping[str, Any],
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(training.seed)
+    tf.random.set_seed(training.seed)
+    with workers.strategy.scope() if workers else nullcontext():
+        built = objects.build(model, hyperparameters)
+        state = object_steps.state(built)
+    step_of, evaluate = object_steps.step_of(built, workers), object_steps.evaluation_of(built, workers)
+    if steps and step_of is None:
+        remedy = "compile the Keras model, return a train_step, or set steps to 0."
+        raise PipelineError("build()", f"a train_step for {steps} steps", "none", remedy)
+    live = objects.live(built)
+    if workers is not None:
+        workers.require_mirrored(live.variables)
+    for left in out.glob("exported-*"):  # by a run that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=out, prefix="exported-") as scratch:
+        flat = _Flat.of(live, Path(scratch), out, training, hyperparameters)
+        loop.require_declared(flat.names, source, training)
+        probe = _write_once(out, flat, model, Path(scratch))
+    with closing(predictors.session(flat.graph, training.session)) as session:  # no default graph: the object is eager
+        trainee = _Trainee(session, flat, live, state, model, training, out, probe, step_of, evaluate, workers)
+        resumed = trainee.resume()
+        loop.run(trainee, model, training, out, resumed, steps, hyperparameters)
+    shutil.rmtree(out / _RESUME, ignore_errors=True)
+
+
+class _Flat:
+    """The graph that every checkpoint of a run is for, made from the first export of its live object."""
+
+    def __init__(self, graph: Any, saving: Any, names: GraphNames, operations: Mapping[str, str]) -> None:
+        self.graph, self.saving, self.names, self.operations = graph, saving, names, dict(operations)
+
+    @classmethod
+    def of(
+        cls, live: LivePredictor, scratch: Path, out: Path, training: Training, hyperparameters: Mapping[str, Any]
+    ) -> _Flat:
+        """The run's own graph where training goes on; else that of a first export."""
+        import tensorflow as tf
+
+        operations, names = exported(live, scratch)
+        kept = out / _RESUME / _OPERATIONS
+        meta = saver.meta_graph(scratch / "graph.meta")
+        if kept.exists() and json.loads(kept.read_text()) == operations:
+            meta = saver.meta_graph(out / "graph.meta")
+            names = GraphNames.model_validate_json((out / "graph.json").read_bytes())
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.compat.v1.train.import_meta_graph(meta)
+            if not tf.compat.v1.get_collection("hyperparameters"):
+                encoded = json.dumps(hyperparameters, sort_keys=True).encode()
+                tf.compat.v1.add_to_collection("hyperparameters", encoded)
+            saving = saver_of(training) if operations else None
+        return cls(graph, saving, names, operations)
+
+
+def exported(live: LivePredictor, scratch: Path) -> tuple[dict[str, str], GraphNames]:
+    """Export and flatten a live object into `scratch`: variable operation -> the object's path; and the graph's names.
+
+    Leaves `saved_model/`, `graph.meta` and the checkpoint `model.ckpt`, by operations' names.
+    """
+    operations = live.export(scratch / "saved_model")
+    names = flatten.saved_model(scratch / "saved_model", ("serve",), scratch / "graph.meta", scratch / PREFIX)
+    allowed = {key for key, signature in live.signatures.items() if signature.allow_nonfinite}
+    order = list(live.signatures)
+    signatures = tuple(
+        signature.model_copy(update={"allow_nonfinite": signature.key in allowed})
+        for signature in sorted(names.signatures, key=lambda signature: order.index(signature.key))
+    )
+    return operations, names.model_copy(update={"signatures": signatures})
+
+
+def _write_once(out: Path, flat: _Flat, model: Any, scratch: Path) -> Tensors:
+    """Everything that does not change while training; returns the probe."""
+    import tensorflow as tf
+
+    probe = loop.write_probe(out, flat.names, model.probe())
+    (out / "graph.json").write_text(flat.names.model_dump_json(indent=1))
+    for asset in flat.names.assets:
+        (out / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(scratch / "saved_model" / "assets" / asset.filename, out / "assets" / asset.filename)
+    with flat.graph.as_default():
+        definition = flat.saving.as_saver_def() if flat.saving is not None else None
+        tf.compat.v1.train.export_meta_graph(str(out / "graph.meta"), graph=flat.graph, saver_def=definition)
+    (out / _RESUME).mkdir(exist_ok=True)
+    (out / _RESUME / _OPERATIONS).write_text(json.dumps(flat.operations))
+    return probe
+
+
+class _Trainee:
+    """A live object, and the session that its values are saved from. See `loop.Trainee`."""
+
+    def __init__(
+        self,
+        session: Any,
+        flat: _Flat,
+        live: LivePredictor,
+        state: Mapping[str, Any],
+        model: Any,
+        training: Training,
+        out: Path,
+        probe: Tensors,
+        step_of: Any,
+        evaluate: Any,
+        workers: Workers | None,
+    ) -> None:
+        import tensorflow as tf
+
+        self.session, self.flat, self.live, self.model, self.training = session, flat, live, model, training
+        self.out, self.probe, self.step_of, self.evaluate = out, probe, step_of, evaluate
+        self.workers = workers
+        self.whole = tf.train.Checkpoint(**state)
+        outputs = [spec.tensor for signature in flat.names.signatures for spec in signature.outputs.values()]
+        graph_def = saver.meta_graph(out / "graph.meta").graph_def
+        self.constants = tuple(graphs.constants(graph_def, outputs, flat.names.assets))
+
+    def resume(self) -> int | None:
+        """Restore the newest checkpoint that has all its parts; its global step, or None. Of several workers, the chief's."""
+        found = loop.last_whole(self.out, self._resumable)
+        step = saver.step_of(found[-1]) if found else None
+        if self.workers is not None:
+            step = self._of_chief(step, self.workers)
+        if step is None:
+            return None
+        self.whole.read(str(self._state(step))).assert_existing_objects_matched().assert_consumed()
+        if found:
+            self.flat.saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in found])
+        return step
+
+    def _of_chief(self, step: int | None, workers: Workers) -> int | None:
+        """The step that the chief goes on from, whose whole state lies in this worker's folder too afterwards."""
+        own = saver.files(self._state(step)) if step is not None else []
+        at, names = json.loads(workers.of_chief(json.dumps([step, sorted(path.name for path in own)]).encode()))
+        for name in names:
+            path = self.out / _RESUME / name
+            there = workers.of_chief(path.read_bytes() if path in own else b"")
+            if path not in own:
+                path.write_bytes(there)
+        return None if at is None else int(at)
+
+    def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
+        """See `loop.Trainee`."""
+        return _scalars(self.step_of(batch))
+
+    def metrics(self) -> dict[str, float]:
+        """See `loop.Trainee`; what is saved after it is the same on every worker."""
+        if self.workers is not None:
+            self.workers.settle(self.live.variables)
+        batch = self.model.validation() if self.evaluate is not None else {}
+        return _scalars(self.evaluate(batch)) if batch else {}
+
+    def save(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `loop.Trainee`."""
+        (self.out / "checkpoints").mkdir(exist_ok=True)
+        self.whole.write(str(self._state(step)))
+        values = {fact.name: fact for fact in self.live.values()}
+        with tempfile.TemporaryDirectory(dir=self.out, prefix="exported-") as scratch:
+            operations, _ = exported(self.live, Path(scratch))
+            self._require_same(operations, step)
+            variables = [Variable(name=name, key=name, value=values[path]) for name, path in sorted(operations.items())]
+            signatures, options = self.flat.names.signatures, self.training.session
+            baselines.record(
+                self.out, step, self.live, signatures, self.probe, variables, self.constants, options, metrics
+            )
+            if self.flat.saving is not None:
+                self._save(Path(scratch) / PREFIX, step)
+        for old in (self.out / _RESUME).glob("state-*"):
+            if old.name.split(".")[0] not in {self._state(kept).name for kept in self._last_two()}:
+                old.unlink()
+
+    def _save(self, flattened: Path, step: int) -> None:
+        """Take the values through the session of the run's own graph, so that the Saver's every rule holds."""
+        with self.flat.graph.as_default():
+            checkpoint = saver.reader(flattened)
+            for variable in self.flat.graph.get_collection("variables"):
+                variable.load(saver.read(checkpoint, variable.op.name, flattened), self.session)
+            self.flat.saving.save(
+                self.session, str(self.out / "checkpoints" / PREFIX), global_step=step, write_meta_graph=False
+            )
+
+    def _require_same(self, operations: Mapping[str, str], step: int) -> None:
+        if dict(operations) != self.flat.operations:
+            changed = sorted(set(operations.items()) ^ set(self.flat.operations.items()))
+            raise PipelineError(
+                f"the live object at step {step}",
+                "the variables that it had when training began",
+                ", ".join(f"{path} as {name}" for name, path in changed[:5]),
+                "make every variable in build(), and none while training.",
+            )
+
+    def _state(self, step: int | None) -> Path:
+        return self.out / _RESUME / f"state-{step}"
+
+    def _last_two(self) -> list[int]:
+        """The steps to keep the whole state of: the last, and one before it in case the last is cut short."""
+        steps = {saver.step_of(prefix) for prefix in saver.prefixes(self.out / "checkpoints")}
+        return sorted(step for step in steps if step is not None)[-2:]
+
+    def _resumable(self, prefix: Path) -> bool:
+        try:
+            saver.tensor_table(self._state(saver.step_of(prefix)))
+        except (DamagedError, OSError):
+            return False
+        return True
+
+
+def _scalars(answer: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(tensor_file.as_array(value)) for name, value in answer.items()}

@@ -1,0 +1,1 @@
+"""Comparison of saved models with each other: pair outputs, compare, locate the first divergence, predict."""

@@ -1,0 +1,160 @@
+"""Several saved forms of one model on one probe: each is opened in a child of its own and compared with the first.
+
+The first is asked twice before anything is compared with it. Its answers travel through a folder:
+
+probe.tensors       `signature/input` -> array
+baseline.tensors    `signature/output` -> array
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tasks import isolate
+from tasks.adoption.adopt import Brought, outputs_of, probe_of
+from tasks.baseline import record as baselines
+from tasks.errors import NondeterministicError, UsageError
+from tasks.graphs import graph as graphs
+from tasks.graphs import scan
+from tasks.parity import compare as parity
+from tasks.parity.predictor import Predictor
+from tasks.records.adoption import Given, ProbeSource
+from tasks.records.base import Record
+from tasks.records.baseline import TensorFact
+from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature
+from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Tensors
+from tasks.user_code.source import ModelSource
+from tasks.verify import pairing
+from tasks.verify.candidate import BASELINE, PROBE, Answered, candidate
+from tasks.verify.divergence import Explanation
+from tasks.verify.explain import explain
+from tasks.verify.predict import ask
+from tasks.verify.subject import Subject, asked, opened, subject
+
+_NAMED = 4
+
+
+class Comparison(Record):
+    """The first model and every other one beside it."""
+
+    baseline: Answered
+    candidates: tuple[Answered, ...]
+    explanation: Explanation | None = None
+
+    @property
+    def divergent(self) -> Answered | None:
+        """The first form that is not equal to the baseline, None where all are."""
+        return next((one for one in self.candidates if self.refused(one) is not None), None)
+
+    def refused(self, other: Answered) -> ParityReport | None:
+        """What speaks against a candidate: rows that differ, or a signature of which no output could be compared."""
+        report = ParityReport(baseline=f"first model {self.baseline.path}", rows=other.rows)
+        if report.failures:
+            return report
+        judged = {row.signature for row in other.rows if row.passed is not None}
+        for signature in self.baseline.signatures:
+            if signature.key not in judged:
+                rows = tuple(row for row in other.rows if row.signature == signature.key)
+                return report.model_copy(update={"rows": rows})
+        return None
+
+
+def compare(
+    paths: Sequence[Path],
+    given: Given,
+    code: ModelSource | None,
+    options: SessionOptions,
+    source: ProbeSource,
+    tolerance: Tolerance,
+    *,
+    explained: bool = False,
+) -> Comparison:
+    """Compare every model with the first one.
+
+    Raises:
+        NondeterministicError: the first one differs from itself.
+        UsageError: signatures cannot be paired, or an option was for none of the models.
+        As `adoption.opened`, for each of them.
+    """
+    subjects = [subject(path, given, code, options) for path in paths]
+    with tempfile.TemporaryDirectory(prefix="tfship-verify-") as scratch:
+        folder = Path(scratch)
+        first = isolate.call(baseline, subjects[0], source, folder)
+        if first.unstable:
+            raise _nondeterministic(first)
+        others = [
+            isolate.call(candidate, one, first.signatures, first.values, tolerance, folder) for one in subjects[1:]
+        ]
+        applied = {option for one in (first, *others) for option in one.applied}
+        if unused := [option for option in pairing.words(given, code) if option not in applied]:
+            names = ", ".join(dict.fromkeys(one.name for one in subjects))
+            remedy = "name what `tfship inspect` lists of one of them, or leave it out."
+            raise UsageError(" ".join(unused), f"what one of {names} has use for", "words for none of them", remedy)
+        found = Comparison(baseline=first, candidates=tuple(others))
+        if explained and (divergent := found.divergent) is not None:
+            one = subjects[others.index(divergent) + 1]
+            told = isolate.call(explain, subjects[0], one, divergent.rows, tolerance, folder)
+            found = found.model_copy(update={"explanation": told})
+        return found
+
+
+def baseline(one: Subject, source: ProbeSource, folder: Path) -> Answered:
+    """In a child: establish the probe and ask the first model, twice."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, opened(one, Path(scratch)) as (brought, applied):
+        rows, words = probe_of(brought, one.found, source)
+        signatures = asked(brought)
+        first, second = (_ask(brought.live, signatures, rows, one.name) for _ in range(2))
+        tensor_file.write_tensors(folder / PROBE, rows)
+        tensor_file.write_tensors(folder / BASELINE, first)
+        unstable = baselines.unstable(first, second)
+        return Answered(
+            path=one.name,
+            form=one.found.form.value,
+            chosen=one.found.chosen,
+            notes=brought.notes,
+            applied=applied,
+            signatures=signatures,
+            values=tuple(_wanted(brought)),
+            probe=words,
+            unstable=unstable,
+            random=_random(brought) if unstable else (),
+        )
+
+
+def _ask(live: Predictor, signatures: Iterable[Signature], rows: Tensors, where: str) -> Tensors:
+    answers: Tensors = {}
+    for one in signatures:
+        got = ask(live, one.key, parity.select(rows, one.key), where)
+        answers |= {f"{one.key}/{name}": array for name, array in got.items()}
+    return answers
+
+
+def _wanted(brought: Brought) -> Iterable[TensorFact]:
+    """The variables that the outputs need; where there are none, the constants that may have been some."""
+    if brought.names.needed:
+        names = {brought.paths.get(name, name) for name in brought.names.needed}
+        return [fact for fact in brought.live.values() if fact.name in names]
+    outputs = outputs_of(brought.names.signatures)
+    held = graphs.constants(brought.meta.graph_def, outputs, brought.names.assets)
+    return [fact for fact in held if fact.size > 1 and "float" in fact.dtype]
+
+
+def _random(brought: Brought) -> tuple[str, ...]:
+    return scan.scan(brought.meta.graph_def, outputs_of(brought.names.signatures)).train_mode[:_NAMED]
+
+
+def _nondeterministic(first: Answered) -> NondeterministicError:
+    because = f" (through {', '.join(first.random)})" if first.random else ""
+    return NondeterministicError(
+        first.path,
+        "the same outputs for the same probe, twice",
+        f"{', '.join(first.unstable)} differ between two calls{because}",
+        "pin what is random at inference: --pin NAME=VALUE (dropout's keep probability 1.0, `training` false); "
+        "`tfship inspect` lists what to pin.",
+        {"unstable": list(first.unstable), "random": list(first.random)},
+    )

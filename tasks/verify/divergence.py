@@ -1,0 +1,221 @@
+"""Where two graphs of one model part: the first tensor, from the inputs towards the outputs, that differs.
+
+Nodes correspond by name. What is stored (a constant, a variable, what reads one) must be equal byte for byte, what is
+computed within the tolerance. The body of a function is not looked into: the call is named. Runs in a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.graphs import graph as graphs
+from tasks.graphs.order import Walk
+from tasks.parity import compare
+from tasks.records.base import Record
+from tasks.records.parity import ParityRow, ParityTest
+from tasks.tensors.tensor_file import Array, as_array
+
+_CHUNK_TENSORS = 64
+_CHUNK_BYTES = 64 * 2**20
+_LISTED = 5
+_HANDLES = ("resource", "variant", "string_ref")  # the last is how TF1 hands on tables and queues
+
+
+class Divergence(Record):
+    """One tensor that differs while everything before it agrees; of a pair the first is the baseline's.
+
+    `row` compares it: `worst` has both values where they differ most.
+    """
+
+    tensor: str
+    ops: tuple[str, str]
+    inputs: tuple[tuple[str, ...], tuple[str, ...]]
+    row: ParityRow
+    note: str = ""
+
+
+class Explanation(Record):
+    """Why two forms answer otherwise, in a sentence, and the tensor that it comes from if one was found.
+
+    `others` are further tensors that differ while all before them agree; `unlooked` is how many could not be evaluated.
+    """
+
+    sentence: str
+    candidate: str = ""
+    first: Divergence | None = None
+    others: tuple[str, ...] = ()
+    compared: int = 0
+    unlooked: int = 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: a session, what is fed (tensor -> value), the outputs (name -> tensor), what reads each variable."""
+
+    session: Any
+    feeds: Mapping[str, Array]
+    outputs: Mapping[str, str]
+    variables: Mapping[str, str]
+
+
+def explain(mine: Side, other: Side, bounds: tuple[float, float]) -> Explanation:
+    """Find the first tensor that differs. The outputs of both sides have the same names."""
+    walks = [Walk(side.session.graph.as_graph_def(), side.outputs.values(), side.feeds) for side in (mine, other)]
+    common = [name for name in walks[0].order if name in walks[1].nodes]
+    computed = [name for name in common if not walks[0].fed(name)]
+    if not computed:
+        return Explanation(
+            sentence="it cannot be explained: the two graphs have no node in common, so nothing in the one can be "
+            "said to be something in the other"
+        )
+    rows, unlooked = _compared(mine, other, walks, common, bounds)
+    swapped = _swapped(mine, other, bounds)
+    differing = {name: row for name, row in rows.items() if row.passed is False}
+    slightly = False
+    if not differing and not _rewired(mine, other):
+        differing = {name: row for name, row in rows.items() if row.max_abs > 0}
+        slightly = bool(differing)
+    if differing:
+        told = _told(walks, differing, len(rows), unlooked, slightly)
+        return told.model_copy(update={"sentence": "; ".join([*swapped, told.sentence])})
+    counted = f"all {len(rows)} tensors that both graphs have agree"
+    if moved := _rewired(mine, other):
+        sentence = "; ".join([*swapped, counted, *moved])
+    else:
+        sentence = f"{counted}: what differs has other names in the two graphs"
+    return Explanation(sentence=sentence, compared=len(rows), unlooked=unlooked)
+
+
+def _told(
+    walks: Sequence[Walk], differing: Mapping[str, ParityRow], compared: int, unlooked: int, slightly: bool
+) -> Explanation:
+    tainted = [walk.after(differing.keys()) for walk in walks]
+    origins = [name for name in differing if name not in tainted[0] and name not in tainted[1]]
+    first, *others = origins or list(differing)
+    nodes = [walk.nodes[first] for walk in walks]
+    ops = (nodes[0].op, nodes[1].op)
+    note = f"a call of a function: its body is not looked into ({ops[0]})" if walks[0].calls(first) else ""
+    if slightly:
+        note = "no tensor differs by more than the tolerance: this is the first that differs at all"
+    found = Divergence(
+        tensor=differing[first].output,
+        ops=ops,
+        inputs=(tuple(nodes[0].input), tuple(nodes[1].input)),
+        row=differing[first],
+        note=note,
+    )
+    named = ops[0] if ops[0] == ops[1] else f"{ops[0]}, here {ops[1]}"
+    sentence = f"the first tensor that differs is {found.tensor} ({named})"
+    if ops[0] == ops[1] and found.inputs[0] != found.inputs[1] and not walks[0].reads(first):
+        sentence += f": it reads {', '.join(found.inputs[1])} instead of {', '.join(found.inputs[0])}"
+    names = tuple(differing[name].output for name in others) if origins else ()
+    return Explanation(sentence=sentence, first=found, others=names[:_LISTED], compared=compared, unlooked=unlooked)
+
+
+def _rewired(mine: Side, other: Side) -> list[str]:
+    """The outputs that are another tensor in the other graph."""
+    return [
+        f"the output {name} is {tensor} in the first and {other.outputs[name]} in the other"
+        for name, tensor in mine.outputs.items()
+        if other.outputs[name] != tensor
+    ]
+
+
+def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
+    """The pairs of outputs that differ, and agree when they are called by each other's names."""
+    names = list(mine.outputs)
+    ours, theirs = (
+        side.session.run([side.outputs[name] for name in names], dict(side.feeds)) for side in (mine, other)
+    )
+    agree = {
+        (one, two): compare.compare("", "", "", ParityTest.SERVED, as_array(left), as_array(right), bounds).passed
+        for one, left in zip(names, ours, strict=True)
+        for two, right in zip(names, theirs, strict=True)
+    }
+    return [
+        f"the outputs {one} and {two} are swapped"
+        for index, one in enumerate(names)
+        for two in names[index + 1 :]
+        if not agree[one, one] and not agree[two, two] and agree[one, two] and agree[two, one]
+    ]
+
+
+def _compared(
+    mine: Side, other: Side, walks: Sequence[Walk], names: Iterable[str], bounds: tuple[float, float]
+) -> tuple[dict[str, ParityRow], int]:
+    """The comparison of each node's worst output, in order; and how many tensors could not be evaluated."""
+    names = list(names)
+    rows: dict[str, ParityRow] = {}
+    looked, wanted = 0, sum(1 for name in names if not all(walk.fetchable(name) for walk in walks))
+    for chunk in _chunks(mine, other, walks, names):
+        wanted += len(chunk)
+        for (name, ours, _), (expected, got) in _evaluated(mine, other, chunk):
+            looked += 1
+            stored = all(walk.stored(name) for walk in walks)
+            test = ParityTest.EXACT if stored else ParityTest.SERVED
+            label = f"{name}:{ours.rpartition(':')[2]}" if walks[0].nodes[name].op not in graphs.VARIABLE_OPS else name
+            row = compare.compare("", "", label, test, expected, got, bounds)
+            known = rows.get(name)
+            if known is None or (known.passed is not False and row.passed is False):
+                rows[name] = row
+    return rows, wanted - looked
+
+
+_Task = tuple[str, str, str]  # the node's name, and the tensor on each side
+
+
+def _chunks(mine: Side, other: Side, walks: Sequence[Walk], names: Iterable[str]) -> Iterator[list[_Task]]:
+    """Tensors to evaluate in one go, so many that they take a bounded amount of memory."""
+    chunk: list[_Task] = []
+    size = 0
+    for name in names:
+        ours, theirs = _tensors(mine, walks[0], name), _tensors(other, walks[1], name)
+        for left, right in zip(ours, theirs, strict=False):
+            if left is None or right is None:
+                continue
+            chunk.append((name, left, right))
+            size += 2 * _bytes(mine.session.graph.get_tensor_by_name(left), mine.feeds)
+            if len(chunk) >= _CHUNK_TENSORS or size >= _CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _tensors(side: Side, walk: Walk, name: str) -> list[str | None]:
+    """The tensors of a node, None for a handle, which has no value to look at; a variable's is what reads it."""
+    if not walk.fetchable(name):
+        return []
+    if name in side.variables:
+        return [side.variables[name]]
+    held = side.session.graph.get_operation_by_name(name).outputs
+    return [tensor.name if tensor.dtype.name not in _HANDLES else None for tensor in held]
+
+
+def _bytes(tensor: Any, feeds: Mapping[str, Array]) -> int:
+    rows = max((len(array) for array in feeds.values() if array.ndim), default=1)
+    count = int(tensor.dtype.size or 16)
+    for size in tensor.shape.as_list() if tensor.shape.rank is not None else [rows, 1024]:
+        count *= rows if size is None else size
+    return count
+
+
+def _evaluated(mine: Side, other: Side, chunk: list[_Task]) -> Iterator[tuple[_Task, tuple[Array, Array]]]:
+    """The values of a chunk; one that cannot be evaluated (in a branch not taken) is left out."""
+    import tensorflow as tf
+
+    if not chunk:
+        return
+    try:
+        ours = mine.session.run([task[1] for task in chunk], dict(mine.feeds))
+        theirs = other.session.run([task[2] for task in chunk], dict(other.feeds))
+    except (tf.errors.OpError, ValueError, TypeError):
+        if len(chunk) > 1:
+            half = len(chunk) // 2
+            yield from _evaluated(mine, other, chunk[:half])
+            yield from _evaluated(mine, other, chunk[half:])
+        return
+    for task, left, right in zip(chunk, ours, theirs, strict=True):
+        yield task, (as_array(left), as_array(right))

@@ -1,0 +1,58 @@
+"""One of several models that are looked at side by side: opened in its own child, by the words that are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.adoption import adopt, original
+from tasks.adoption import from_code as codes
+from tasks.adoption.adopt import Brought
+from tasks.forms.detect import detect
+from tasks.records.adoption import Form, Found, Given
+from tasks.records.settings import SessionOptions
+from tasks.records.signature import Signature
+from tasks.user_code.source import ModelSource
+from tasks.verify import pairing
+
+OBJECTS = (Form.KERAS, Form.HDF5, Form.OBJECT_CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`name` is how the user calls it; `given` and `code` are his words, as far as they are for files of this kind."""
+
+    name: str
+    found: Found
+    given: Given
+    code: ModelSource | None
+    options: SessionOptions
+
+
+def subject(path: Path, given: Given, code: ModelSource | None, options: SessionOptions) -> Subject:
+    """The model at `path`. Raises as `detect`."""
+    found = detect(path)
+    kept, kept_code = pairing.code_for(found, given, code)
+    return Subject(str(path), found, kept, kept_code, options)
+
+
+@contextmanager
+def opened(one: Subject, scratch: Path) -> Iterator[tuple[Brought, tuple[str, ...]]]:
+    """The model, and the user's words that were for it. Raises as `adoption.opened`."""
+    given = pairing.given_for(_graph(one), one.given)
+    with adopt.opened(one.found, given, one.code, one.options, scratch) as brought:
+        yield brought, pairing.words(given, one.code)
+
+
+def asked(brought: Brought) -> tuple[Signature, ...]:
+    """What is asked of a model, with the dtypes that it has where it is opened."""
+    return tuple(brought.live.signatures[one.key] for one in brought.asked)
+
+
+def _graph(one: Subject) -> Any | None:
+    if one.found.form in OBJECTS:
+        return None
+    return codes.graph(one.code, one.found).meta if one.code is not None else original.graph(one.found, one.given)

@@ -1,0 +1,170 @@
+"""Models saved in odd ways: shipped as they are with a word on what is odd, or refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import isolate
+from tasks.adopt import adopt
+from tasks.artifacts.store import Artifact
+from tasks.baseline import reference
+from tasks.checkpoint import checkpoint, pinned
+from tasks.convert import convert
+from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
+from tasks.export import export
+from tasks.freeze import freeze
+from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.settings import Selection, SessionOptions, Target
+from tasks.restore_verify import restore_verify
+from tasks.step import Run
+from tasks.user_code.source import ModelSource
+from tests.makers import odd_models, one_network_in_every_form
+
+XY = Given(inputs=("x=x:0",), outputs=("y=y:0",))
+
+
+def made(folder: Path, way: Any, *arguments: Any, **options: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "model"
+    if way.__module__ == odd_models.__name__ and "SavedModel" not in (way.__doc__ or ""):
+        path.mkdir(exist_ok=True)
+    isolate.call(way, path, *arguments, **options)
+    return path
+
+
+def adopted(path: Path, given: Given = XY, step: int | None = None) -> Artifact:
+    return adopt(ModelFiles(name="m", path=path, step=step), given, ProbeSource(rows=5), SessionOptions(), None)
+
+
+def notes(run: Artifact) -> str:
+    found = reference.adopted(run.path)
+    assert found is not None
+    return "\n".join(found.notes)
+
+
+def candidates(run: Artifact) -> set[str]:
+    """Every form in which it was written and proved equal."""
+    pin = checkpoint(run, Selection())
+    verified = restore_verify(pin, run, Tolerance())
+    written = [form(pin, verified, run, Tolerance()) for form in (freeze, export)]
+    reports = [
+        ParityReport.model_validate_json((one.path / "parity.json").read_bytes()) for one in (verified, *written)
+    ]
+    rows = [row for report in reports for row in report.rows]
+    assert [row for row in rows if row.passed is False] == []
+    return {row.candidate for row in rows if row.output == "y" and row.passed}
+
+
+EVERY = {"checkpoint", "frozen_graph", "saved_model (v1 loader)", "saved_model (v2 loader)"}
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_checkpoint_is_chosen_by_its_name_whatever_its_global_step(run: Run, tmp_path: Path, step: int) -> None:
+    taken = adopted(made(tmp_path, odd_models.epochs), step=step)
+    pin = pinned(checkpoint(taken, Selection(which=step)))
+    assert pin.step == 500 * step and f"model.ckpt-{500 * step}" == pin.prefix
+    assert pin.chosen == "the one that was adopted"
+
+
+@pytest.mark.parametrize("resource", [False, True], ids=["reference", "resource"])
+def test_a_variable_of_open_shape_takes_the_checkpoints(run: Run, tmp_path: Path, resource: bool) -> None:
+    assert candidates(adopted(made(tmp_path, odd_models.open_shapes, resource=resource))) == EVERY
+
+
+def test_a_modules_variable_of_open_shape_ships_too(run: Run, tmp_path: Path) -> None:
+    assert candidates(adopted(made(tmp_path, odd_models.open_module), Given())) >= EVERY - {"frozen_graph"}
+
+
+@pytest.mark.parametrize(("rows", "columns", "whole"), [(5, 2, True), (3, 4, False), (2, 3, False)])
+def test_what_is_known_of_an_open_shape_must_hold(
+    run: Run, tmp_path: Path, rows: int, columns: int, whole: bool
+) -> None:
+    path = made(tmp_path, odd_models.open_shapes, resource=True)
+    isolate.call(odd_models.another_shape, path, rows, columns)
+    with pytest.raises((CoverageError, UsageError)) as refused:
+        adopted(path)
+    # Of five rows the variable may be; the graph that reads it says three.
+    assert isinstance(refused.value, UsageError if whole else CoverageError)
+    if not whole:
+        assert "w, which the outputs need: expected a tensor float32[?, 2]" in str(refused.value)
+
+
+def test_a_wrong_shape_of_a_known_one_is_refused(run: Run, tmp_path: Path) -> None:
+    path = made(tmp_path, odd_models.not_a_number)
+    isolate.call(odd_models.another_shape, path, 5, 2)
+    with pytest.raises(CoverageError, match=r"variable w, .*float32\[3, 2\].*found float32\[5, 2\]"):
+        adopted(path)
+
+
+@pytest.mark.parametrize(("dtype", "held"), [("bfloat16", False), ("half", False), ("float64", True)])
+def test_what_format_v1_cannot_hold_is_a_row_that_says_so(run: Run, tmp_path: Path, dtype: str, held: bool) -> None:
+    taken = adopted(made(tmp_path, odd_models.of_dtype, dtype))
+    pin = checkpoint(taken, Selection())
+    verified = restore_verify(pin, taken, Tolerance())
+    asked = {"targets": (Target.SAVER_V1,), "files": None, "code": None, "tolerance": Tolerance()}
+    written = convert(pin, verified, taken, **asked)
+    rows = ParityReport.model_validate_json((written.path / "parity.json").read_bytes()).rows
+    spelled = {"half": "float16"}.get(dtype, dtype)
+    said = [row.note for row in rows if row.passed is None]
+    assert said == ([] if held else [f"not made: format V1 cannot hold {spelled}"])
+
+
+def test_nan_of_a_brought_model_has_a_remedy_for_who_did_not_train_it(run: Run, tmp_path: Path) -> None:
+    path = made(tmp_path, odd_models.not_a_number)
+    with pytest.raises(ParityError, match=r"--probe FILE(.|\n)*allow_nonfinite") as refused:
+        adopted(path)
+    assert "train again" not in str(refused.value)
+    assert adopted(path, XY.model_copy(update={"allow_nonfinite": True})).path.is_dir()
+
+
+def test_batch_statistics_in_what_ships_are_told(run: Run, tmp_path: Path) -> None:
+    taken = adopted(made(tmp_path, odd_models.batch_statistics))
+    assert "may compute as in training" in notes(taken) and "bn" in notes(taken)
+    assert "training" not in notes(adopted(made(tmp_path / "plain", odd_models.epochs), step=1))
+
+
+def test_the_tags_of_what_ships_and_of_what_does_not_are_told(run: Run, tmp_path: Path) -> None:
+    alone = notes(adopted(made(tmp_path / "a", odd_models.tagged, [["train"]]), Given()))
+    assert "its MetaGraph has the tags train, where a server looks for serve" in alone
+    beside = notes(adopted(made(tmp_path / "b", odd_models.tagged, [["serve"], ["train"]]), Given()))
+    assert beside == "MetaGraphs of other tags are left out: train"
+    asked = notes(adopted(tmp_path / "b" / "model", Given(tags=("train",))))
+    assert "has the tags train" in asked and "left out: serve" in asked
+    assert notes(adopted(made(tmp_path / "c", odd_models.tagged, [["serve"]]), Given())) == ""
+
+
+def test_an_unknown_op_that_no_output_reaches_is_left_out_of_a_saved_model(run: Run, tmp_path: Path) -> None:
+    taken = adopted(made(tmp_path, odd_models.unknown_op, "nothing"), Given())
+    assert "SentencepieceTokenizeOp" in notes(taken)
+    assert candidates(taken) == EVERY
+
+
+def test_an_unknown_op_that_loading_needs_is_named_with_its_library(run: Run, tmp_path: Path) -> None:
+    path = made(tmp_path, odd_models.unknown_op, "load")
+    with pytest.raises(UnsupportedGraph, match=r"odd \(SentencepieceTokenizeOp\), without which(.|\n)*tensorflow.text"):
+        adopted(path, Given())
+
+
+def test_an_input_that_was_optional_is_told(run: Run, tmp_path: Path) -> None:
+    taken = adopted(made(tmp_path, odd_models.optional_input), Given())
+    assert "signature serving_default: optional inputs become required: scale" in notes(taken)
+
+
+@pytest.mark.parametrize("name", ["code", "json"])
+def test_a_module_of_the_users_wins_over_one_of_pythons(run: Run, tmp_path: Path, name: str) -> None:
+    isolate.call(one_network_in_every_form.without_meta, tmp_path)
+    (tmp_path / "mine.py").rename(tmp_path / f"{name}.py")
+    code = ModelSource(name="mine", module=name, attribute="Mine", folder=tmp_path)
+    files = ModelFiles(name="m", path=tmp_path / "model.ckpt-7")
+    assert adopt(files, Given(), ProbeSource(rows=5), SessionOptions(), code).path.is_dir()
+
+
+def test_one_tensor_as_two_inputs_is_asked_about(run: Run, tmp_path: Path) -> None:
+    path = made(tmp_path, odd_models.one_tensor_twice)
+    with pytest.raises(UsageError, match=r"x and z that are both x:0(.|\n)*name each tensor once"):
+        adopted(path, Given())
+    assert adopted(path, XY).path.is_dir()

@@ -1,0 +1,231 @@
+"""Every fault planted in a form is refused and named: a checkpoint's by the restore, a frozen graph's and a SavedModel's by
+the smoke test, a SavedModel's by either loader too; harmless changes pass.
+
+Each spoiled artifact is committed with a correct manifest: hashing is not what finds the fault. Tensor bundles are
+written anew, with the spoiled tensors' own checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import isolate
+from tasks.artifacts.store import Artifact
+from tasks.baseline import reference
+from tasks.checkpoint import PINNED, pinned
+from tasks.errors import CoverageError, ParityError, PipelineError, Refusal, SmokeRefused
+from tasks.forms import saver
+from tasks.records.checkpoint import Pinned
+from tasks.records.parity import ParityReport, ParityTest
+from tasks.restore_verify import restore_verify
+from tasks.smoke_test import smoke_test
+from tasks.step import Run
+from tests.makers import saved_model_faults
+from tests.makers.chain import SERVING, TOLERANCE, Chain
+
+SAVED_MODEL_FAULTS: list[tuple[Callable[[Path], None], str, str]] = [
+    (saved_model_faults.dropout_left_on, "served", "serving_default/"),
+    (saved_model_faults.batch_norm_in_training_mode, "served", "serving_default/"),
+    (saved_model_faults.outputs_swapped, "served", "serving_default/"),
+    (saved_model_faults.wrong_dtype, "signature", "serving_default"),
+    (saved_model_faults.variable_not_restored, "saved_model (files)", saved_model_faults.WEIGHT),
+    (saved_model_faults.other_vocabulary, "saved_model (files)", "asset sundaynet_labels.txt"),
+]
+WEIGHT_FAULTS = [saved_model_faults.one_weight_moved, saved_model_faults.one_weight_zeroed, saved_model_faults.all_nan]
+
+
+def in_saved_model(out: Path) -> Path:
+    return out / "saved_model"
+
+
+def in_bundle(out: Path) -> Path:
+    return out / "saved_model" / "variables" / "variables"
+
+
+def smoke(chain: Chain, exported: Artifact, frozen: Artifact | None = None) -> Artifact:
+    return smoke_test(exported, chain.pinned, chain.trained, frozen or chain.frozen, SERVING, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "form", "named"), SAVED_MODEL_FAULTS, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_a_spoiled_saved_model_is_refused_before_production(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], form: str, named: str
+) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, fault)
+    with pytest.raises(Refusal) as refusal:
+        smoke(chain, exported)
+    assert form in str(refusal.value), refusal.value
+    assert named in str(refusal.value), refusal.value
+
+
+@pytest.mark.parametrize("fault", WEIGHT_FAULTS, ids=lambda fault: fault.__name__)
+def test_a_wrong_weight_is_found_by_its_value_whatever_the_outputs_show(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None]
+) -> None:
+    exported = chain.spoiled(chain.exported, in_bundle, fault)
+    with pytest.raises(ParityError) as refusal:
+        smoke(chain, exported)
+    report = refusal.value.report
+    assert {row.test for row in report.failures} == {ParityTest.VALUES}
+    assert saved_model_faults.WEIGHT in {row.output for row in report.failures}
+
+
+@pytest.mark.parametrize(
+    ("fault", "form"),
+    [
+        (saved_model_faults.dropout_left_on, "saved_model (v1 loader)"),
+        (saved_model_faults.dropout_left_on, "saved_model (v2 loader)"),
+        (saved_model_faults.batch_norm_in_training_mode, "saved_model (v1 loader)"),
+        (saved_model_faults.batch_norm_in_training_mode, "saved_model (v2 loader)"),
+        (saved_model_faults.outputs_swapped, "saved_model (v1 loader)"),
+        (saved_model_faults.outputs_swapped, "saved_model (v2 loader)"),
+        (saved_model_faults.wrong_dtype, "saved_model (v1 loader)"),
+        (saved_model_faults.wrong_dtype, "saved_model (v2 loader)"),
+        (saved_model_faults.other_vocabulary, "saved_model (v2 loader)"),
+        (saved_model_faults.variable_not_restored, "saved_model (v1 loader)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_either_loader_shows_what_is_wrong_with_a_saved_model(
+    chain: Chain, fault: Callable[[Path], None], form: str
+) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, fault)
+    report = isolate.call(
+        reference.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE
+    )
+    assert not report.passed
+    assert {row.candidate for row in report.failures} == {form}
+
+
+@pytest.mark.parametrize(
+    ("fault", "test", "named"),
+    [
+        (saved_model_faults.frozen_dropout_left_on, ParityTest.EXACT, "logits"),
+        (saved_model_faults.frozen_batch_norm_in_training_mode, ParityTest.EXACT, "logits"),
+        (saved_model_faults.frozen_weight_zeroed, ParityTest.VALUES, saved_model_faults.WEIGHT),
+        (saved_model_faults.frozen_weight_moved, ParityTest.VALUES, saved_model_faults.WEIGHT),
+        (saved_model_faults.frozen_all_nan, ParityTest.VALUES, saved_model_faults.WEIGHT),
+        (saved_model_faults.frozen_wrong_dtype, ParityTest.EXACT, "class"),
+        (saved_model_faults.frozen_outputs_swapped, ParityTest.EXACT, "logits"),
+        (saved_model_faults.other_vocabulary, ParityTest.VALUES, "asset sundaynet_labels.txt"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_spoiled_frozen_graph_is_refused(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], test: ParityTest, named: str
+) -> None:
+    spoiled = chain.spoiled(chain.frozen, lambda out: out, fault)
+    with pytest.raises(ParityError, match="frozen_graph"):
+        smoke(chain, chain.exported, spoiled)
+    written = list(in_run.artifacts.values())[-1].path / "parity.json"
+    report = ParityReport.model_validate_json(written.read_bytes())
+    assert not report.passed
+    assert (test, named) in {(row.test, row.output) for row in report.failures}
+
+
+def test_a_graph_frozen_from_an_older_checkpoint_is_refused_by_its_values(chain: Chain, tmp_path: Path) -> None:
+    older = saver.prefixes(chain.trained.path / "checkpoints")[0]
+    assert saver.step_of(older) != chain.step
+    isolate.call(saved_model_faults.freeze_older, chain.trained.path, older, tmp_path)
+    report = isolate.call(reference.prove, "frozen_graph", tmp_path, chain.trained.path, chain.step, TOLERANCE)
+    assert saved_model_faults.WEIGHT in {row.output for row in report.failures if row.test is ParityTest.VALUES}
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "named"),
+    [
+        (saved_model_faults.one_weight_moved, ParityError, saved_model_faults.WEIGHT),
+        (saved_model_faults.one_weight_zeroed, ParityError, saved_model_faults.WEIGHT),
+        (saved_model_faults.all_nan, ParityError, "beta1_power, test values"),
+        (saved_model_faults.variable_dropped, CoverageError, saved_model_faults.WEIGHT),
+        (saved_model_faults.variable_of_other_shape, CoverageError, saved_model_faults.WEIGHT),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_spoiled_checkpoint_is_refused_by_the_restore(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], error: type[PipelineError], named: str
+) -> None:
+    prefix = pinned(chain.pinned).prefix
+
+    def spoil(out: Path) -> Path:
+        return out / prefix
+
+    spoiled = chain.spoiled(chain.pinned, spoil, fault)
+    with pytest.raises(error) as refusal:
+        restore_verify(spoiled, chain.trained, TOLERANCE)
+    assert named in str(refusal.value)
+    if isinstance(refusal.value, ParityError):
+        assert saved_model_faults.WEIGHT in {
+            row.output for row in refusal.value.report.failures if row.test is ParityTest.VALUES
+        }
+    with pytest.raises(error) as again:  # the verdict is kept
+        restore_verify(spoiled, chain.trained, TOLERANCE)
+    assert str(again.value) == str(refusal.value)
+    assert in_run.outcomes[-1].seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (saved_model_faults.meta_dropout_left_on, "serving_default/logits"),
+        (saved_model_faults.meta_batch_norm_in_training_mode, "serving_default/logits"),
+        (saved_model_faults.meta_outputs_swapped, "serving_default/logits"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_spoiled_graph_of_a_checkpoint_is_refused_by_the_restore(
+    chain: Chain, in_run: Run, fault: Callable[[Path], None], named: str
+) -> None:
+    prefix = pinned(chain.pinned).prefix
+    spoiled = chain.spoiled(chain.pinned, lambda out: out / f"{prefix}{saver.META}", fault)
+    with pytest.raises(ParityError) as refusal:
+        restore_verify(spoiled, chain.trained, TOLERANCE)
+    report = refusal.value.report
+    assert named in {f"{row.signature}/{row.output}" for row in report.failures if row.test is ParityTest.EXACT}
+    assert {row.test for row in report.failures} == {ParityTest.EXACT}  # every value is right
+
+
+def test_the_table_of_tensors_is_of_the_files_that_lie_beside_it(chain: Chain) -> None:
+    table = Pinned.model_validate_json((chain.pinned.path / PINNED).read_bytes()).tensors
+    assert list(table) == isolate.call(saver.tensor_table, chain.pinned.path / pinned(chain.pinned).prefix)
+
+
+@pytest.mark.parametrize("form", ["saved_model (v1 loader)", "saved_model (v2 loader)"])
+def test_nodes_in_another_order_change_nothing(chain: Chain, form: str) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, saved_model_faults.nodes_in_other_order)
+    report = isolate.call(
+        reference.prove, form, exported.path / "saved_model", chain.trained.path, chain.step, TOLERANCE
+    )
+    assert report.passed, report.failures
+
+
+def test_a_saved_model_with_its_nodes_in_another_order_is_blessed(chain: Chain, in_run: Run) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, saved_model_faults.nodes_in_other_order)
+    assert smoke(chain, exported).refusal() is None
+
+
+def test_other_node_names_change_nothing(chain: Chain) -> None:
+    spoiled = chain.spoiled(chain.frozen, lambda out: out, saved_model_faults.frozen_nodes_renamed)
+    report = isolate.call(reference.prove, "frozen_graph", spoiled.path, chain.trained.path, chain.step, TOLERANCE)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_another_batch_size_is_equal_within_the_served_tolerance(chain: Chain, rows: int) -> None:
+    report = isolate.call(saved_model_faults.in_batches_of, rows, chain.frozen.path, chain.trained.path, chain.step)
+    assert report.passed, report.failures
+    assert {row.test for row in report.rows} == {ParityTest.SERVED}
+
+
+def test_a_refusal_by_the_server_says_which_signature_differs(chain: Chain, in_run: Run) -> None:
+    exported = chain.spoiled(chain.exported, in_saved_model, saved_model_faults.wrong_dtype)
+    with pytest.raises(SmokeRefused) as refusal:
+        smoke(chain, exported)
+    facts: dict[str, Any] = refusal.value.facts
+    assert facts["cause"] == "signature differs"
+    assert "int32" in str(refusal.value) and "int64" in str(refusal.value)

@@ -1,0 +1,123 @@
+"""`tfship releases` and `tfship rollback`, and what a run does after them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.flows.cli.process import Answer, tfship
+
+SCALED = """
+import numpy as np
+from tasks.user_code.model import Graph, SignatureTensors
+
+DATA = ()
+
+class Scaled:
+    hyperparameters = {"factor": 2.0}
+
+    def build(self, hyperparameters):
+        import tensorflow as tf
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        factor = tf.compat.v1.get_variable("factor", initializer=float(hyperparameters["factor"]))
+        return Graph(signatures={"serving_default": SignatureTensors({"x": x}, {"y": x * factor})})
+
+    def batches(self, start, hyperparameters): return iter(())
+    def validation(self): return {}
+    def probe(self): return {"serving_default": {"x": np.arange(4, dtype=np.float32)}}
+"""
+BASE = Path(".tfship/serving/scaled")
+
+
+def run(factor: float, *options: str) -> Answer:
+    settings = f"{{hyperparameters: {{factor: {factor}}}}}"
+    options = ("--no-server", "--runtime", "embedded", "--name", "scaled", "--json", *options)
+    return tfship("run", "mine:Scaled", *options, TFSHIP_TRAINING=settings)
+
+
+def versions() -> list[str]:
+    return sorted(path.name for path in BASE.iterdir() if not path.name.startswith("."))
+
+
+def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(folder: Path) -> None:
+    (folder / "mine.py").write_text(SCALED)
+    first, second = run(2.0), run(3.0)
+    assert [answer.document["promotion"]["version"] for answer in (first, second)] == [1, 2]
+    assert second.document["promotion"]["previous"] == 1
+
+    (_, next_command) = tfship("releases", "scaled").out.splitlines()[-1].split(maxsplit=1)
+    assert next_command == "tfship rollback scaled --serving-root .tfship/serving --reason WHY"
+    back = tfship("rollback", "scaled", "--reason", "worse on Mondays")
+    assert (back.code, back.err) == (0, "")
+    assert back.out.splitlines() == [
+        "scaled serves version 1 again; 2 held, nothing deleted",
+        "next    tfship releases scaled --serving-root .tfship/serving",
+    ]
+    assert versions() == ["1", "2.rolled-back"]
+    only = tfship("releases", "scaled").out.splitlines()[-1]
+    assert only == "next    tfship serve scaled --serving-root .tfship/serving", "nothing to go back to"
+
+    held = run(3.0)
+    assert held.code == 3 and versions() == ["1", "2.rolled-back"]
+    assert held.states["promote"] == "held" and held.states["report"] == "built"
+    assert "worse on Mondays" in held.err and "--force --reason" in held.err and "Traceback" not in held.err
+    assert Path(held.document["report"]).is_file()
+    assert held.document["promotion"] == {
+        "name": "scaled",
+        "version": None,
+        "path": None,
+        "previous": 1,
+        "outcome": "held",
+    }
+    assert run(2.0).document["promotion"]["outcome"] == "unchanged", "what is served is not held"
+
+    forced = run(3.0, "--force", "--reason", "it was the weather")
+    assert forced.document["promotion"] | {"path": ""} == {
+        "name": "scaled",
+        "version": 3,
+        "path": "",
+        "previous": 1,
+        "outcome": "promoted",
+    }
+    assert versions() == ["1", "2.rolled-back", "3"]
+    assert run(3.0).document["promotion"]["outcome"] == "unchanged"
+
+    shown = tfship("releases", "scaled")
+    assert shown.code == 0 and shown.out.splitlines()[-2:] == [
+        "served  version 3",
+        "next    tfship rollback scaled --serving-root .tfship/serving --reason WHY",
+    ]
+    for said in ("promoted", "rolled back to", "worse on Mondays", "it was the weather", "passed (stand-in)"):
+        assert said in shown.out
+    document = json.loads(tfship("releases", "scaled", "--json").out)
+    assert document["served"] == 3
+    events = [line["event"] for line in document["journal"]]
+    assert events == [*["promoting", "promoted"] * 2, "rolling back", "rolled back", "promoting", "promoted"]
+
+
+def test_rollback_to_a_version_by_its_number(folder: Path) -> None:
+    for version in ("1", "2", "3"):  # promoted by hand, without a journal
+        (BASE / version).mkdir(parents=True)
+        (BASE / version / "saved_model.pb").write_text(version)
+    answer = tfship("rollback", "scaled", "--to", "1", "--reason", "both", "--json")
+    line = answer.document
+    assert (line["version"], line["previous"], sorted(line["retired"])) == (1, 3, ["2", "3"])
+    assert versions() == ["1", "2.rolled-back", "3.rolled-back"]
+    for to in ("1", "2", "7"):
+        wrong = tfship("rollback", "scaled", "--to", to, "--reason", "again")
+        assert wrong.code == 2 and f"version {to}" in wrong.err and "Remedy: " in wrong.err
+
+
+def test_a_name_that_is_not_there_is_named_and_nothing_is_made_for_it(folder: Path) -> None:
+    Path(".tfship/serving/other/1").mkdir(parents=True)
+    for command in (
+        ["releases", "nosuch"],
+        ["rollback", "nosuch", "--reason", "x"],
+        ["rollback", "../x", "--reason", "x"],
+    ):
+        answer = tfship(*command)
+        assert (
+            answer.code == 2 and command[1] in answer.err and "found other" in answer.err and "Remedy: " in answer.err
+        )
+    assert [path.name for path in Path(".tfship/serving").iterdir()] == ["other"]
+    assert sorted(path.name for path in folder.iterdir()) == [".tfship"]
