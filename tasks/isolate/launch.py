@@ -22,9 +22,19 @@ _LOG_TAIL = 4000
 
 @dataclass(frozen=True)
 class Settings:
-    """What TensorFlow reads when it is imported: another value means another fork server."""
+    """What a fork server is started with: another value means another server.
+
+    `environment` is what TensorFlow reads when it is imported. `modules` are imported after TensorFlow, so that no child
+    has to; None: the modules of `tasks` that the caller has imported.
+    """
 
     environment: tuple[tuple[str, str], ...] = ()
+    modules: tuple[str, ...] | None = None
+
+
+def _imported() -> tuple[str, ...]:
+    """The modules of `tasks` that this process has imported, without the verbs, which import Prefect."""
+    return tuple(name for name in list(sys.modules) if name.startswith("tasks.") and name.count(".") >= 2)
 
 
 class Server:
@@ -42,10 +52,11 @@ class Server:
             "CUDA_MODULE_LOADING": "LAZY",
             **dict(settings.environment),
         }
+        modules = _imported() if settings.modules is None else settings.modules
         # Not `-m`: that would put the user's folder first on the path, and it may hold a `tasks` of its own.
         program = (
             f"import sys; sys.path.insert(0, {str(_ROOT)!r}); "
-            f"from tasks.isolate.server import main; main({theirs.fileno()}, {life_read})"
+            f"from tasks.isolate.server import main; main({theirs.fileno()}, {life_read}, {modules})"
         )
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the server runs
         self.process = subprocess.Popen(

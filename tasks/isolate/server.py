@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import select
@@ -16,6 +17,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 PRELOADED = (
@@ -28,11 +30,15 @@ PRELOADED = (
 )
 
 
-def main(control_fd: int, life_fd: int) -> NoReturn:
-    """Serve calls that arrive on `control_fd`; `life_fd` is a pipe whose other end only the client holds."""
+def main(control_fd: int, life_fd: int, modules: Sequence[str]) -> NoReturn:
+    """Import TensorFlow and `modules`, then serve calls that arrive on `control_fd`.
+
+    `life_fd` is a pipe whose other end only the client holds.
+    """
     die_with(life_fd)
-    for module in PRELOADED:
+    for module in (*PRELOADED, *modules):
         __import__(module)
+    gc.freeze()  # a child's collector would write to, and so copy, every page that holds a loaded object
     control = socket.socket(fileno=control_fd)
     wake_read, wake_write = os.pipe()
     for fd in (wake_read, wake_write):

@@ -288,7 +288,7 @@ def nested_call() -> int:
     from tasks.isolate.launch import Settings
 
     try:
-        settings = Settings((("PYTHONPATH", os.environ["PYTHONPATH"]),))
+        settings = Settings((("PYTHONPATH", os.environ["PYTHONPATH"]),), modules=())
         return call_with(double, (21,), settings=settings)
     finally:
         shutdown()

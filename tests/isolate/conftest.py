@@ -37,4 +37,4 @@ def _settings(folder: Path, tensorflow: str) -> Settings:
                 (parent / "__init__.py").touch()
         folder.joinpath(*packages, f"{name}.py").touch()
     (folder / "tensorflow.py").write_text(tensorflow)
-    return Settings((("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}"),))
+    return Settings((("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}"),), modules=())

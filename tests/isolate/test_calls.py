@@ -78,7 +78,7 @@ def test_tensorflow_works_in_a_child_and_stays_there() -> None:
 def test_the_calling_process_never_imports_tensorflow(light: Settings) -> None:
     program = (
         "import sys; from tasks import isolate; from tasks.isolate.client import call_with; from tests.isolate import calls\n"
-        f"settings = isolate.Settings({light.environment!r})\n"
+        f"settings = isolate.Settings({light.environment!r}, modules=())\n"
         "assert 'tensorflow' in call_with(calls.modules, settings=settings)\n"
         "print('tensorflow' in sys.modules, 'grpc' in sys.modules)"
     )
@@ -325,7 +325,7 @@ def test_a_folder_can_be_hidden_from_one_child_alone(tmp_path: Path) -> None:
 
 
 def test_settings_reach_the_server_and_another_value_means_another_one(light: Settings) -> None:
-    other = Settings((*light.environment, ("TF_ENABLE_ONEDNN_OPTS", "0")))
+    other = Settings((*light.environment, ("TF_ENABLE_ONEDNN_OPTS", "0")), modules=())
     assert call_with(calls.variable, ("TF_ENABLE_ONEDNN_OPTS",), settings=other) == "0"
     assert call_with(calls.variable, ("TF_ENABLE_ONEDNN_OPTS",), settings=light) is None
     servers = {call_with(calls.pids, settings=settings)[0] for settings in (light, other, light)}

@@ -311,7 +311,7 @@ def test_a_users_tasks_package_does_not_shadow_ours(
     (tmp_path / "tasks" / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     monkeypatch.chdir(tmp_path)
     for path in (dict(own.environment)["PYTHONPATH"], f"{tmp_path}{os.pathsep}{dict(own.environment)['PYTHONPATH']}"):
-        ours, folders = call_with(calls.which_tasks, settings=Settings((("PYTHONPATH", path),)))
+        ours, folders = call_with(calls.which_tasks, settings=Settings((("PYTHONPATH", path),), modules=()))
         assert ours == ROOT / "tasks" / "__init__.py" and "" not in folders
     end_all()
 
