@@ -11,9 +11,11 @@ import signal
 import socket
 import struct
 import sysconfig
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter
@@ -31,8 +33,11 @@ def progress(facts: Mapping[str, Any]) -> None:
         _send({"progress": dict(facts)})
 
 
-def run(reply: socket.socket, log_fd: int, server: int) -> None:
-    """Run the call that waits on `reply` and answer on it. `server` is the process that forked this one."""
+def run(reply: socket.socket, log_fd: int, server: int, scratch: str) -> None:
+    """Run the call that waits on `reply` and answer on it.
+
+    `server` is the process that forked this one; it removes `scratch`, this call's temporary folder, afterwards.
+    """
     global _reply
     _reply = reply
     os.setsid()  # a group of its own, so that what it starts can be ended with it
@@ -46,7 +51,7 @@ def run(reply: socket.socket, log_fd: int, server: int) -> None:
     (length,) = struct.unpack("<Q", _receive(reply, 8))
     request = _receive(reply, length)
     try:
-        _answer(request)
+        _answer(request, scratch)
     except BaseException as error:  # whatever it is, the caller is told: here the process ends
         traceback.print_exc()
         _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000], "at": _raised_at(error)}})
@@ -61,9 +66,11 @@ def _raised_at(error: BaseException) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
-def _answer(request: bytes) -> None:
+def _answer(request: bytes, scratch: str) -> None:
     module, qualname, args, kwargs, folder = pickle.loads(request)
     try:
+        Path(scratch).mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch
         os.chdir(folder)  # the caller's, which its relative paths mean
         function: Any = importlib.import_module(module)
         for part in qualname.split("."):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,10 +55,11 @@ class Server:
             **dict(settings.environment),
         }
         modules = _imported() if settings.modules is None else settings.modules
+        self.scratch = f"{tempfile.gettempdir()}/tfship-{os.getpid()}-{secrets.token_hex(6)}"
         # Not `-m`: that would put the user's folder first on the path, and it may hold a `tasks` of its own.
         program = (
-            f"import sys; sys.path.insert(0, {str(_ROOT)!r}); "
-            f"from tasks.isolate.server import main; main({theirs.fileno()}, {life_read}, {modules})"
+            f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from tasks.isolate.server import main; "
+            f"main({theirs.fileno()}, {life_read}, {self.scratch!r}, {modules})"
         )
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the server runs
         self.process = subprocess.Popen(
@@ -96,6 +99,7 @@ class Server:
         except subprocess.TimeoutExpired:  # stopped by a debugger, or stuck in the kernel
             self.process.kill()
             self.process.wait(10)
+        shutil.rmtree(self.scratch, ignore_errors=True)  # a server that was killed could not remove it
 
     def forget(self) -> None:
         """Close this process's ends: when no process holds them any more, the server ends."""
@@ -112,7 +116,7 @@ def server_for(settings: Settings) -> Server:
     with _lock:
         server = _servers.get(settings)
         if server is not None and not server.alive():
-            server.forget()
+            server.close()
             server = None
         if server is None:
             server = _servers[settings] = Server(settings)

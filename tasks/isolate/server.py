@@ -3,6 +3,9 @@
 Only importing happens here. No graph, session, eager tensor or channel is made before a fork, and BLAS has one
 thread, so a child starts with nothing but loaded code. The server ends when its client does, even half-way through
 the import, and its children, and what they started, end with it.
+
+Every child has a temporary folder of its own, removed when the child has ended, however it did: TensorFlow's autograph
+leaves a file there for each function it converts, and a child that ends by `os._exit` removes none of them.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import json
 import os
 import select
 import selectors
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 PRELOADED = (
@@ -30,10 +35,11 @@ PRELOADED = (
 )
 
 
-def main(control_fd: int, life_fd: int, modules: Sequence[str]) -> NoReturn:
+def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) -> NoReturn:
     """Import TensorFlow and `modules`, then serve calls that arrive on `control_fd`.
 
-    `life_fd` is a pipe whose other end only the client holds.
+    `life_fd` is a pipe whose other end only the client holds; `scratch` is the folder to make for the children's
+    temporary folders, each named by its child's pid.
     """
     die_with(life_fd)
     for module in (*PRELOADED, *modules):
@@ -50,14 +56,15 @@ def main(control_fd: int, life_fd: int, modules: Sequence[str]) -> NoReturn:
         selector.register(source, selectors.EVENT_READ)
     # From here on the loop sees the client's end, and ends what the children started too.
     fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) & ~os.O_ASYNC)
+    Path(scratch).mkdir(0o700)
     calls: dict[int, socket.socket] = {}
     while True:
         for key, _ in selector.select():
             if key.fileobj == life_fd:
-                leave(calls)
+                leave(calls, scratch)
             elif key.fileobj == wake_read:
                 os.read(wake_read, 4096)
-                for reply, frame in reap(calls):
+                for reply, frame in reap(calls, scratch):
                     # Its caller may not be reading: the others do not wait for that one.
                     selector.register(reply, selectors.EVENT_WRITE, frame)
             elif isinstance(key.data, bytes):
@@ -68,7 +75,7 @@ def main(control_fd: int, life_fd: int, modules: Sequence[str]) -> NoReturn:
             else:
                 message, fds, _, _ = socket.recv_fds(control, 16, 2)
                 if not message:
-                    leave(calls)
+                    leave(calls, scratch)
                 reply, log_fd = socket.socket(fileno=fds[0]), fds[1]
                 server = os.getpid()
                 if (pid := os.fork()) == 0:
@@ -77,7 +84,7 @@ def main(control_fd: int, life_fd: int, modules: Sequence[str]) -> NoReturn:
                         other.close()
                     for fd in (life_fd, wake_read, wake_write):
                         os.close(fd)
-                    run_child(reply, log_fd, server)
+                    run_child(reply, log_fd, server, f"{scratch}/{os.getpid()}")
                 os.close(log_fd)
                 calls[pid] = reply
 
@@ -92,7 +99,7 @@ def die_with(life_fd: int) -> None:
         sys.exit(0)
 
 
-def reap(calls: dict[int, socket.socket]) -> list[tuple[socket.socket, bytes]]:
+def reap(calls: dict[int, socket.socket], scratch: str) -> list[tuple[socket.socket, bytes]]:
     """Take away each ended child with all that it started; what to tell its caller, after all the child itself said."""
     endings = []
     while calls and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
@@ -100,6 +107,7 @@ def reap(calls: dict[int, socket.socket]) -> list[tuple[socket.socket, bytes]]:
         end_group(pid)  # while the dead child still holds the number
         _, status = os.waitpid(pid, 0)
         if pid in calls:
+            shutil.rmtree(f"{scratch}/{pid}", ignore_errors=True)
             # A newline first: it may have been killed in the middle of a frame.
             frame = b"\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
             endings.append((calls.pop(pid), frame))
@@ -112,21 +120,25 @@ def end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def leave(calls: dict[int, socket.socket]) -> NoReturn:
+def leave(calls: dict[int, socket.socket], scratch: str) -> NoReturn:
     """End every child, and this process without the interpreter's shutdown, which TensorFlow's threads can hang."""
     for pid in calls:
         end_group(pid)
+        os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
+    for pid in calls:
+        os.waitpid(pid, 0)  # it may still be writing
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)
 
 
-def run_child(reply: socket.socket, log_fd: int, server: int) -> NoReturn:
+def run_child(reply: socket.socket, log_fd: int, server: int, scratch: str) -> NoReturn:
     """In the child: run the call, and leave as the server does."""
     try:
         from tasks.isolate import child
 
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        child.run(reply, log_fd, server)
+        child.run(reply, log_fd, server, scratch)
     finally:
         try:
             sys.stdout.flush()

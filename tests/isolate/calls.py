@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from enum import StrEnum
@@ -162,6 +163,21 @@ def leave_a_process_behind(how: str) -> int:
         progress({"pid": pid})
         os.abort()
     return pid
+
+
+def leave_a_temporary_file(how: str) -> None:
+    """Leave files where Python's `tempfile` and native code put theirs, tell their places, and end."""
+    _, by_python = tempfile.mkstemp()
+    by_environment = Path(os.environ["TMPDIR"], "folder", "file")
+    by_environment.parent.mkdir()
+    by_environment.touch()
+    progress({"files": [by_python, str(by_environment)]})
+    if how == "leave":
+        os._exit(0)
+    if how == "abort":
+        os.abort()
+    if how == "hang":
+        hang()
 
 
 def pids() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -189,6 +190,42 @@ def test_a_child_that_ends_takes_what_it_started_with_it(own: Settings, how: str
     assert len(left) == 1 and all_gone(left)
 
 
+@pytest.mark.parametrize("how", ["return", "leave", "abort", "hang"])
+def test_a_childs_temporary_files_go_with_it(own: Settings, how: str) -> None:
+    left: list[Path] = []
+
+    def note(facts: Any) -> None:
+        left.extend(Path(file) for file in facts["files"])
+        assert all(file.exists() for file in left)
+
+    with isolate.limits(Limits(seconds=2.0)), contextlib.suppress(ChildFailed):
+        call_with(calls.leave_a_temporary_file, (how,), settings=own, on_progress=note)
+    folder = left[0].parent
+    assert left[1].parents[1] == folder and not folder.exists()
+    assert list(folder.parent.iterdir()) == [], "every child has a folder of its own, and none is left"
+
+
+@pytest.mark.parametrize("victim", ["client", "server", "nobody"])
+def test_temporary_files_go_with_whoever_ends_first(own: Settings, tmp_path: Path, victim: str) -> None:
+    def work() -> None:
+        child = start_with(own, calls.leave_a_temporary_file, ("hang",), {})
+        (said,) = until(lambda: [frame for frame in child.poll(1.0) if "progress" in frame])
+        calls.write(tmp_path / "told", f"{child.server.process.pid} {said['progress']['files'][0]}")
+        if victim != "nobody":
+            child._wait(60.0)
+        isolate.shutdown()
+
+    client = fork(work)
+    assert until((tmp_path / "told").exists)
+    server, _, file = (tmp_path / "told").read_text().partition(" ")
+    if victim != "nobody":
+        assert Path(file).exists()
+        os.kill(client if victim == "client" else int(server), signal.SIGKILL)
+    exit_of(client)
+    folder = Path(file).parents[1]
+    assert until(lambda: not folder.exists(), PATIENCE), list(folder.rglob("*"))
+
+
 def test_a_call_after_the_server_was_killed_gets_a_new_one(own: Settings) -> None:
     for _ in range(2):
         server, _ = call_with(calls.pids, settings=own)
@@ -356,7 +393,7 @@ def test_a_child_whose_server_died_before_it_could_ask_to_die_with_it_ends() -> 
     def orphan() -> None:
         signal.alarm(5)  # instead of waiting for what never comes
         log = os.open(os.devnull, os.O_WRONLY)
-        child.run(theirs, log, server=os.getppid() + 1)
+        child.run(theirs, log, server=os.getppid() + 1, scratch="")
 
     assert exit_of(fork(orphan)) == 0
     theirs.close()
