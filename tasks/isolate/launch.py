@@ -35,8 +35,8 @@ class Settings:
 
 
 def _imported() -> tuple[str, ...]:
-    """The modules of `tasks` that this process has imported, without the verbs, which import Prefect."""
-    return tuple(name for name in list(sys.modules) if name.startswith("tasks.") and name.count(".") >= 2)
+    """The modules of `tasks` that this process has imported."""
+    return tuple(name for name in list(sys.modules) if name.startswith("tasks."))
 
 
 class Server:

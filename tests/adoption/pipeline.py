@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flows import telemetry
 from flows.config import PipelineConfig
 from flows.train_to_serve import summaries, train_to_serve
@@ -143,28 +141,3 @@ def require_shipped(shipped: Shipped, **said: str) -> None:
         assert outputs <= looked_at, candidate
     assert shipped.summary.smoke is not None
     assert shipped.summary.smoke["passed"]
-
-
-def answers_in(written: Path) -> dict[str, Any]:
-    """What TensorFlow's own session answered when it wrote the model."""
-    with np.load(written / "answers.npz") as held:
-        return {name.replace("|", "/"): held[name] for name in held.files}
-
-
-def probe_in(written: Path) -> dict[str, Any]:
-    with np.load(written / "probe.npz") as held:
-        return {name: held[name] for name in held.files}
-
-
-def answers_of_saved_model(folder: Path, probe: Path, out: Path) -> None:
-    """In a child: what a SavedModel answers by TensorFlow's own loader, as `answers.npz` has it."""
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(folder))
-    answers: dict[str, Any] = {}
-    given = probe_in(probe)
-    for key, function in loaded.signatures.items():
-        inputs = {name: given.get(f"{key}/{name}", given.get(name)) for name in function.structured_input_signature[1]}
-        found = function(**{name: tf.constant(rows) for name, rows in inputs.items()})
-        answers |= {f"{key}|{name}": tensor.numpy() for name, tensor in found.items()}
-    np.savez(out / "answers.npz", **answers)

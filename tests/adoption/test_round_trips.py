@@ -13,7 +13,8 @@ import pytest
 from tasks import isolate
 from tasks.errors import CoverageError
 from tasks.records.adoption import Form
-from tests.adoption.pipeline import Shipped, Shipyard, answers_in, answers_of_saved_model, require_shipped
+from tests.adoption.answers import answers_in, answers_of_saved_model
+from tests.adoption.pipeline import Shipped, Shipyard, require_shipped
 from tests.makers import one_network_in_every_form
 
 NAMED = {"inputs": ["x=net/x:0"], "outputs": ["y=net/y:0"]}
