@@ -18,7 +18,22 @@ from tasks.tensors.tensor_file import Array, Tensors
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST = 1000
+CALLS = {
+    "predict_log": "Predict",
+    "classify_log": "Classify",
+    "regress_log": "Regress",
+    "multi_inference_log": "MultiInference",
+}
+"""The PredictionService method for each kind of log that a server runs."""
 REQUESTS = 32  # of one row each: a server that batches refuses more rows than its batch, in a warmup request too
+
+
+class RecordError(ValueError):
+    """A record that is not a PredictionLog; `record` is its bytes."""
+
+    def __init__(self, record: bytes) -> None:
+        super().__init__(record)
+        self.record = record
 
 
 class WarmupFound(Record):
@@ -69,23 +84,39 @@ def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
     return log
 
 
-def looked_at(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
-    """The records that a SavedModel brings, 0 where there is none."""
+def read(file: Path) -> Iterator[Any]:
+    """Yield the PredictionLogs of a warmup file.
+
+    Raises:
+        RecordError: a record is something else.
+        tf.errors.OpError: the file is damaged or not a TFRecord.
+    """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
     from tensorflow_serving.apis import prediction_log_pb2
+
+    for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+        try:
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+        except DecodeError:
+            raise RecordError(record) from None
+        yield log
+
+
+def looked_at(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
+    """The records that a SavedModel brings, 0 where there is none."""
+    import tensorflow as tf
 
     file, count = folder / FILE, 0
     if not file.exists():
         return WarmupFound(records=0)
     try:
-        for raw in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        for log in read(file):
             count += 1
-            problem = _problem(prediction_log_pb2.PredictionLog.FromString(raw), signatures)
-            if problem:
+            if problem := _problem(log, signatures):
                 return WarmupFound(records=count, problem=f"record {count}: {problem}")
-    except DecodeError:
-        return WarmupFound(records=count, problem=f"record {count} is no PredictionLog")
+    except RecordError:
+        return WarmupFound(records=count + 1, problem=f"record {count + 1} is not a PredictionLog")
     except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
         return WarmupFound(records=count, problem=f"after record {count}: {error.message}")
     too_many = f"{count} records, a server takes {MOST}" if count > MOST else ""
@@ -96,7 +127,7 @@ def _problem(log: Any, signatures: Mapping[str, Signature]) -> str:
     import tensorflow as tf
 
     kind = log.WhichOneof("log_type")
-    if kind not in ("predict_log", "classify_log", "regress_log", "multi_inference_log"):
+    if kind not in CALLS:
         return f"log type {kind or 'none'}, which no server runs"
     if kind == "multi_inference_log":
         return ""

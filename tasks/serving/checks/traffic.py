@@ -30,13 +30,6 @@ PAUSE_SECONDS = 0.01  # between two requests of one client
 CLIENTS = 2  # for each protocol
 _FAILURES_KEPT = 5
 _POLL_SECONDS = 0.05
-# The call for each kind of tensorflow_serving/apis/prediction_log.proto that a client can make.
-_CALLS = {
-    "predict_log": "Predict",
-    "classify_log": "Classify",
-    "regress_log": "Regress",
-    "multi_inference_log": "MultiInference",
-}
 _CALL_OF = {Method.PREDICT: "Predict", Method.CLASSIFY: "Classify", Method.REGRESS: "Regress"}
 
 
@@ -130,16 +123,11 @@ def _requests(
 
 
 def _warmup(file: Path) -> Iterator[tuple[str, Any]]:
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    if not file.exists():
-        return
-    for raw in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(raw)
+    """Yield the requests of a warmup file, each with its PredictionService method."""
+    for log in warmup_requests.read(file) if file.exists() else ():
         kind = log.WhichOneof("log_type")
-        if kind in _CALLS:
-            yield _CALLS[kind], getattr(log, kind).request
+        if kind in warmup_requests.CALLS:
+            yield warmup_requests.CALLS[kind], getattr(log, kind).request
 
 
 def _answered(over_grpc: GrpcPredictor, call: str, request: Any, name: str) -> bool:

@@ -30,16 +30,16 @@ def read_text_proto(file: Path, message: Any) -> Any:
     """Parse a text proto file into an empty message.
 
     Raises:
-        ServingError: unreadable, or not that message.
+        ServingError: unreadable, or not that message; its cause says what and where.
     """
     from google.protobuf import text_format
 
     try:
         return text_format.Parse(file.read_text(), message)
     except OSError as error:
-        raise ServingError(Code.NOT_FOUND, f"{file}; {error.strerror}") from None
-    except (text_format.ParseError, UnicodeDecodeError):
-        raise invalid(f"Invalid protobuf file: '{file}'") from None
+        raise ServingError(Code.NOT_FOUND, f"{file}; {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise invalid(f"Invalid protobuf file: '{file}'") from error
 
 
 def single_model(name: str, base_path: str) -> Proto:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from tasks.forms import warmup_requests
 from tasks.serving.embedded import log
 from tasks.serving.embedded.batching.scheduler import BatchScheduler
 from tasks.serving.embedded.batching.session import BatchedServable, BatchingParameters, RunTask
@@ -16,7 +17,7 @@ from tasks.serving.embedded.errors import invalid
 from tasks.serving.embedded.flags import Flags
 from tasks.serving.embedded.monitoring import Metrics
 from tasks.serving.embedded.versions.servable import LoadOptions, Servable, load
-from tasks.serving.embedded.versions.warmup import warm_up, warmup_file
+from tasks.serving.embedded.versions.warmup import warm_up
 
 
 class VersionLoader:
@@ -66,7 +67,7 @@ class VersionLoader:
         return servable
 
     def _warm_up(self, servable: Servable, path: Path) -> None:
-        file = warmup_file(path)
+        file = path / warmup_requests.FILE
         if not file.exists():
             log.info(f"No warmup data file found at {file}")
             return
