@@ -35,7 +35,7 @@ from tasks.errors import (
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.run import StepState
 from tasks.step import Facts, Reached, Run, Step, action, running, step, together
-from tests.artifacts.disk import tree, whole
+from tests.artifacts.disk import tree, whole, writable
 from tests.silent import Silent
 
 built: Counter[str] = Counter()
@@ -258,7 +258,8 @@ def test_a_refresh_that_gives_something_else_sets_the_old_one_aside(run: Run) ->
 
 def test_a_damaged_artifact_found_by_a_refresh_is_named(run: Run, warnings: list[str]) -> None:
     artifact = freeze()
-    (artifact.path / "value").write_text("edited")
+    with writable(artifact.path / "value") as path:
+        path.write_text("edited")
     run.refresh = frozenset({"all"})
     assert freeze() == artifact and whole(artifact.path)
     assert "value has" in warnings[0]
@@ -336,7 +337,8 @@ def test_a_damaged_verdict_is_looked_for_again(run: Run) -> None:
     judge = raising(ParityError.of(REPORT))
     for edited in (False, True):
         if edited:
-            (run.store.artifacts("judge")[0].path / "refusal.json").write_text("{}")
+            with writable(run.store.artifacts("judge")[0].path / "refusal.json") as path:
+                path.write_text("{}")
         with pytest.raises(ParityError):
             judge()
     assert built == {"judge": 2}

@@ -12,7 +12,7 @@ import pytest
 from tasks.artifacts.store import Store
 from tasks.errors import CoverageError, ExitCode
 from tasks.step import Run, Step, running, step
-from tests.artifacts.disk import failed_at, killed_at, tree, whole, writing
+from tests.artifacts.disk import failed_at, killed_at, tree, whole, writable, writing
 from tests.silent import Silent
 
 FILES = {"graph.pb": b"graph" * 100, "variables/variables.index": b"index", "variables/deep/shard": b"weights" * 1000}
@@ -176,7 +176,8 @@ def test_a_repair_that_is_killed_keeps_the_damaged_bytes(root: Path) -> None:
         run_in(root, plain)
         place = place_of(root, "plain")
         assert place
-        (place / "graph.pb").write_bytes(b"scratched")
+        with writable(place / "graph.pb") as path:
+            path.write_bytes(b"scratched")
 
     for moment in every_moment(root, damaged, lambda: run_in(root, plain)):
         run_in(root, plain)

@@ -15,7 +15,7 @@ from tasks.artifacts import manifest as manifests
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import DamagedError
 from tasks.step import Run, running, step
-from tests.artifacts.disk import tree, whole, writing
+from tests.artifacts.disk import tree, whole, writable, writing
 from tests.artifacts.test_manifest import SPECIAL
 from tests.silent import Silent
 
@@ -54,7 +54,7 @@ def pair(run: Run) -> list[Artifact]:
 def edit(path: Path, at: int, xor: int = 1) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= xor
-    with path.open("r+b") as stream:  # in place: the same inode
+    with writable(path), path.open("r+b") as stream:  # in place: the same inode
         stream.write(content)
 
 
@@ -75,15 +75,17 @@ def flip_the_last_byte(place: Path) -> None:
 
 
 def truncate(place: Path) -> None:
-    os.truncate(a_file(place), 1023)
+    with writable(a_file(place)) as path:
+        os.truncate(path, 1023)
 
 
 def empty(place: Path) -> None:
-    os.truncate(a_file(place), 0)
+    with writable(a_file(place)) as path:
+        os.truncate(path, 0)
 
 
 def lengthen(place: Path) -> None:
-    with a_file(place).open("ab") as stream:
+    with writable(a_file(place)) as path, path.open("ab") as stream:
         stream.write(b"x")
 
 
@@ -121,7 +123,8 @@ def delete_the_manifest(place: Path) -> None:
 
 
 def truncate_the_manifest(place: Path) -> None:
-    os.truncate(place / manifests.NAME, 100)
+    with writable(place / manifests.NAME) as path:
+        os.truncate(path, 100)
 
 
 def flip_a_byte_of_the_manifest(place: Path) -> None:
@@ -131,7 +134,8 @@ def flip_a_byte_of_the_manifest(place: Path) -> None:
 
 def edit_a_parameter(place: Path) -> None:
     fields = json.loads((place / manifests.NAME).read_bytes())
-    (place / manifests.NAME).write_text(json.dumps(fields | {"params": {"size": 5}}))
+    with writable(place / manifests.NAME) as path:
+        path.write_text(json.dumps(fields | {"params": {"size": 5}}))
 
 
 def edit_a_file_and_its_manifest(place: Path) -> None:
@@ -139,7 +143,8 @@ def edit_a_file_and_its_manifest(place: Path) -> None:
     fields = json.loads((place / manifests.NAME).read_bytes())
     for entry in fields["files"]:
         entry["sha256"] = manifests.hash_file(place / entry["path"])
-    (place / manifests.NAME).write_text(json.dumps(fields))
+    with writable(place / manifests.NAME) as path:
+        path.write_text(json.dumps(fields))
 
 
 def empty_the_directory(place: Path) -> None:
@@ -314,7 +319,7 @@ def test_every_problem_of_an_artifact_is_named(pair: list[Artifact], store: Stor
     delete(place)
     add(place)
     lengthened = place / "variables" / "index"
-    with lengthened.open("ab") as stream:
+    with writable(lengthened), lengthened.open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(DamagedError) as damage:
         store.verify(place)

@@ -157,8 +157,8 @@ def test_a_keras_file_without_code_is_written_as_an_object_checkpoint(run: Run, 
     [
         (DOUBLING, OBJECTS, "a graph function stands alone"),
         (LINE, KERAS, "Keras writes its own models, and this is a Affine"),
-        (TF1, OBJECTS, "small:Line builds a TF1 graph, and no live object"),
-        (TF1, KERAS, "small:Line builds a TF1 graph, and no live object"),
+        (TF1, OBJECTS, "small_model:Line builds a TF1 graph, and no live object"),
+        (TF1, KERAS, "small_model:Line builds a TF1 graph, and no live object"),
     ],
     ids=["function", "module", "graph", "graph as keras"],
 )
