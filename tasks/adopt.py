@@ -1,19 +1,17 @@
 """adopt: take a model that somebody else trained, in whatever form it was saved, and leave what train leaves.
 
-Stands in for train where files are brought. Layout: see `tasks/training/train.py`, and `adopted.json` (Adopted).
+Stands in for train where files are brought. Layout: see `tasks/baseline/training_run.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks import isolate
 from tasks.adoption import adopt as adoption
-from tasks.artifacts.manifest import hash_file
-from tasks.errors import EnvironmentFailure
+from tasks.adoption.digests import digests
 from tasks.forms.detect import detect
-from tasks.records.adoption import Found, Given, ModelFiles, ProbeSource
+from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.step import Facts, step
 from tasks.user_code import source as sources
@@ -38,30 +36,3 @@ def adopt(
 ) -> None:
     """Detect, read, open, ask and flatten the model in `files`."""
     isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)
-
-
-def digests(found: Found, given: Sequence[Path | None]) -> dict[str, object]:
-    """What a brought model and the files given beside it hold, wherever they are. Raises EnvironmentFailure."""
-    base = found.path if found.path.is_dir() else found.path.parent
-    return {
-        "form": found.form.value,
-        "chosen": found.path.name,
-        "files": {str(path.relative_to(base)): _hash(path) for path in found.files},
-        "given": [_hash(path) for path in _files(given)],
-        "given as": [path is not None for path in given],
-    }
-
-
-def _files(paths: Iterable[Path | None]) -> list[Path]:
-    """The files among them, a folder's own files for a folder (a SavedModel given as the graph)."""
-    given = [path for path in paths if path is not None]
-    return [
-        file for path in given for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if not file.is_dir()
-    ]
-
-
-def _hash(path: Path) -> str:
-    try:
-        return hash_file(path)
-    except OSError as error:
-        raise EnvironmentFailure.from_os(error, str(path)) from None

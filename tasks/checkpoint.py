@@ -15,17 +15,17 @@ import shutil
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import UsageError
 from tasks.forms import saver
 from tasks.records.baseline import Baseline
-from tasks.records.checkpoint import Pinned
+from tasks.records.checkpoint import PinnedCheckpoint
 from tasks.records.settings import Selection
 from tasks.step import step
 
 VERSION = 2
-PINNED = "pinned.json"
 
 
 @step(version=VERSION)
@@ -34,21 +34,16 @@ def checkpoint(run: Artifact, selection: Selection, out: Path) -> None:
     isolate.call(pin, run.path, selection, out)
 
 
-def pinned(artifact: Artifact) -> Pinned:
-    """What a checkpoint artifact holds."""
-    return Pinned.model_validate_json((artifact.path / PINNED).read_bytes())
-
-
 def pin(run: Path, selection: Selection, out: Path) -> None:
     """In a child: copy the chosen checkpoint's files and list its tensors as they were read back."""
-    kept = run / "checkpoints"
-    prefixes = {saver.step_of(path): path for path in saver.prefixes(kept)} if kept.exists() else {}
+    trained, pinned = TrainingRun(run), Pinned(out)
+    kept = trained.checkpoints
+    found = saver.prefixes(kept) if kept.exists() else []
+    prefixes = {step: path for path in found if (step := saver.step_of(path)) is not None}
     # A model without variables has a baseline, and no files to pin beside its graph.
-    steps = prefixes or {int(path.stem): kept / f"model.ckpt-{path.stem}" for path in run.glob("baselines/*.json")}
-    baselines = {
-        step: Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes()) for step in steps
-    }
-    if reference.adopted(run) is not None and isinstance(selection.which, int):
+    steps = prefixes or {step: trained.prefix(step) for step in trained.steps()}
+    baselines = {step: trained.baseline(step) for step in steps}
+    if trained.adopted() is not None and isinstance(selection.which, int):
         # adopt has taken the checkpoint of that number, by its name; the step that it holds may be another.
         ((step, chosen),) = ((step, "the one that was adopted") for step in baselines)
     else:
@@ -56,14 +51,13 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
     prefix = steps[step]
     for path in saver.files(prefix):
         shutil.copyfile(path, out / path.name)
-    shutil.copyfile(run / "graph.meta", out / f"{prefix.name}{saver.META}")
-    shutil.copyfile(run / "graph.json", out / "graph.json")
-    for asset in reference.names_of(run).assets:
-        (out / "assets").mkdir(exist_ok=True)
-        shutil.copyfile(run / "assets" / asset.filename, out / "assets" / asset.filename)
+    shutil.copyfile(trained.graph_file, out / f"{prefix.name}{saver.META}")
+    shutil.copyfile(trained.names_file, out / trained.names_file.name)
+    assets = [asset.filename for asset in trained.names().assets]
+    TrainingRun(out).copy_assets({name: trained.assets / name for name in assets})
     if prefixes:
         (out / "checkpoint").write_text(saver.state_file(Path(saver.spelled(out / prefix.name)).name))
-    record = Pinned(
+    record = PinnedCheckpoint(
         step=step,
         prefix=prefix.name,
         chosen=chosen,
@@ -71,7 +65,7 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
         metrics=baselines[step].metrics,
         tensors=tuple(saver.tensor_table(out / prefix.name)),
     )
-    (out / PINNED).write_text(record.model_dump_json(indent=1))
+    pinned.write(record)
 
 
 def choose(selection: Selection, baselines: list[Baseline]) -> tuple[int, str]:

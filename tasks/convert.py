@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Converted, Pinned, require_verified
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference as proof
-from tasks.checkpoint import pinned
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ParityError
 from tasks.forms import saver
 from tasks.forms.detect import detect
@@ -20,11 +21,10 @@ from tasks.forms.keras import model
 from tasks.graphs import graph as graphs
 from tasks.parity import compare
 from tasks.parity import predictor as predictors
-from tasks.records.adoption import Form, ModelFiles
-from tasks.records.checkpoint import Pinned
+from tasks.records.adoption import ModelFiles
+from tasks.records.checkpoint import PinnedCheckpoint
+from tasks.records.forms import Target
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
-from tasks.records.settings import Target
-from tasks.restore_verify import PARITY, require_verified
 from tasks.step import Facts, step
 from tasks.training import rebuild
 from tasks.training.rebuild import Origin
@@ -32,12 +32,10 @@ from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
 VERSION = 2
-ARCHIVE = "model.keras"
-_OF_OBJECTS = (Target.KERAS, Target.OBJECT_CHECKPOINT)
 
 
 def _facts(targets: tuple[Target, ...], code: ModelSource | None, **_: object) -> Facts:
-    if code is None or not set(_OF_OBJECTS) & set(targets):
+    if code is None or not any(target.of_objects for target in targets):
         return Facts({})
     values, complete = sources.digests(code)
     return Facts({"source": values}, digestible=complete)
@@ -56,50 +54,59 @@ def convert(
 ) -> None:
     """Write the forms `targets`; those of objects from what `code` builds, or from the Keras file that `files` names."""
     require_verified(verified, checkpoint, run)
-    origin = _origin(run, files, code) if set(_OF_OBJECTS) & set(targets) else None
-    reports = [_one(checkpoint, run, to, origin, tolerance, out / to.value) for to in targets]
+    origin = _origin(run, files, code) if any(target.of_objects for target in targets) else None
+    reports = [_one(checkpoint, run, to, origin, tolerance, Converted(out)) for to in targets]
     rows = tuple(row for report in reports for row in report.rows)
     report = ParityReport(baseline=reports[0].baseline, rows=rows)
-    (out / PARITY).write_text(report.model_dump_json(indent=1))
+    Converted(out).write_parity(report)
     if report.failures:
         raise ParityError.of(report)
 
 
 def _one(
-    checkpoint: Artifact, run: Artifact, to: Target, origin: Origin | None, tolerance: Tolerance, folder: Path
+    checkpoint: Artifact, run: Artifact, to: Target, origin: Origin | None, tolerance: Tolerance, out: Converted
 ) -> ParityReport:
-    pin = pinned(checkpoint)
-    if to in _OF_OBJECTS:
+    pin = Pinned(checkpoint.path).record()
+    if to.of_objects:
         if origin is None:
             return _not_made(to, _no_object(run, to))
-        return _of_object(checkpoint, pin, run, to, origin, tolerance, folder)
+        return _of_object(checkpoint, pin, run, to, origin, tolerance, out)
+    folder = out.form(to)
     folder.mkdir()
+    names = TrainingRun(run.path).names()
     version = "V1" if to is Target.SAVER_V1 else "V2"
-    if reason := isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, run.path, version, folder):
+    if reason := isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, names, version, folder):
         folder.rmdir()
         return _not_made(to, reason)
     return isolate.call(prove, to, folder, pin, run.path, tolerance)
 
 
 def _of_object(
-    checkpoint: Artifact, pin: Pinned, run: Artifact, to: Target, origin: Origin, tolerance: Tolerance, folder: Path
+    checkpoint: Artifact,
+    pin: PinnedCheckpoint,
+    run: Artifact,
+    to: Target,
+    origin: Origin,
+    tolerance: Tolerance,
+    out: Converted,
 ) -> ParityReport:
     """A form that is written from the live object: the Keras file again where there is one, else from the checkpoint."""
+    folder = out.form(to)
     folder.mkdir()
     reason = ""
     if to is Target.OBJECT_CHECKPOINT:
         write = rebuild.write_checkpoint
         reason = isolate.call(write, origin, checkpoint.path, pin.prefix, run.path, pin.step, folder)
     elif origin.archive is not None:
-        isolate.call(model.write, origin.archive, folder / ARCHIVE)
+        isolate.call(model.write, origin.archive, out.archive)
     else:
-        archive = folder / ARCHIVE
+        archive = out.archive
         reason = isolate.call(rebuild.write_archive, origin, checkpoint.path, pin.prefix, run.path, archive)
     if reason:
         folder.rmdir()
         return _not_made(to, reason)
     if to is Target.KERAS:
-        return isolate.call(prove_archive, folder / ARCHIVE, run.path, pin.step, tolerance)
+        return isolate.call(prove_archive, out.archive, run.path, pin.step, tolerance)
     return isolate.call(rebuild.prove_checkpoint, to.value, origin, folder, run.path, pin.step, tolerance)
 
 
@@ -108,13 +115,13 @@ def _not_made(to: Target, reason: str) -> ParityReport:
 
 
 def _no_object(run: Artifact, to: Target) -> str:
-    brought = proof.adopted(run.path)
+    brought = TrainingRun(run.path).adopted()
     what = brought.form.value if brought else "a checkpoint that was trained on in its own graph"
     writes = "Keras writes its own models" if to is Target.KERAS else "live objects have one"
     return f"not made: {writes}, and this is {what}, without code of objects"
 
 
-def prove(to: Target, folder: Path, pin: Pinned, run: Path, tolerance: Tolerance) -> ParityReport:
+def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance: Tolerance) -> ParityReport:
     """In a child: a written checkpoint restored, and compared with the baseline."""
     reference = proof.Reference.read(run, pin.step)
     prefix = folder / pin.prefix
@@ -142,14 +149,14 @@ def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> 
 
 def _origin(run: Artifact, files: ModelFiles | None, code: ModelSource | None) -> Origin | None:
     """What made the run's live object, None where a graph was brought, or went on, without code."""
-    params, brought = run.manifest.params, proof.adopted(run.path)
+    params, brought = run.manifest.params, TrainingRun(run.path).adopted()
     if brought is None:
         if params.get("source") is None:
             return None
         return Origin(code=code, hyperparameters=params["training"]["hyperparameters"])
     if params.get("code") is not None:
         return Origin(code=code)
-    if brought.form not in (Form.KERAS, Form.HDF5) or files is None:
+    if not brought.form.of_keras or files is None:
         return None
     if not files.path.exists():
         raise EnvironmentFailure(str(files.path), "the Keras model that was adopted", "nothing", "put it back.")

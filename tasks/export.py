@@ -9,38 +9,35 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Exported, Pinned, require_verified
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference
-from tasks.checkpoint import pinned
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import ParityError
 from tasks.forms import saved_model
-from tasks.records.adoption import Form
+from tasks.records.forms import CandidateForm, Form
 from tasks.records.parity import ParityReport, Tolerance
-from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
 VERSION = 3
-MODEL = "saved_model"
-FORMS = ("saved_model (v1 loader)", "saved_model (v2 loader)")
+_LOADERS = (CandidateForm.SAVED_MODEL_V1, CandidateForm.SAVED_MODEL_V2)
 
 
 @step(version=VERSION, verifies=True)
 def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
     """Write the SavedModel from graph and prefix; `verified` is the proof that both are good."""
     require_verified(verified, checkpoint, run)
-    pin = pinned(checkpoint)
-    names = reference.names_of(run.path)
-    folder = out / MODEL
+    pin = Pinned(checkpoint.path).record()
+    trained, exported = TrainingRun(run.path), Exported(out)
+    names, folder = trained.names(), exported.model
     folder.mkdir()
-    isolate.call(
-        saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, run.path / "probe.tensors", folder
-    )
-    reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, tolerance) for form in FORMS]
+    isolate.call(saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, trained.probe_file, folder)
+    reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, tolerance) for form in _LOADERS]
     rows = [row for one in reports for row in one.rows]
     notes: tuple[str, ...] = ()
-    if (brought := reference.adopted(run.path)) and brought.form is Form.SAVED_MODEL:
+    if (brought := trained.adopted()) and brought.form is Form.SAVED_MODEL:
         notes = ("saved_model: was one already: written again, from its graph and its values",)
     report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows), notes=notes)
-    (out / PARITY).write_text(report.model_dump_json(indent=1))
+    exported.write_parity(report)
     if not report.passed:
         raise ParityError.of(report)

@@ -9,34 +9,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Frozen, Pinned, require_verified
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference
-from tasks.checkpoint import pinned
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import ParityError
 from tasks.forms import frozen_graph
-from tasks.records.adoption import Form
+from tasks.records.forms import CandidateForm, Form
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
-from tasks.restore_verify import PARITY, require_verified
 from tasks.step import step
 
 VERSION = 2
-FORM = "frozen_graph"
 
 
 @step(version=VERSION, verifies=True)
 def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
     """Write `frozen_graph.pb` from graph and prefix; `verified` is the proof that both are good."""
     require_verified(verified, checkpoint, run)
-    pin = pinned(checkpoint)
-    names = reference.names_of(run.path)
+    pin = Pinned(checkpoint.path).record()
+    trained = TrainingRun(run.path)
+    names = trained.names()
     not_made = isolate.call(frozen_graph.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)
     if not_made:
-        report = ParityReport(rows=(ParityRow.not_made(FORM, not_made),))
+        report = ParityReport(rows=(ParityRow.not_made(CandidateForm.FROZEN_GRAPH, not_made),))
     else:
-        report = isolate.call(reference.prove, FORM, out, run.path, pin.step, tolerance)
-        if (brought := reference.adopted(run.path)) and brought.form is Form.GRAPH_DEF and not names.needed:
+        report = isolate.call(reference.prove, CandidateForm.FROZEN_GRAPH, out, run.path, pin.step, tolerance)
+        if (brought := trained.adopted()) and brought.form is Form.GRAPH_DEF and not names.needed:
             note = "frozen_graph: already frozen: written again, with the same constants"
             report = report.model_copy(update={"notes": (note,)})
-    (out / PARITY).write_text(report.model_dump_json(indent=1))
+    Frozen(out).write_parity(report)
     if not_made == "" and not report.passed:
         raise ParityError.of(report)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Exported, Pinned, Smoked, model_files
 from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
-from tasks.checkpoint import pinned
 from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
-from tasks.export import MODEL
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.release import Event
 from tasks.records.run import Promotion, StepState
@@ -24,9 +23,9 @@ from tasks.releases import rules
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
 from tasks.serving.checks.requests import compared, questions
+from tasks.serving.checks.setups import setups
 from tasks.serving.clients.grpc import GrpcPredictor
 from tasks.serving.runtimes import choose
-from tasks.smoke_test import REPORT, setups
 from tasks.step import action, current
 
 
@@ -48,11 +47,7 @@ def promote(
         HeldError: this digest was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
-    files = tuple(
-        entry.model_copy(update={"path": entry.path.removeprefix(f"{MODEL}/")})
-        for entry in exported.manifest.files
-        if entry.path.startswith(f"{MODEL}/")
-    )
+    files = model_files(exported)
     digest = digest_of(files)
     if not release.promote:
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
@@ -76,7 +71,7 @@ def promote(
         require_sound(releases)
         try:
             version = releases.publish(
-                exported.path / MODEL,
+                Exported(exported.path).model,
                 files,
                 run_id=current().run_id,
                 blessing=blessed.digest,
@@ -120,14 +115,15 @@ def require_blessing(
     exported: Artifact, blessed: Artifact, checkpoint: Artifact, run: Artifact, release: Release
 ) -> SmokeReport:
     """The smoke report that `blessed` holds, if it is a pass of exactly this export and good enough for `release`."""
-    report = SmokeReport.model_validate_json((blessed.path / REPORT).read_bytes())
+    report = Smoked(blessed.path).report()
     about = blessed.manifest.inputs
     these = {"exported": exported.digest, "checkpoint": checkpoint.digest, "run": run.digest}
     where = f"promote {release.name}"
     if blessed.step != "smoke_test" or {name: about.get(name) for name in these} != these:
         raise SmokeRefused(where, f"a blessing of {these}", f"{blessed.step} of {about}", "smoke-test this model.")
-    if not report.passed or blessed.refusal() is not None:
-        raise SmokeRefused(where, "a passed smoke test", report.verdict, "mend the model, then run again.")
+    if report is None or not report.passed or blessed.refusal() is not None:
+        found = report.verdict if report else "a refusal before a server was started"
+        raise SmokeRefused(where, "a passed smoke test", found, "fix the model, then run again.")
     if report.identity.stand_in and not release.allow_stand_in:
         remedy = "smoke-test it with --runtime docker or binary, or set `release.allow_stand_in`."
         raise SmokeRefused(where, "a pass in a real server", report.verdict, remedy)
@@ -175,7 +171,7 @@ def _confirm(
     *_, production = setups(serving)
     runtime = choose.choose(production.serving, current().run_id, step="promote")
     with lifecycle.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
-        step = pinned(checkpoint).step
+        step = Pinned(checkpoint.path).record().step
         report = isolate.call(
             ask, endpoint, releases.name, version, run.path, step, production.serving, tolerance, production.largest
         )

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Pinned, Rehearsed, link_model
 from tasks.artifacts import manifest as manifests
 from tasks.artifacts.manifest import link_file
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
-from tasks.checkpoint import pinned
 from tasks.errors import DamagedError, EnvironmentFailure, SmokeRefused
 from tasks.records.rehearsal import Rehearsal, Switch
 from tasks.records.serving import Cause, Check, Endpoint
@@ -25,11 +25,9 @@ from tasks.serving.checks import lifecycle, traffic
 from tasks.serving.runtimes import choose
 from tasks.serving.runtimes.docker import address
 from tasks.serving.runtimes.protocol import ServingRuntime
-from tasks.smoke_test import link_model
 from tasks.step import Facts, current, step
 
 VERSION = 2
-REPORT, LOG = "rehearsal.json", "server.log"
 _OF_A_LOAD = {Cause.LOAD_ERROR, Cause.UNKNOWN_OP, Cause.WARMUP_REFUSED}
 
 
@@ -83,7 +81,7 @@ def rehearse(
     runtime = choose.choose(serving, current().run_id, step="rehearse")
     if place is None:
         note = f"no version of {served.name} is served: there is nothing to change from"
-        (out / REPORT).write_text(Rehearsal(identity=runtime.identity, note=note).model_dump_json(indent=1))
+        Rehearsed(out).write(Rehearsal(identity=runtime.identity, note=note))
         return
     if runtime.identity.runtime == "docker" and address.resolve().remote:
         raise _impossible(
@@ -98,7 +96,7 @@ def rehearse(
             if path.is_file():
                 link_file(path, base / str(version) / path.relative_to(place))
         link_model(exported, base / "staged")
-        step = pinned(checkpoint).step
+        step = Pinned(checkpoint.path).record().step
         try:
             with (
                 lifecycle.serving(runtime, served.name, base, version, serving.load_timeout, memory) as (endpoint, _),
@@ -113,7 +111,7 @@ def rehearse(
             found = f"version {version}, which does not load in this server: {error.found}"
             raise _impossible(runtime, served.name, found) from error
         finally:
-            (out / LOG).write_text(runtime.logs())
+            Rehearsed(out).log.write_text(runtime.logs())
     if switch is None:
         found = f"version {version}, which answers neither its own warmup requests nor the new model's probe"
         raise _impossible(runtime, served.name, found)
@@ -126,7 +124,7 @@ def rehearse(
         checks=checks,
         passed=all(check.passed for check in checks),
     )
-    (out / REPORT).write_text(rehearsal.model_dump_json(indent=1))
+    Rehearsed(out).write(rehearsal)
     what = f"{runtime.identity.called}, from version {version} to the next"
     if switch.ended:
         raise lifecycle.not_loaded(runtime, what, switch.ended)

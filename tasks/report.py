@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.artifact_views import Compared, Pinned, Rehearsed, Restored, Smoked, server_log
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, Refusal
 from tasks.parity import compare
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
-from tasks.records.checkpoint import Pinned, RestoreReport
+from tasks.records.checkpoint import RestoreReport
 from tasks.records.parity import ParityReport, ParityRow
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import RunSummary, StepState
@@ -47,7 +48,7 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(_facts(run, name, error)), encoding="utf-8")
         for number, log in enumerate(_logs(run, error)):
-            (page.parent / (f"server-{number}.log" if number else "server.log")).write_text(log, encoding="utf-8")
+            (page.parent / server_log(number)).write_text(log, encoding="utf-8")
     except OSError as failure:
         raise EnvironmentFailure.from_os(failure, f"report {page}") from failure
     return page, StepState.BUILT
@@ -108,8 +109,7 @@ def _reports(artifacts: Mapping[str, Artifact]) -> list[ParityReport]:
     reports = []
     for step in _CHAIN:
         for artifact in _of(artifacts, step):
-            if place := _left(artifact, "parity.json"):
-                report = ParityReport.model_validate_json(place.read_bytes())
+            if report := Compared(artifact.path).parity():
                 reports.append(_named(report, artifact) if len(_of(artifacts, step)) > 1 else report)
     return reports
 
@@ -173,37 +173,34 @@ def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
 
 
 def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    found = reference.adopted(artifacts["adopt"].path) if "adopt" in artifacts else None
+    found = TrainingRun(artifacts["adopt"].path).adopted() if "adopt" in artifacts else None
     return found.model_dump(mode="json") if found else None
 
 
 def _quality_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    place = _left(artifacts.get("restore_verify"), "restore.json")
-    if place is None:
-        return None
-    found = RestoreReport.model_validate_json(place.read_bytes())
-    return {
-        "evaluation": found.evaluation.model_dump(mode="json") if found.evaluation else None,
-        "probe": found.worth.model_dump(mode="json") if found.worth else None,
-    }
+    found = _restored(artifacts)
+    return (
+        None
+        if found is None
+        else {
+            "evaluation": found.evaluation.model_dump(mode="json") if found.evaluation else None,
+            "probe": found.worth.model_dump(mode="json") if found.worth else None,
+        }
+    )
 
 
 def _smokes(artifacts: Mapping[str, Artifact]) -> tuple[SmokeReport, ...]:
     """What each server made of the model, by image."""
-    places = [place for artifact in _of(artifacts, "smoke_test") if (place := _left(artifact, "smoke.json"))]
-    found = [SmokeReport.model_validate_json(place.read_bytes()) for place in places]
+    found = [report for artifact in _of(artifacts, "smoke_test") if (report := Smoked(artifact.path).report())]
     return tuple(sorted(found, key=lambda smoke: smoke.identity.image or ""))
 
 
 def _rehearsal(artifacts: Mapping[str, Artifact]) -> Rehearsal | None:
-    place = _left(artifacts.get("rehearse"), "rehearsal.json")
-    return Rehearsal.model_validate_json(place.read_bytes()) if place else None
+    return Rehearsed(artifacts["rehearse"].path).report() if "rehearse" in artifacts else None
 
 
-def _left(artifact: Artifact | None, name: str) -> Path | None:
-    """A file that a step left, None where it did not come to it: an artifact may be a refusal and nothing else."""
-    place = artifact.path / name if artifact else None
-    return place if place and place.exists() else None
+def _restored(artifacts: Mapping[str, Artifact]) -> RestoreReport | None:
+    return Restored(artifacts["restore_verify"].path).report() if "restore_verify" in artifacts else None
 
 
 def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
@@ -221,10 +218,11 @@ def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
 
 def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
     made = run.artifacts
-    trained = made.get("train") or made.get("adopt")
-    names = reference.names_of(trained.path) if trained and _left(trained, "graph.json") else None
-    pinned, restore = _left(made.get("checkpoint"), "pinned.json"), _left(made.get("restore_verify"), "restore.json")
-    restored = RestoreReport.model_validate_json(restore.read_bytes()) if restore else None
+    first = made.get("train") or made.get("adopt")
+    trained = TrainingRun(first.path) if first else None
+    names = trained.names() if trained and trained.names_file.exists() else None
+    pinned = Pinned(made["checkpoint"].path) if "checkpoint" in made else None
+    restored = _restored(made)
     return ReportFacts(
         run_id=run.run_id,
         name=name,
@@ -237,10 +235,10 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         servers=servers(run),
         rehearsal=_rehearsal(made),
         promotion=run.promotion,
-        pinned=Pinned.model_validate_json(pinned.read_bytes()) if pinned else None,
+        pinned=pinned.record() if pinned and pinned.file.exists() else None,
         restore=restored,
-        adopted=reference.adopted(trained.path) if trained else None,
-        training=_metrics(trained.path / "metrics.jsonl") if trained else (),
+        adopted=trained.adopted() if trained else None,
+        training=_metrics(trained.metrics_file) if trained else (),
         files=tuple(
             FileFact(step=step, path=entry.path, size=entry.size, sha256=entry.sha256)
             for step, artifact in made.items()
@@ -252,7 +250,7 @@ def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:
         hyperparameters=restored.hyperparameters if restored else {},
         refusal=None if error is None else str(error) if isinstance(error, PipelineError) else type(error).__name__,
         against_model=isinstance(error, PipelineError) and error.exit_code is ExitCode.GATE_REFUSED,
-        sample_inputs=_samples(trained.path, names) if trained and names else {},
+        sample_inputs=_samples(trained, names) if trained and names else {},
     )
 
 
@@ -260,6 +258,6 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else ()
 
 
-def _samples(run: Path, names: GraphNames) -> dict[str, dict[str, Any]]:
-    probe = tensor_file.read_tensors(run / "probe.tensors")
+def _samples(run: TrainingRun, names: GraphNames) -> dict[str, dict[str, Any]]:
+    probe = tensor_file.read_tensors(run.probe_file)
     return {signature.key: sample(signature, compare.select(probe, signature.key)) for signature in names.signatures}

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks import isolate
+from tasks.artifact_views import Pinned, Restored
 from tasks.artifacts.manifest import hash_file, link_file
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference as proof
-from tasks.checkpoint import pinned
-from tasks.errors import CoverageError, EnvironmentFailure, ParityError, UsageError
+from tasks.baseline.training_run import TrainingRun
+from tasks.errors import CoverageError, EnvironmentFailure, ParityError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.isolate.hide import hide
 from tasks.quality import evaluate as evaluations
 from tasks.quality.probe_sensitivity import probe_worth
-from tasks.records.checkpoint import Pinned, RestoreReport
+from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
 from tasks.records.parity import Tolerance
 from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
@@ -29,7 +30,6 @@ from tasks.step import Facts, step
 from tasks.tensors import tensor_file
 
 VERSION = 2
-REPORT, PARITY = "restore.json", "parity.json"
 _WORTH_SECONDS = 20.0  # a large model's probe is judged by its largest variables
 _NONE = LabelledData()
 _HYPERPARAMETERS = "hyperparameters"
@@ -55,23 +55,24 @@ def restore_verify(
         for entry in checkpoint.manifest.files:
             link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
         originals = [run.path, checkpoint.path]
-        report = isolate.call(verify, Path(moved), pinned(checkpoint), run.path, originals, tolerance, labelled)
-    (out / REPORT).write_text(report.model_dump_json(indent=1))
-    (out / PARITY).write_text(report.parity.model_dump_json(indent=1))
+        report = isolate.call(
+            verify, Path(moved), Pinned(checkpoint.path).record(), run.path, originals, tolerance, labelled
+        )
+    Restored(out).write(report)
     if not report.parity.passed:
         raise ParityError.of(report.parity)
 
 
 def verify(
-    moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance: Tolerance, labelled: LabelledData
+    moved: Path, pin: PinnedCheckpoint, run: Path, originals: list[Path], tolerance: Tolerance, labelled: LabelledData
 ) -> RestoreReport:
     """In a child: everything that restoring must show."""
     reference = proof.Reference.read(run, pin.step)
-    batch_file = run / "batch.tensors"
-    batch = tensor_file.read_tensors(batch_file) if batch_file.exists() else None
+    trained = TrainingRun(run)
+    batch = tensor_file.read_tensors(trained.batch_file) if trained.batch_file.exists() else None
     signatures = reference.names.signatures
     rows = evaluations.labelled(labelled.file, signatures, labelled.label) if labelled.file else None
-    recorded = _hyperparameters(saver.meta_graph(run / "graph.meta"))
+    recorded = _hyperparameters(saver.meta_graph(trained.graph_file))
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
     meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
@@ -108,21 +109,13 @@ def verify(
     )
 
 
-def require_verified(verified: Artifact, checkpoint: Artifact, run: Artifact) -> None:
-    """Raise UsageError unless `verified` is the proof of exactly this checkpoint and this run."""
-    about = verified.manifest.inputs
-    these = {"checkpoint": checkpoint.digest, "run": run.digest}
-    if verified.step != "restore_verify" or about != these:
-        raise UsageError("verified", f"a restore-verify of {these}", f"{verified.step} of {about}", "verify this one.")
-
-
 def _hyperparameters(meta: Any) -> list[bytes]:
     """What a MetaGraphDef keeps of them, as it was written."""
     held = meta.collection_def
     return list(held[_HYPERPARAMETERS].bytes_list.value) if _HYPERPARAMETERS in held else []
 
 
-def _require_recorded(meta: Any, names: GraphNames, recorded: list[bytes], pin: Pinned) -> None:
+def _require_recorded(meta: Any, names: GraphNames, recorded: list[bytes], pin: PinnedCheckpoint) -> None:
     """Refuse a checkpoint whose graph is not what the run recorded beside its outputs; what it never had is not missed.
 
     Raises:
@@ -166,7 +159,7 @@ def _outputs(names: GraphNames) -> list[str]:
     return [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
 
 
-def _global_step(session: Any, names: GraphNames, pin: Pinned, restored: set[str]) -> int | None:
+def _global_step(session: Any, names: GraphNames, pin: PinnedCheckpoint, restored: set[str]) -> int | None:
     if names.global_step is None or graphs.node_name(names.global_step) not in restored:
         return None
     variable = graphs.node_name(names.global_step)

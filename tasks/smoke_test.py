@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
 
 from tasks import isolate
-from tasks.artifacts.manifest import damaged, hash_file, link_file
+from tasks.artifact_views import Exported, Frozen, Pinned, Smoked, link_model
+from tasks.artifacts.manifest import damaged, hash_file
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference as proof
 from tasks.baseline.reference import Reference
-from tasks.checkpoint import pinned
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import (
     ChildFailed,
     DamagedError,
@@ -31,19 +31,17 @@ from tasks.errors import (
     UnsupportedGraph,
     UsageError,
 )
-from tasks.export import MODEL
 from tasks.forms import warmup_requests
-from tasks.forms.frozen_graph import GRAPH
 from tasks.forms.warmup_requests import WarmupFound
-from tasks.freeze import FORM
-from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.forms import CandidateForm
+from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
-from tasks.records.settings import FILE_FLAGS, Gates, Serving, batches
-from tasks.restore_verify import PARITY
+from tasks.records.settings import FILE_FLAGS, Gates, Serving
 from tasks.serving.checks import examine as questions
 from tasks.serving.checks import lifecycle, preflight, production_config
 from tasks.serving.checks.examine import Findings
 from tasks.serving.checks.production_config import Entry
+from tasks.serving.checks.setups import Setup, as_fetched, setups
 from tasks.serving.clients.grpc import GrpcPredictor
 from tasks.serving.runtimes import choose
 from tasks.serving.runtimes.binary import BinaryRuntime
@@ -52,7 +50,6 @@ from tasks.step import Facts, current, progress, step
 
 P = ParamSpec("P")
 VERSION = 4
-REPORT, LOG = "smoke.json", "server.log"
 _SERVED_AS, _SERVED_VERSION = "model", 1
 _CAUSES: dict[type[PipelineError], Cause] = {  # of what no server was needed for
     ParityError: Cause.VALUE_DIFFERS,
@@ -108,7 +105,7 @@ def smoke_test(
 
     The frozen graph is not served, and nothing after this looks at it: it is proven here as it lies in the store.
     """
-    with _told(choose.choose(_as_fetched(serving), current().run_id)):
+    with _told(choose.choose(as_fetched(serving), current().run_id)):
         _test(exported, checkpoint, run, frozen, serving, tolerance, out)
 
 
@@ -121,12 +118,22 @@ def _test(
     tolerance: Tolerance,
     out: Path,
 ) -> None:
-    training_step = pinned(checkpoint).step
-    model = exported.path / MODEL
+    training_step = Pinned(checkpoint.path).record().step
+    model, smoked = Exported(exported.path).model, Smoked(out)
     on_disk = _look(out, exported, model, look_at_files, model, run.path, training_step)
-    if (frozen.path / GRAPH).exists():
-        _look(out, frozen, frozen.path, proof.prove, FORM, frozen.path, run.path, training_step, tolerance)
-    (out / PARITY).write_text(on_disk.model_dump_json(indent=1))
+    if Frozen(frozen.path).graph.exists():
+        _look(
+            out,
+            frozen,
+            frozen.path,
+            proof.prove,
+            CandidateForm.FROZEN_GRAPH,
+            frozen.path,
+            run.path,
+            training_step,
+            tolerance,
+        )
+    smoked.write_parity(on_disk)
     brought = isolate.call(look_at_warmup, model, run.path)
     if brought.problem:
         remedy = "write the warmup requests anew (--refresh export)."
@@ -144,7 +151,7 @@ def _test(
                 with _told(runtime):
                     found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
             finally:
-                (out / (LOG if not number else f"server-{number}.log")).write_text(runtime.logs())
+                smoked.log(number).write_text(runtime.logs())
             rounds.append(one)
             parity = parity.model_copy(update={"rows": (*parity.rows, *setup.named(found.parity.rows))})
             sound = parity.passed and all(check.passed for check in one.checks) and _everything(found, run.path)
@@ -156,8 +163,7 @@ def _test(
                 notes=entry.notes if entry else (),
                 passed=sound and len(rounds) == len(planned),
             )
-            (out / REPORT).write_text(report.model_dump_json(indent=1))
-            (out / PARITY).write_text(parity.model_dump_json(indent=1))
+            smoked.write(report)
             if not sound:
                 raise _refusal(report, runtime)
 
@@ -193,7 +199,7 @@ def _look(
         facts = {"cause": Cause.LOAD_ERROR.value}
         raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
     if not report.passed and report.failures:
-        (out / PARITY).write_text(report.model_dump_json(indent=1))
+        Smoked(out).write_parity(report)
         _require_whole(artifact)
         raise ParityError.of(report)
     return report
@@ -217,51 +223,8 @@ def _require_whole(exported: Artifact) -> None:
         raise damaged(exported.path, ["a file has changed since it was committed"])
 
 
-@dataclass(frozen=True)
-class Setup:
-    """One way to start the server. `largest` is how many rows it takes in a request, None where it does not batch."""
-
-    name: str
-    serving: Serving
-    largest: int | None = None
-
-    def named(self, rows: Iterable[ParityRow]) -> list[ParityRow]:
-        """The rows of a comparison in this set-up."""
-        if not self.name:
-            return list(rows)
-        return [row.model_copy(update={"candidate": f"{row.candidate}, {self.name}"}) for row in rows]
-
-
 def _pulled(done: int, total: int) -> None:
     progress({"unit": "MiB", "step": done >> 20, "of": max(total >> 20, 1)})
-
-
-def setups(serving: Serving) -> Iterator[Setup]:
-    """The server as production has it; where that batches, first without: a difference then has a name."""
-    serving = _as_fetched(serving)
-    without = tuple(flag for flag in serving.flags if not batches(flag))
-    if without == serving.flags:
-        yield Setup("", serving)
-        return
-    yield Setup("", serving.model_copy(update={"flags": without, "batching_parameters_file": None}))
-    yield Setup("batching", serving, isolate.call(largest_request, serving.batching_parameters_file))
-
-
-def _as_fetched(serving: Serving) -> Serving:
-    """Its image was fetched when its digest became part of the key."""
-    return serving.model_copy(update={"pull": "never"})
-
-
-def largest_request(parameters: Path | None) -> int:
-    """In a child: the most rows that a batching server takes in one request."""
-    from tasks.serving.embedded.batching.session import BatchingParameters, read_parameters
-    from tasks.serving.embedded.errors import ServingError
-
-    try:
-        return (read_parameters(parameters) if parameters else BatchingParameters()).queue.max_batch_size
-    except ServingError as error:
-        where = f"serving.batching_parameters_file {parameters}"
-        raise UsageError(where, "BatchingParameters as text", error.message, "mend the file.") from None
 
 
 def _entry(serving: Serving) -> Entry | None:
@@ -271,7 +234,7 @@ def _entry(serving: Serving) -> Entry | None:
 
 def look_at_warmup(model: Path, run: Path) -> WarmupFound:
     """In a child: the warmup requests that the SavedModel brings."""
-    return warmup_requests.looked_at(model, {one.key: one for one in proof.names_of(run).signatures})
+    return warmup_requests.looked_at(model, {one.key: one for one in TrainingRun(run).names().signatures})
 
 
 def _ask(
@@ -337,7 +300,7 @@ def _everything(found: Findings, run: Path) -> bool:
     """Every signature was asked over gRPC, and what must be refused was sent, over gRPC and over REST."""
     looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
     refused = {check.protocol for check in found.checks if check.cause is Cause.NOT_REFUSED} == {"gRPC", "REST"}
-    return refused and looked_at == {signature.key for signature in proof.names_of(run).signatures}
+    return refused and looked_at == {signature.key for signature in TrainingRun(run).names().signatures}
 
 
 def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
@@ -363,10 +326,3 @@ def warmup_word(log: str, records: int) -> str:
     if not records:
         return "no warmup requests"
     return f"not proven: the server read {found[1]} of {records}" if found else "not proven"
-
-
-def link_model(exported: Artifact, target: Path) -> None:
-    """The exported SavedModel under another name, linked: the copy that is served, away from the store's own."""
-    for entry in exported.manifest.files:
-        if entry.path.startswith(f"{MODEL}/"):
-            link_file(exported.path / entry.path, target / entry.path.removeprefix(f"{MODEL}/"))

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tasks import isolate
-from tasks.adopt import digests
+from tasks.adoption.digests import digests
 from tasks.errors import ChildFailed
 from tasks.forms.detect import detect
 from tasks.records.adoption import Given, ProbeSource

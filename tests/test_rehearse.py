@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import tasks.rehearse as step
+from tasks.artifact_views import Exported
 from tasks.artifacts.store import Artifact
 from tasks.errors import ChildFailed, EnvironmentFailure, SmokeRefused
-from tasks.export import MODEL
 from tasks.records.rehearsal import Phase, Rehearsal, Switch
 from tasks.records.serving import Cause, Endpoint
 from tasks.records.settings import Gates
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 def served(made: Made, root: Path) -> Artifact:
     """Make the model version 1 of `root`/m; its blessing."""
-    shutil.copytree(made[0].path / MODEL, root / "m" / "1")
+    shutil.copytree(Exported(made[0].path).model, root / "m" / "1")
     return smoke_test(*made, serving(), TOLERANCE)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
+from tasks.artifact_views import Exported
 from tasks.errors import ParityError, SmokeRefused, UsageError
-from tasks.export import MODEL, export
+from tasks.export import export
 from tasks.records.parity import Tolerance
 from tasks.records.serving import Cause, SmokeReport
 from tasks.restore_verify import restore_verify
@@ -134,7 +135,7 @@ def test_a_bad_warmup_record_is_refused_before_any_server_starts(run: Run, fault
     def spoil(out: Path) -> None:
         shutil.copytree(model.path, out, dirs_exist_ok=True)
         (out / "manifest.json").unlink()
-        isolate.call(bad_warmup_requests.spoil, out / MODEL, fault)
+        isolate.call(bad_warmup_requests.spoil, Exported(out).model, fault)
 
     with pytest.raises(SmokeRefused, match=r"tf_serving_warmup_requests.*found") as refused:
         smoke_test(run.store.build(recipe, spoil), pinned, made, frozen, serving(), TOLERANCE)

@@ -16,13 +16,12 @@ from flows.cli import termination
 from flows.cli.options import model as brought
 from flows.cli.options import serving
 from flows.config import PipelineConfig
+from tasks.artifact_views import Exported, Frozen
 from tasks.errors import DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
-from tasks.export import MODEL
-from tasks.forms import frozen_graph
 from tasks.forms.detect import detect
+from tasks.records.forms import Target
 from tasks.records.parity import form_of
 from tasks.records.run import RunSummary
-from tasks.records.settings import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -182,9 +181,11 @@ def _next_after(error: BaseException, settings: PipelineConfig, given: Mapping[s
 
 def _refused_form(summary: RunSummary) -> Path | None:
     """The form that was made and found to differ, if it was as late as that."""
-    forms = {"freeze": frozen_graph.GRAPH, "export": MODEL}
-    failed = [one for one in summary.steps if one["state"] == "failed" and one["artifact"] and one["name"] in forms]
-    places = [Path(one["artifact"]) / forms[one["name"]] for one in failed]
+    failed = {
+        one["name"]: Path(one["artifact"]) for one in summary.steps if one["state"] == "failed" and one["artifact"]
+    }
+    places = [Frozen(failed["freeze"]).graph] if "freeze" in failed else []
+    places += [Exported(failed["export"]).model] if "export" in failed else []
     return next((place for place in places if place.exists()), None)
 
 

@@ -16,11 +16,12 @@ import typer
 from flows.cli import run as pipeline
 from flows.cli import termination
 from flows.cli.options import serving
-from tasks.convert import ARCHIVE
+from tasks.artifact_views import PARITY
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen_graph
+from tasks.forms.keras import model as keras
+from tasks.records.forms import Target
 from tasks.records.run import RunSummary
-from tasks.records.settings import Target
 
 _STEPS = {
     "train": "Train a model, or go on training a checkpoint (--from), and record its baseline.",
@@ -46,7 +47,10 @@ _TRAINING: dict[str, Any] = {
     ],
 }
 _MADE = {Target.SAVED_MODEL: ("export", "saved_model"), Target.FROZEN: ("freeze", "")}
-_FILES = {Target.FROZEN: (".pb", frozen_graph.GRAPH), Target.KERAS: (".keras", ARCHIVE)}  # what is a form by itself
+_FILES = {
+    Target.FROZEN: (".pb", frozen_graph.GRAPH),
+    Target.KERAS: (".keras", keras.ARCHIVE),
+}  # what is a form by itself
 _SUFFIXES = (".pb", ".pbtxt", ".meta", ".index", ".ckpt", ".keras", ".h5", ".hdf5")
 
 
@@ -154,7 +158,7 @@ def _place(made: Path, out: Path, to: Target) -> None:
             if alone:
                 shutil.copyfile(made / single, whole)
             else:
-                shutil.copytree(made, whole, ignore=shutil.ignore_patterns("manifest.json", "parity.json"))
+                shutil.copytree(made, whole, ignore=shutil.ignore_patterns("manifest.json", PARITY))
                 for path in [whole, *whole.rglob("*")]:
                     path.chmod(0o755 if path.is_dir() else 0o644)
             os.rename(whole, out)

@@ -6,7 +6,6 @@ need to know nothing more.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tasks.adoption import flatten, graph_names, option_use, original
 from tasks.adoption import from_code as codes
 from tasks.baseline import record as baselines
 from tasks.baseline import reference
+from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import CoverageError, ParityError, UsageError
 from tasks.forms import saver
 from tasks.forms.keras import model
@@ -29,16 +29,15 @@ from tasks.graphs.validate_meta_graph import require_whole
 from tasks.parity import compare
 from tasks.parity.predictor import Predictor
 from tasks.probe import establish
-from tasks.records.adoption import Adopted, Form, Found, Given, ProbeSource
+from tasks.records.adoption import Adopted, Found, Given, ProbeSource
 from tasks.records.baseline import Baseline, Variable
+from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames, Signature
 from tasks.signatures import resolve
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 from tasks.user_code.source import ModelSource
-
-PREFIX = "model.ckpt"
 
 
 @dataclass
@@ -86,7 +85,7 @@ def opened(
 ) -> Iterator[Brought]:
     """A brought model, opened by its own loader. Raises as `adopt`."""
     option_use.require_used(found, given, coded=code is not None)
-    if found.form in (Form.KERAS, Form.HDF5) and code is None:
+    if found.form.of_keras and code is None:
         with model.loaded(found.path, options) as live:
             yield _of_object(live, given, scratch)
         return
@@ -147,7 +146,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
             notes += rewrite.reshaped(live.session.graph, asked, names.signatures)
             yield Brought(complete, values, held, live, asked, names, places, notes, dict(resolved.pins))
         return
-    prefix = found.path if found.form in (Form.SAVER_V1, Form.SAVER_V2) else None
+    prefix = found.path if found.form.of_saver else None
     sources: dict[str, Slice] = {}
     own = None
     if prefix is not None:
@@ -181,7 +180,7 @@ def _of_object(live: LivePredictor, given: Given, scratch: Path) -> Brought:
         found = ", ".join(live.signatures)
         raise UsageError("--input, --output, --pin, --signature", f"a signature of it: {found}", "others", "leave out.")
     paths = live.export(scratch / "exported")
-    meta_file, prefix = scratch / "graph.meta", scratch / PREFIX
+    meta_file, prefix = TrainingRun(scratch).graph_file, scratch / PREFIX
     names = flatten.saved_model(scratch / "exported", ["serve"], meta_file, prefix)
     meta = saver.meta_graph(meta_file)
     signatures_ = tuple(
@@ -226,22 +225,21 @@ def _leave(brought: Brought, found: Found, source: ProbeSource, options: Session
     rows, words = probe_of(brought, found, source)
     names, meta, sources = brought.names, brought.meta, brought.sources
     step = global_step(brought, found)
+    run = TrainingRun(out)
     if brought.prefix is not None:
-        placed = flatten.place(sources, brought.prefix, out / "checkpoints" / f"{PREFIX}-{step}")
+        placed = flatten.place(sources, brought.prefix, run.prefix(step))
         if placed != dict(sources):  # parts of variables became tensors of their own
             sources = placed
             meta.ClearField("saver_def")
             meta = flatten.with_saver(meta, sources, None)
     graphs.declare(meta, names.signatures)
-    (out / "graph.meta").write_bytes(meta.SerializeToString(deterministic=True))
-    (out / "graph.json").write_text(names.model_dump_json(indent=1))
-    tensor_file.write_tensors(out / "probe.tensors", rows)
-    for name, place in brought.places.items():
-        (out / "assets").mkdir(exist_ok=True)
-        shutil.copyfile(place, out / "assets" / name)
+    run.graph_file.write_bytes(meta.SerializeToString(deterministic=True))
+    run.write_names(names)
+    tensor_file.write_tensors(run.probe_file, rows)
+    run.copy_assets(brought.places)
     outputs = outputs_of(names.signatures)
     record = baselines.record(
-        out,
+        run,
         step,
         brought.live,
         brought.asked,
@@ -250,7 +248,7 @@ def _leave(brought: Brought, found: Found, source: ProbeSource, options: Session
         graphs.constants(meta.graph_def, outputs, names.assets),
         options,
     )
-    _require_usable(record, reference.must_be_finite(out, names))
+    _require_usable(record, reference.must_be_finite(run.graph_file, names))
     adopted = Adopted(
         form=found.form,
         source=found.path.name,
@@ -261,7 +259,7 @@ def _leave(brought: Brought, found: Found, source: ProbeSource, options: Session
         written_by=meta.meta_info_def.tensorflow_version,
         notes=brought.notes,
     )
-    (out / "adopted.json").write_text(adopted.model_dump_json(indent=1))
+    run.write_adopted(adopted)
 
 
 def _require_usable(record: Baseline, finite: Container[str]) -> None:
@@ -311,7 +309,7 @@ def global_step(brought: Brought, found: Found) -> int:
     variable = graphs.node_name(names.global_step) if names.global_step else None
     if prefix is not None and variable in sources:
         return max(int(saver.read_slice(saver.reader(prefix), sources[str(variable)], prefix).ravel()[0]), 0)
-    return saver.step_of(found.path) or 0 if found.form in (Form.SAVER_V1, Form.SAVER_V2) else 0
+    return saver.step_of(found.path) or 0 if found.form.of_saver else 0
 
 
 def _described(meta: Any, names: GraphNames) -> GraphNames:

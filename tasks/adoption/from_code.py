@@ -13,7 +13,8 @@ from tasks.forms.keras import model as keras
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
 from tasks.parity import predictor as predictors
-from tasks.records.adoption import Form, Found
+from tasks.records.adoption import Found
+from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
@@ -40,7 +41,7 @@ def graph(code: ModelSource, found: Found) -> Built:
     import tensorflow as tf
 
     v1 = tf.compat.v1
-    if found.form not in (Form.SAVER_V1, Form.SAVER_V2):
+    if not found.form.of_saver:
         what = f"a checkpoint, whose graph --model {code.module}:{code.attribute} builds"
         raise UsageError(str(found.path), what, found.form.value, "leave --model out: it holds its own graph.")
     with sources.importable(code) as model_class:

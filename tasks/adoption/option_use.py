@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import detect
-from tasks.records.adoption import Form, Found, Given
+from tasks.records.adoption import Found, Given
+from tasks.records.forms import Form
 
 _CHECKPOINTS = (Form.SAVER_V1, Form.SAVER_V2)
 _CODED = (*_CHECKPOINTS, Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5)

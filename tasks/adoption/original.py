@@ -23,7 +23,8 @@ from tasks.graphs import graph as graphs
 from tasks.graphs.graph import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
-from tasks.records.adoption import Form, Found, Given
+from tasks.records.adoption import Found, Given
+from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames, Signature
 from tasks.tensors.tensor_file import Array, Tensors

@@ -1,15 +1,13 @@
-"""The baseline: what a live model gives for the probe, asked twice, with the digest of every value it is made of.
+"""The baseline: a live model's outputs for the probe, computed twice, and the digest of every value that it is made of.
 
-probe.tensors                 `signature/input` -> array
-baselines/<step>.json         Baseline
-baselines/<step>.tensors      `signature/output` -> array; with `/1/` or `/7/` before it, for the first rows alone
+Layout: see `training_run.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from tasks.baseline.training_run import TrainingRun
 from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import Predictor
@@ -24,7 +22,7 @@ SMALLER = (1, 7)
 
 
 def record(
-    run: Path,
+    run: TrainingRun,
     step: int,
     live: Predictor,
     signatures: Iterable[Signature],
@@ -35,8 +33,7 @@ def record(
     metrics: Mapping[str, float] | None = None,
 ) -> Baseline:
     """Ask `live` everything and write its answers for `step` into the run's folder."""
-    folder = run / "baselines"
-    folder.mkdir(exist_ok=True)
+    run.baselines.mkdir(exist_ok=True)
     signatures = list(signatures)
     first, second = ask(live, signatures, probe), ask(live, signatures, probe)
     alone = {
@@ -44,7 +41,7 @@ def record(
         for count in SMALLER
         for name, array in ask_first_rows(live, signatures, probe, count).items()
     }
-    tensor_file.write_tensors(folder / f"{step}.tensors", first | alone)
+    tensor_file.write_tensors(run.outputs_file(step), first | alone)
     allowed = {signature.key for signature in signatures if signature.allow_nonfinite}
     found = Baseline(
         step=step,
@@ -58,7 +55,7 @@ def record(
         ),
         metrics=dict(metrics or {}),
     )
-    (folder / f"{step}.json").write_text(found.model_dump_json(indent=1))
+    run.write_baseline(found)
     return found
 
 

@@ -1,6 +1,6 @@
 """Proof of one form against a run's baseline: open it, compare values, assets and outputs. Runs in a fresh child.
 
-A run's folder holds what the live session gave: `graph.json` (GraphNames), and what `record.py` wrote.
+The folder of a training run holds the baseline: see `training_run.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 
 from tasks.artifacts.manifest import hash_file
 from tasks.baseline import record as baselines
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import PipelineError
 from tasks.forms import frozen_graph, saved_model, saver
 from tasks.graphs import graph as graphs
 from tasks.parity import compare, predictor
 from tasks.parity.predictor import Predictor
-from tasks.records.adoption import Adopted
 from tasks.records.baseline import Baseline, TensorFact, Variable
+from tasks.records.forms import CandidateForm
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
@@ -28,9 +29,9 @@ from tasks.tensors.tensor_file import Tensors
 
 Opener = Callable[[Path, SessionOptions], AbstractContextManager[Predictor]]
 OPENERS: dict[str, Opener] = {
-    "frozen_graph": frozen_graph.loaded,
-    "saved_model (v1 loader)": saved_model.loaded_v1,
-    "saved_model (v2 loader)": saved_model.loaded_v2,
+    CandidateForm.FROZEN_GRAPH: frozen_graph.loaded,
+    CandidateForm.SAVED_MODEL_V1: saved_model.loaded_v1,
+    CandidateForm.SAVED_MODEL_V2: saved_model.loaded_v2,
 }
 
 
@@ -55,14 +56,14 @@ class Reference:
             NondeterministicError, ParityError: the baseline is not fit for a comparison.
             PipelineError: there is nothing to compare.
         """
-        baseline = Baseline.model_validate_json((run / "baselines" / f"{step}.json").read_bytes())
-        names = names_of(run)
-        compare.require_usable(baseline, must_be_finite(run, names))
-        answered = tensor_file.read_tensors(run / "baselines" / f"{step}.tensors")
+        trained = TrainingRun(run)
+        baseline, names = trained.baseline(step), trained.names()
+        compare.require_usable(baseline, must_be_finite(trained.graph_file, names))
+        answered = tensor_file.read_tensors(trained.outputs_file(step))
         reference = cls(
             names=names,
             baseline=baseline,
-            probe=tensor_file.read_tensors(run / "probe.tensors"),
+            probe=tensor_file.read_tensors(trained.probe_file),
             outputs={name: array for name, array in answered.items() if not name.startswith("/")},
             smaller={count: compare.select(answered, f"/{count}") for count in baselines.SMALLER},
         )
@@ -93,25 +94,14 @@ class Reference:
         return [variable for variable in self.baseline.variables if variable.name in self.names.needed]
 
 
-def names_of(run: Path) -> GraphNames:
-    """The names that a run recorded."""
-    return GraphNames.model_validate_json((run / "graph.json").read_bytes())
-
-
-def must_be_finite(run: Path, names: GraphNames) -> frozenset[str]:
+def must_be_finite(graph_file: Path, names: GraphNames) -> frozenset[str]:
     """The variables that a signature reads which does not declare NaN and infinities legitimate."""
     strict = [signature for signature in names.signatures if not signature.allow_nonfinite]
     if not strict or len(strict) == len(names.signatures):
         return frozenset(names.needed if strict else ())
-    graph_def = saver.meta_graph(run / "graph.meta").graph_def
+    graph_def = saver.meta_graph(graph_file).graph_def
     outputs = [spec.tensor for signature in strict for spec in signature.outputs.values()]
     return frozenset(graphs.variables_needed(graph_def, outputs))
-
-
-def adopted(run: Path) -> Adopted | None:
-    """How the model of a run was brought, None where it was trained here."""
-    path = run / "adopted.json"
-    return Adopted.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:

@@ -9,7 +9,8 @@ from pathlib import Path
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
 from tasks.forms import frozen_graph, saver
 from tasks.forms.file_signature import is_table, require_readable, sniff
-from tasks.records.adoption import Form, Found
+from tasks.records.adoption import Found
+from tasks.records.forms import Form
 
 __all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.errors import DamagedError
 from tasks.forms import saver
-from tasks.records.adoption import Form
+from tasks.records.forms import Form
 
 GRAPH_LIMIT = 2**31  # protobuf's limit on one message
 _TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")

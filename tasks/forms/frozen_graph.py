@@ -19,6 +19,7 @@ from tasks.graphs import graph as graphs
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import CandidateForm
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 
@@ -101,7 +102,7 @@ def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
         raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
     with predictors.session(graph, options) as session:
         saver.fill_tables(session, names.table_init, names.assets, folder / "assets")
-        yield SessionPredictor("frozen_graph", session, names.signatures, {})
+        yield SessionPredictor(CandidateForm.FROZEN_GRAPH, session, names.signatures, {})
 
 
 def constants(folder: Path) -> list[TensorFact]:

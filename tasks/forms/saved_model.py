@@ -21,6 +21,7 @@ from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.parity.transient_errors import failure, transient
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import CandidateForm
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames, Method, Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -193,13 +194,13 @@ def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredicto
     with session_of(folder, [SERVE], options) as (session, meta):
         named = [variable.op.name for variable in session.graph.get_collection("variables")]
         readers = graphs.readers(session.graph, named)
-        yield SessionPredictor("saved_model (v1 loader)", session, signatures_in(meta.signature_def), readers)
+        yield SessionPredictor(CandidateForm.SAVED_MODEL_V1, session, signatures_in(meta.signature_def), readers)
 
 
 class FunctionPredictor:
     """A SavedModel by `tf.saved_model.load`: its signatures as functions."""
 
-    form = "saved_model (v2 loader)"
+    form = CandidateForm.SAVED_MODEL_V2
 
     def __init__(self, model: Any, signatures: Iterable[Signature]) -> None:
         self.model = model

@@ -21,6 +21,7 @@ from tasks.parity.predictor import SessionPredictor
 from tasks.parity.transient_errors import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
+from tasks.records.forms import CandidateForm
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames
 from tasks.tensors import tensor_file
@@ -258,10 +259,10 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
         if matched:
             saver.restore(session, spelled(prefix))
         fill_tables(session, names.table_init, names.assets, folder / "assets")
-        yield SessionPredictor("checkpoint", session, names.signatures, readers)
+        yield SessionPredictor(CandidateForm.CHECKPOINT, session, names.signatures, readers)
 
 
-def write(folder: Path, prefix: Path, run: Path, version: str, out: Path) -> str:
+def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path) -> str:
     """Write the checkpoint `prefix` again in another version, V1 or V2, with a `.meta` of its own; "" or why not.
 
     Everything that the checkpoint holds of the graph is written, optimiser slots too.
@@ -272,7 +273,6 @@ def write(folder: Path, prefix: Path, run: Path, version: str, out: Path) -> str
     import tensorflow as tf
     from tensorflow.core.protobuf import saver_pb2
 
-    names = GraphNames.model_validate_json((run / "graph.json").read_bytes())
     meta, _, _ = to_convert(prefix, names)
     held = graphs.restored_slices(meta.graph_def, meta.saver_def)
     if not held:

@@ -19,7 +19,8 @@ from tasks.graphs import scan
 from tasks.graphs.validate_meta_graph import require_whole
 from tasks.inspection import collections, stored_tensors
 from tasks.inspection.stored_tensors import Listing, said
-from tasks.records.adoption import Form, Found, Given
+from tasks.records.adoption import Found, Given
+from tasks.records.forms import Form
 from tasks.records.inspection import Inspection, KerasFound
 from tasks.signatures import propose
 
@@ -51,7 +52,7 @@ def inspect(path: Path, given: Given, step: int | None, *, read: bool, values: b
         "files": found.files,
         "notes": found.notes,
     }
-    if found.form in (Form.KERAS, Form.HDF5):
+    if found.form.of_keras:
         looked |= _of_keras(found, damage)
     else:
         looked |= _of_graph(found, given, damage)
@@ -74,7 +75,7 @@ def _tensors(found: Found, graph_rows: list[Any], read: bool, values: bool) -> L
         if prefix.with_name("variables.index").is_file():
             return stored_tensors.of_checkpoint(prefix, read=read, values=values)
         return Listing(graph_rows, [], True)
-    if found.form in (Form.KERAS, Form.HDF5):
+    if found.form.of_keras:
         return stored_tensors.of_keras(found.path, found.form, read=read, values=values)
     return Listing(graph_rows, [], True)
 

@@ -14,7 +14,7 @@ from tasks.errors import DamagedError
 from tasks.forms import saver
 from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
-from tasks.records.adoption import Form
+from tasks.records.forms import Form
 from tasks.records.inspection import TensorRow
 from tasks.tensors import tensor_file
 

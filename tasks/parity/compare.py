@@ -15,6 +15,7 @@ from tasks.errors import NondeterministicError, ParityError, PipelineError
 from tasks.parity.predictor import Predictor
 from tasks.parity.transient_errors import transient
 from tasks.records.baseline import Baseline, Environment, TensorFact
+from tasks.records.forms import LIVE_SESSION
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Signature
 from tasks.tensors.tensor_file import Array, Tensors, as_bytes, dtype_name
@@ -58,7 +59,7 @@ def require_usable(baseline: Baseline, finite: Container[str] = ()) -> None:
 
 def _not_finite(signature: str, output: str, test: ParityTest, got: str) -> ParityRow:
     return ParityRow(
-        candidate="live session",
+        candidate=LIVE_SESSION,
         signature=signature,
         output=output,
         test=test,

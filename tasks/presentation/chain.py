@@ -5,26 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tasks.presentation.numbers import number
+from tasks.records.forms import LIVE_SESSION, CandidateForm
 from tasks.records.parity import ParityRow, ParityTest, worst_of
 from tasks.records.signature import Signature
 
-BASELINE = "live session"
-FORMS = (
-    "checkpoint",
-    "frozen_graph",
-    "saved_model (v1 loader)",
-    "saved_model (v2 loader)",
-    "saved_model (files)",
-    "served (gRPC)",
-    "served (REST)",
-    "served (REST, rows)",
-)
+BASELINE = LIVE_SESSION
+FORMS: tuple[str, ...] = tuple(CandidateForm)
 VARIABLES = "values: variables"
 _NOTHING = "\N{EN DASH}"
 _EVERY = "*"  # a row that speaks for a whole signature, or with no signature for the whole form
-_ALWAYS = tuple(
-    form for form in FORMS if form not in ("saved_model (files)", "served (REST, rows)")
-)  # what a full run compares
+_SOMETIMES = (CandidateForm.SAVED_MODEL_FILES, CandidateForm.SERVED_REST_ROWS)
+_ALWAYS = tuple(form for form in FORMS if form not in _SOMETIMES)  # what a full run compares
 
 
 @dataclass(frozen=True)

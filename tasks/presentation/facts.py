@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.records.adoption import Adopted
 from tasks.records.base import Record
-from tasks.records.checkpoint import Pinned, RestoreReport
+from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
 from tasks.records.parity import ParityRow
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import Promotion, StepOutcome
@@ -46,7 +46,7 @@ class ReportFacts(Record):
     servers: tuple[ServerVerdict, ...] = ()
     rehearsal: Rehearsal | None = None
     promotion: Promotion | None = None
-    pinned: Pinned | None = None
+    pinned: PinnedCheckpoint | None = None
     restore: RestoreReport | None = None
     adopted: Adopted | None = None
     training: tuple[dict[str, Any], ...] = ()

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tasks.records.base import Record
+from tasks.records.forms import Form
 from tasks.records.signature import Signature
-
-
-class Form(StrEnum):
-    """How TensorFlow persisted a model."""
-
-    SAVER_V2 = "Saver checkpoint V2"
-    SAVER_V1 = "Saver checkpoint V1"
-    OBJECT_CHECKPOINT = "object-based checkpoint"
-    META_GRAPH = "MetaGraphDef"
-    GRAPH_DEF = "GraphDef"
-    SAVED_MODEL = "SavedModel"
-    KERAS = "Keras 3 archive"
-    HDF5 = "Keras HDF5"
 
 
 class Found(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tasks.records.base import Record
+from tasks.records.forms import LIVE_SESSION
 
 
 class TensorFact(Record):
@@ -57,7 +58,7 @@ class Baseline(Record):
     """
 
     step: int
-    form: str = "live session"
+    form: str = LIVE_SESSION
     environment: Environment
     variables: tuple[Variable, ...]
     constants: tuple[TensorFact, ...] = ()

@@ -11,7 +11,7 @@ from tasks.records.evaluation import Evaluation, ProbeWorth
 from tasks.records.parity import ParityReport
 
 
-class Pinned(Record):
+class PinnedCheckpoint(Record):
     """One checkpoint made an artifact. `prefix` is the stem of its files in that artifact."""
 
     step: int

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.records.adoption import Form, OpsFound, Proposal
+from tasks.records.adoption import OpsFound, Proposal
 from tasks.records.base import Record
+from tasks.records.forms import Form
 
 
 class TensorRow(Record):

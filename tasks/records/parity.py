@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tasks.records.base import Record
+from tasks.records.forms import LIVE_SESSION
 
 
 class ParityTest(StrEnum):
@@ -81,7 +82,7 @@ class ParityRow(Record):
 class ParityReport(Record):
     """All rows of one form against the baseline; `notes` say what a reader of the rows should know."""
 
-    baseline: str = "live session"
+    baseline: str = LIVE_SESSION
     rows: tuple[ParityRow, ...]
     notes: tuple[str, ...] = ()
 

@@ -80,17 +80,6 @@ class LabelledData(Record):
     batch: int = Field(default=64, ge=1)
 
 
-class Target(StrEnum):
-    """A form that a run can write: the first two always, the others on request."""
-
-    SAVED_MODEL = "saved_model"
-    FROZEN = "frozen"
-    SAVER_V2 = "saver_v2"
-    SAVER_V1 = "saver_v1"
-    KERAS = "keras"
-    OBJECT_CHECKPOINT = "object_checkpoint"
-
-
 class Selection(Record):
     """Which checkpoint to pin: `latest`, `best` by a validation metric, or a global step."""
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.records.adoption import Form
 from tasks.records.base import Record
+from tasks.records.forms import Form
 
 
 class StartedFrom(Record):

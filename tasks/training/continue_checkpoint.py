@@ -1,6 +1,6 @@
 """Continuing a brought checkpoint, in a child: its own graph, its own train op, the user's batches.
 
-Layout of the run's folder: see `loop.py`. Nothing is initialised: what the train op needs and the checkpoint does not
+Layout: see `tasks/baseline/training_run.py`. Nothing is initialised: what the train op needs and the checkpoint does not
 hold is refused. Before the first step the graph that is trained answers for the probe bit for bit as the original does
 by its own loader.
 """
@@ -18,6 +18,7 @@ from typing import Any
 from tasks.adoption import adopt
 from tasks.adoption.adopt import Brought
 from tasks.baseline import record as baselines
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, ParityError, UsageError
 from tasks.forms import saver
 from tasks.forms.detect import detect
@@ -27,7 +28,8 @@ from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.probe import establish
-from tasks.records.adoption import Form, Found, Given, ProbeSource
+from tasks.records.adoption import Found, Given, ProbeSource
+from tasks.records.forms import LIVE_SESSION
 from tasks.records.parity import ParityReport, ParityTest, Tolerance
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
@@ -51,7 +53,7 @@ def train(given: Given, source: ProbeSource, training: Training, out: Path) -> N
     """
     assert training.start is not None
     found = detect(training.start, training.start_step)
-    if found.form not in (Form.SAVER_V1, Form.SAVER_V2):
+    if not found.form.of_saver:
         remedy = "give a checkpoint of tf.compat.v1.train.Saver with its `.meta`, or fine-tune from Python code."
         raise UsageError(str(training.start), "a Saver checkpoint with its graph", found.form.value, remedy)
     for left in out.glob("scratch-*"):  # by a run that was killed
@@ -61,7 +63,7 @@ def train(given: Given, source: ProbeSource, training: Training, out: Path) -> N
             start = _Start.of(brought, found, training)
             _write_inputs(brought, source, out)
             whole = loop.last_whole(out)
-            rows = tensor_file.read_tensors(out / "probe.tensors")
+            rows = tensor_file.read_tensors(TrainingRun(out).probe_file)
             answers = {} if whole else _answers(brought, rows, training, Path(scratch))
         _train(start, training, rows, answers, whole, out)
 
@@ -138,29 +140,30 @@ def _require_held(needed: set[str], brought: Brought, part: Any, targets: list[s
 
 def _write_inputs(brought: Brought, source: ProbeSource, out: Path) -> None:
     rows, _ = establish.establish(source, brought.meta, brought.names.signatures, None, brought.places)
-    tensor_file.write_tensors(out / "probe.tensors", rows)
-    for name, place in brought.places.items():
-        (out / "assets").mkdir(exist_ok=True)
-        shutil.copyfile(place, out / "assets" / name)
+    run = TrainingRun(out)
+    tensor_file.write_tensors(run.probe_file, rows)
+    run.copy_assets(brought.places)
 
 
 def _answers(brought: Brought, rows: Tensors, training: Training, scratch: Path) -> Tensors:
     """What the original answers. Raises NondeterministicError or ParityError where that is no baseline."""
-    record = baselines.record(scratch, 0, brought.live, brought.asked, rows, (), (), training.session)
+    run = TrainingRun(scratch)
+    record = baselines.record(run, 0, brought.live, brought.asked, rows, (), (), training.session)
     compare.require_usable(record)
-    answered = tensor_file.read_tensors(scratch / "baselines" / "0.tensors")
+    answered = tensor_file.read_tensors(run.outputs_file(0))
     return {name: array for name, array in answered.items() if not name.startswith("/")}
 
 
 def _train(start: _Start, training: Training, rows: Tensors, answers: Tensors, whole: list[Path], out: Path) -> None:
     names, graph, saving, brought = start.names, start.graph, start.saving, start.brought
-    (out / "graph.json").write_text(names.model_dump_json(indent=1))
-    (out / "graph.meta").write_bytes(_with_nodes_of(graph, brought.meta, saving.as_saver_def()))
+    run = TrainingRun(out)
+    run.write_names(names)
+    run.graph_file.write_bytes(_with_nodes_of(graph, brought.meta, saving.as_saver_def()))
     keys = graphs.restored(graph.as_graph_def(), saving.as_saver_def())
     readers = graphs.readers(graph, keys)
     with closing(predictors.session(graph, training.session)) as session:
-        live = SessionPredictor("live session", session, names.signatures, readers)
-        saver.fill_tables(session, names.table_init, names.assets, out / "assets")
+        live = SessionPredictor(LIVE_SESSION, session, names.signatures, readers)
+        saver.fill_tables(session, names.table_init, names.assets, run.assets)
         if whole:
             with graph.as_default():
                 saving.restore(session, saver.spelled(whole[-1]))

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adoption import original
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, UsageError
 from tasks.forms import saver
 from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.graphs.graph import Slice
 from tasks.isolate import progress
-from tasks.records.adoption import Form, Found, Given
+from tasks.records.adoption import Found, Given
 from tasks.records.coverage import VariableStatus
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
 from tasks.records.start import StartedFrom
-
-STARTED = "started_from.json"
 
 
 def begin(
@@ -41,7 +40,7 @@ def begin(
     """
     assert training.start is not None
     found = detect(training.start, training.start_step)
-    if found.form not in (Form.SAVER_V1, Form.SAVER_V2):
+    if not found.form.of_saver:
         remedy = "give a Saver checkpoint, or read other forms in the model's own build()."
         raise UsageError(str(training.start), "a checkpoint of variables by their names", found.form.value, remedy)
     graph_def = session.graph.as_graph_def()
@@ -79,7 +78,7 @@ def load(session: Any, sources: Mapping[str, Slice], prefix: Path) -> None:
 
 def leave(started: StartedFrom, out: Path) -> None:
     """Write it down, and tell whoever watches."""
-    (out / STARTED).write_text(started.model_dump_json(indent=1))
+    TrainingRun(out).write_started(started)
     progress({"started": started.described()})
 
 

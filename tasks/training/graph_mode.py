@@ -1,18 +1,18 @@
 """Training in TF1 graph mode, in a child: a session, its Saver, and the baseline of each checkpoint from that session.
 
-Layout: see `loop.py`.
+Layout: see `tasks/baseline/training_run.py`.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.baseline import record as baselines
 from tasks.baseline import reference
+from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import PipelineError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
@@ -20,12 +20,12 @@ from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.adoption import Given
 from tasks.records.baseline import Variable
+from tasks.records.forms import LIVE_SESSION
 from tasks.records.settings import Training
 from tasks.records.signature import DEFAULT_KEY, Asset, GraphNames, Signature, TensorSpec
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 from tasks.training import fine_tune, loop
-from tasks.training.loop import PREFIX
 from tasks.user_code.model import Graph
 from tasks.user_code.source import ModelSource
 
@@ -63,7 +63,7 @@ def train(
     loop.require_declared(names, source, training)
     probe = _write_once(out, names, built, model, graph, saving)
     with predictors.session(graph, training.session) as session:
-        live = SessionPredictor("live session", session, names.signatures, readers)
+        live = SessionPredictor(LIVE_SESSION, session, names.signatures, readers)
         if names.table_init:
             session.run(built.table_init)
         resumed = None
@@ -95,15 +95,16 @@ class SessionTrainee:
         keys: Mapping[str, str],
         probe: Tensors,
     ) -> None:
-        self.session, self.built, self.model, self.training, self.out = session, built, model, training, out
+        self.session, self.built, self.model, self.training = session, built, model, training
+        self.run = TrainingRun(out)
         self.saving, self.live, self.names, self.keys, self.probe = saving, live, names, keys, probe
         outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
         self.constants = tuple(graphs.constants(session.graph.as_graph_def(), outputs, names.assets))
 
     def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
         """See `loop.Trainee`; the first batch is kept for restore-verify."""
-        if not (self.out / "batch.tensors").exists():
-            tensor_file.write_tensors(self.out / "batch.tensors", batch)
+        if not self.run.batch_file.exists():
+            tensor_file.write_tensors(self.run.batch_file, batch)
         fetches = {"train": self.built.train_op} | ({"loss": self.built.loss} if self.built.loss is not None else {})
         found = self.session.run(fetches, batch)
         return {"loss": float(found["loss"])} if "loss" in found else {}
@@ -117,16 +118,16 @@ class SessionTrainee:
 
     def save(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `loop.Trainee`."""
-        (self.out / "checkpoints").mkdir(exist_ok=True)
+        self.run.checkpoints.mkdir(exist_ok=True)
         facts = {fact.name: fact for fact in self.live.values()}
         variables = [
             Variable(name=name, key=self.keys.get(name, name), value=fact) for name, fact in sorted(facts.items())
         ]
         options = self.training.session
         signatures = self.names.signatures
-        baselines.record(self.out, step, self.live, signatures, self.probe, variables, self.constants, options, metrics)
+        baselines.record(self.run, step, self.live, signatures, self.probe, variables, self.constants, options, metrics)
         # The graph is in graph.meta: with `write_meta_graph` here, rotation would delete it with an old checkpoint.
-        self.saving.save(self.session, str(self.out / "checkpoints" / PREFIX), global_step=step, write_meta_graph=False)
+        self.saving.save(self.session, str(self.run.checkpoints / PREFIX), global_step=step, write_meta_graph=False)
 
 
 def _require(built: Graph, steps: int) -> None:
@@ -219,10 +220,9 @@ def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: A
     import tensorflow as tf
 
     probe = loop.write_probe(out, names, model.probe())
-    (out / "graph.json").write_text(names.model_dump_json(indent=1))
-    for path, _ in built.assets:
-        (out / "assets").mkdir(exist_ok=True)
-        shutil.copyfile(path, out / "assets" / path.name)
+    run = TrainingRun(out)
+    run.write_names(names)
+    run.copy_assets({path.name: path for path, _ in built.assets})
     with graph.as_default():
-        tf.compat.v1.train.export_meta_graph(str(out / "graph.meta"), graph=graph, saver_def=saving.as_saver_def())
+        tf.compat.v1.train.export_meta_graph(str(run.graph_file), graph=graph, saver_def=saving.as_saver_def())
     return probe

@@ -1,13 +1,6 @@
-"""What every flavour of training does: steps, log lines, checkpoints when due, and order in the run's folder.
+"""The training loop of both modes: steps, log lines, checkpoints when due, and order in the training run's folder.
 
-graph.meta                    the MetaGraphDef, written once, under a name that no rotation deletes
-graph.json                    GraphNames
-checkpoints/                  what Saver keeps
-baselines/<step>.json .tensors
-probe.tensors  batch.tensors  the probe; in graph mode, one training batch for restore-verify
-metrics.jsonl                 one line a logged step
-started_from.json             StartedFrom, where training began from a checkpoint
-assets/
+Layout: see `tasks/baseline/training_run.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, PipelineError
 from tasks.forms import saver
 from tasks.isolate import progress
-from tasks.records.baseline import Baseline
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
 from tasks.tensors import tensor_file
@@ -30,7 +23,6 @@ from tasks.tensors.tensor_file import Array, Tensors
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
-PREFIX = "model.ckpt"
 _LOG_EVERY = 10
 
 
@@ -63,7 +55,8 @@ def run(
     start = resumed or 0
     policy = training.saver
     batches = model.batches(start, hyperparameters)
-    _cut_metrics(out / "metrics.jsonl", start)
+    metrics_file = TrainingRun(out).metrics_file
+    _cut_metrics(metrics_file, start)
     last_saved = time.monotonic()
     for step in range(start + 1, steps + 1):
         said = trainee.update(next(batches))
@@ -77,7 +70,7 @@ def run(
             metrics = trainee.metrics() if due else {}
             # Before the checkpoint: a kill between them is followed by training from an earlier one, which cuts this
             # line off again, and never by training from this one, which would miss it.
-            with (out / "metrics.jsonl").open("a") as stream:
+            with metrics_file.open("a") as stream:
                 stream.write(json.dumps(facts | dict(metrics)) + "\n")
             if due:
                 trainee.save(step, metrics)
@@ -90,8 +83,9 @@ def run(
 
 def forget_baselines(out: Path, step: int) -> None:
     """Delete the baselines whose checkpoints the rotation deleted; a model without variables has none but the last."""
-    kept = {saver.step_of(prefix) for prefix in saver.prefixes(out / "checkpoints")} or {step}
-    for old in (out / "baselines").iterdir():
+    run = TrainingRun(out)
+    kept = {saver.step_of(prefix) for prefix in saver.prefixes(run.checkpoints)} or {step}
+    for old in run.baselines.iterdir():
         if int(old.stem) not in kept:
             old.unlink()
 
@@ -115,8 +109,9 @@ def write_probe(out: Path, names: GraphNames, given: Mapping[str, Mapping[str, A
         )
     if empty := [name for name, array in probe.items() if not array.size]:
         raise PipelineError("probe()", "at least one row for every input", f"none for {empty[0]}", "give some.")
-    tensor_file.write_tensors(out / "probe.tensors", probe)
-    return tensor_file.read_tensors(out / "probe.tensors")
+    place = TrainingRun(out).probe_file
+    tensor_file.write_tensors(place, probe)
+    return tensor_file.read_tensors(place)
 
 
 def require_declared(names: GraphNames, source: ModelSource, training: Training) -> None:
@@ -137,13 +132,14 @@ def last_whole(out: Path, whole: Callable[[Path], bool] = lambda prefix: True) -
 
     What an interrupted save or rotation left half done is removed: it must be neither chosen nor committed later.
     """
-    folder = out / "checkpoints"
+    run = TrainingRun(out)
+    folder = run.checkpoints
     prefixes = saver.prefixes(folder) if folder.exists() else []
-    found = [prefix for prefix in prefixes if _whole(out, prefix) and whole(prefix)]
+    found = [prefix for prefix in prefixes if _whole(run, prefix) and whole(prefix)]
     kept = {folder / "checkpoint"} if found else set()
     for prefix in found:
-        kept |= {*saver.files(prefix), *(out / "baselines").glob(f"{saver.step_of(prefix)}.*")}
-    for path in {*folder.glob("*"), *(out / "baselines").glob("*")} - kept:
+        kept |= {*saver.files(prefix), *run.baselines.glob(f"{saver.step_of(prefix)}.*")}
+    for path in {*folder.glob("*"), *run.baselines.glob("*")} - kept:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -151,13 +147,15 @@ def last_whole(out: Path, whole: Callable[[Path], bool] = lambda prefix: True) -
     return found
 
 
-def _whole(out: Path, prefix: Path) -> bool:
+def _whole(run: TrainingRun, prefix: Path) -> bool:
     """Whether a checkpoint and its baseline can be read."""
     step = saver.step_of(prefix)
+    if step is None:
+        return False
     try:
         saver.tensor_table(prefix)
-        Baseline.model_validate_json((out / "baselines" / f"{step}.json").read_bytes())
-        tensor_file.read_tensors(out / "baselines" / f"{step}.tensors")
+        run.baseline(step)
+        tensor_file.read_tensors(run.outputs_file(step))
     except (DamagedError, OSError, ValueError):
         return False
     return True

@@ -1,6 +1,6 @@
 """Training live objects, in a child: a Keras model or a tf.Module, taken at each checkpoint to what graph mode leaves.
 
-Layout: see `loop.py`; and, until training is done, `resume/`: a tf.train.Checkpoint of everything that training goes on
+Layout: see `tasks/baseline/training_run.py`; and, until training is done, `resume/`: a tf.train.Checkpoint of everything that training goes on
 from, and which variable each operation of graph.meta holds.
 
 At a checkpoint the object is exported, flattened, and its values go through a Saver's session into `checkpoints/`; the
@@ -19,6 +19,7 @@ from typing import Any
 
 from tasks.adoption import flatten
 from tasks.baseline import record as baselines
+from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import DamagedError, PipelineError, UsageError
 from tasks.forms import saver
 from tasks.forms.live_object import LivePredictor
@@ -32,7 +33,6 @@ from tasks.tensors.tensor_file import Array, Tensors
 from tasks.training import loop, object_steps
 from tasks.training.cluster import Cluster
 from tasks.training.graph_mode import saver_of
-from tasks.training.loop import PREFIX
 from tasks.training.multi_worker import Workers, joined
 from tasks.user_code import objects
 from tasks.user_code import source as sources
@@ -40,6 +40,7 @@ from tasks.user_code.source import ModelSource
 
 _RESUME = "resume"
 _OPERATIONS = "operations.json"
+EXPORTED = "exported"
 
 
 def train(
@@ -124,10 +125,10 @@ class _Flat:
 
         operations, names = exported(live, scratch)
         kept = out / _RESUME / _OPERATIONS
-        meta = saver.meta_graph(scratch / "graph.meta")
+        meta = saver.meta_graph(TrainingRun(scratch).graph_file)
         if kept.exists() and json.loads(kept.read_text()) == operations:
-            meta = saver.meta_graph(out / "graph.meta")
-            names = GraphNames.model_validate_json((out / "graph.json").read_bytes())
+            run = TrainingRun(out)
+            meta, names = saver.meta_graph(run.graph_file), run.names()
         graph = tf.Graph()
         with graph.as_default():
             tf.compat.v1.train.import_meta_graph(meta)
@@ -141,10 +142,10 @@ class _Flat:
 def exported(live: LivePredictor, scratch: Path) -> tuple[dict[str, str], GraphNames]:
     """Export and flatten a live object into `scratch`: variable operation -> the object's path; and the graph's names.
 
-    Leaves `saved_model/`, `graph.meta` and the checkpoint `model.ckpt`, by operations' names.
+    Leaves a SavedModel (`EXPORTED`), the graph as in a training run, and the checkpoint `model.ckpt`, by operations' names.
     """
-    operations = live.export(scratch / "saved_model")
-    names = flatten.saved_model(scratch / "saved_model", ("serve",), scratch / "graph.meta", scratch / PREFIX)
+    operations = live.export(scratch / EXPORTED)
+    names = flatten.saved_model(scratch / EXPORTED, ("serve",), TrainingRun(scratch).graph_file, scratch / PREFIX)
     allowed = {key for key, signature in live.signatures.items() if signature.allow_nonfinite}
     order = list(live.signatures)
     signatures = tuple(
@@ -159,13 +160,13 @@ def _write_once(out: Path, flat: _Flat, model: Any, scratch: Path) -> Tensors:
     import tensorflow as tf
 
     probe = loop.write_probe(out, flat.names, model.probe())
-    (out / "graph.json").write_text(flat.names.model_dump_json(indent=1))
-    for asset in flat.names.assets:
-        (out / "assets").mkdir(exist_ok=True)
-        shutil.copyfile(scratch / "saved_model" / "assets" / asset.filename, out / "assets" / asset.filename)
+    run = TrainingRun(out)
+    run.write_names(flat.names)
+    assets = scratch / EXPORTED / "assets"
+    run.copy_assets({asset.filename: assets / asset.filename for asset in flat.names.assets})
     with flat.graph.as_default():
         definition = flat.saving.as_saver_def() if flat.saving is not None else None
-        tf.compat.v1.train.export_meta_graph(str(out / "graph.meta"), graph=flat.graph, saver_def=definition)
+        tf.compat.v1.train.export_meta_graph(str(run.graph_file), graph=flat.graph, saver_def=definition)
     (out / _RESUME).mkdir(exist_ok=True)
     (out / _RESUME / _OPERATIONS).write_text(json.dumps(flat.operations))
     return probe
@@ -191,16 +192,16 @@ class _Trainee:
         import tensorflow as tf
 
         self.session, self.flat, self.live, self.model, self.training = session, flat, live, model, training
-        self.out, self.probe, self.step_of, self.evaluate = out, probe, step_of, evaluate
+        self.run, self.probe, self.step_of, self.evaluate = TrainingRun(out), probe, step_of, evaluate
         self.workers = workers
         self.whole = tf.train.Checkpoint(**state)
         outputs = [spec.tensor for signature in flat.names.signatures for spec in signature.outputs.values()]
-        graph_def = saver.meta_graph(out / "graph.meta").graph_def
+        graph_def = saver.meta_graph(self.run.graph_file).graph_def
         self.constants = tuple(graphs.constants(graph_def, outputs, flat.names.assets))
 
     def resume(self) -> int | None:
         """Restore the newest checkpoint that has all its parts; its global step, or None. Of several workers, the chief's."""
-        found = loop.last_whole(self.out, self._resumable)
+        found = loop.last_whole(self.run.path, self._resumable)
         step = saver.step_of(found[-1]) if found else None
         if self.workers is not None:
             step = self._of_chief(step, self.workers)
@@ -216,7 +217,7 @@ class _Trainee:
         own = saver.files(self._state(step)) if step is not None else []
         at, names = json.loads(workers.of_chief(json.dumps([step, sorted(path.name for path in own)]).encode()))
         for name in names:
-            path = self.out / _RESUME / name
+            path = self.run.path / _RESUME / name
             there = workers.of_chief(path.read_bytes() if path in own else b"")
             if path not in own:
                 path.write_bytes(there)
@@ -235,20 +236,20 @@ class _Trainee:
 
     def save(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `loop.Trainee`."""
-        (self.out / "checkpoints").mkdir(exist_ok=True)
+        self.run.checkpoints.mkdir(exist_ok=True)
         self.whole.write(str(self._state(step)))
         values = {fact.name: fact for fact in self.live.values()}
-        with tempfile.TemporaryDirectory(dir=self.out, prefix="exported-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self.run.path, prefix="exported-") as scratch:
             operations, _ = exported(self.live, Path(scratch))
             self._require_same(operations, step)
             variables = [Variable(name=name, key=name, value=values[path]) for name, path in sorted(operations.items())]
             signatures, options = self.flat.names.signatures, self.training.session
             baselines.record(
-                self.out, step, self.live, signatures, self.probe, variables, self.constants, options, metrics
+                self.run, step, self.live, signatures, self.probe, variables, self.constants, options, metrics
             )
             if self.flat.saving is not None:
                 self._save(Path(scratch) / PREFIX, step)
-        for old in (self.out / _RESUME).glob("state-*"):
+        for old in (self.run.path / _RESUME).glob("state-*"):
             if old.name.split(".")[0] not in {self._state(kept).name for kept in self._last_two()}:
                 old.unlink()
 
@@ -259,7 +260,7 @@ class _Trainee:
             for variable in self.flat.graph.get_collection("variables"):
                 variable.load(saver.read(checkpoint, variable.op.name, flattened), self.session)
             self.flat.saving.save(
-                self.session, str(self.out / "checkpoints" / PREFIX), global_step=step, write_meta_graph=False
+                self.session, str(self.run.checkpoints / PREFIX), global_step=step, write_meta_graph=False
             )
 
     def _require_same(self, operations: Mapping[str, str], step: int) -> None:
@@ -273,11 +274,11 @@ class _Trainee:
             )
 
     def _state(self, step: int | None) -> Path:
-        return self.out / _RESUME / f"state-{step}"
+        return self.run.path / _RESUME / f"state-{step}"
 
     def _last_two(self) -> list[int]:
         """The steps to keep the whole state of: the last, and one before it in case the last is cut short."""
-        steps = {saver.step_of(prefix) for prefix in saver.prefixes(self.out / "checkpoints")}
+        steps = {saver.step_of(prefix) for prefix in saver.prefixes(self.run.checkpoints)}
         return sorted(step for step in steps if step is not None)[-2:]
 
     def _resumable(self, prefix: Path) -> bool:

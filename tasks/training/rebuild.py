@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.baseline import reference as proof
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, UnsafeGraph, UnsupportedGraph
 from tasks.forms import live_object, object_checkpoint, saver
 from tasks.forms.keras import model as keras
@@ -28,7 +29,7 @@ from tasks.records.settings import SessionOptions
 from tasks.records.signature import DEFAULT_KEY, Signature
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
-from tasks.training.object_mode import exported
+from tasks.training.object_mode import EXPORTED, exported
 from tasks.user_code import objects
 from tasks.user_code import source as sources
 from tasks.user_code.model import Objects
@@ -105,10 +106,10 @@ def prove_checkpoint(
         values = [variable.value for variable in needed]
         rows = [row for row in compare.values(form, values, opened.values()) if row.passed is False]
         object_checkpoint.restore(prefix, built.module)
-        meta = saver.meta_graph(Path(scratch) / "graph.meta")
+        meta = saver.meta_graph(TrainingRun(Path(scratch)).graph_file)
         outputs = [spec.tensor for one in signatures.values() for spec in one.outputs.values()]
         constants = list(graphs.constants(meta.graph_def, outputs, names.assets))
-        assets = Path(scratch) / "saved_model"
+        assets = Path(scratch) / EXPORTED
         report = proof.judge(opened, assets, reference, needed, constants, tolerance)
         return report.model_copy(update={"rows": (*rows, *report.rows)})
 
@@ -154,7 +155,7 @@ def _made(origin: Origin, options: SessionOptions) -> Iterator[Objects]:
 @contextmanager
 def _valued(origin: Origin, prefix: Path, run: Path) -> Iterator[Objects]:
     """The live object with a checkpoint's values in every variable."""
-    names = proof.names_of(run)
+    names = TrainingRun(run).names()
     with _made(origin, SessionOptions()) as built, tempfile.TemporaryDirectory() as scratch:
         if built.module is None:
             raise NoObjects("a graph function stands alone, and there is no object that holds its variables")

@@ -1,7 +1,7 @@
 """Training in a child: seeds, and the way that is asked for: a model's own code in its flavour, with or without a start,
 or a brought checkpoint that goes on in its own graph.
 
-Layout of the run's folder: see `loop.py`.
+Layout: see `tasks/baseline/training_run.py`.
 """
 
 from __future__ import annotations

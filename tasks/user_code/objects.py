@@ -9,6 +9,7 @@ from tasks.errors import PipelineError
 from tasks.forms import live_object
 from tasks.forms.keras import model as keras_form
 from tasks.forms.live_object import LivePredictor
+from tasks.records.forms import LIVE_OBJECT
 from tasks.records.signature import DEFAULT_KEY
 from tasks.user_code.model import HyperParameters, Objects
 
@@ -37,7 +38,7 @@ def build(model: Any, hyperparameters: HyperParameters) -> Objects:
     return built
 
 
-def live(built: Objects, form: str = "live object") -> LivePredictor:
+def live(built: Objects, form: str = LIVE_OBJECT) -> LivePredictor:
     """The predictor over built objects, through the functions that would be exported."""
     given = built.signatures or {DEFAULT_KEY: None}
     functions = {

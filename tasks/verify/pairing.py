@@ -8,8 +8,9 @@ from typing import Any
 from tasks.adoption import option_use
 from tasks.errors import UsageError
 from tasks.graphs.tensor_specs import PLACEHOLDERS, Specs
-from tasks.records.adoption import Form, Found, Given
+from tasks.records.adoption import Found, Given
 from tasks.records.base import Record
+from tasks.records.forms import Form
 from tasks.records.signature import Signature, TensorSpec
 from tasks.signatures import option_syntax
 from tasks.user_code.source import ModelSource

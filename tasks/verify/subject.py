@@ -12,7 +12,8 @@ from tasks.adoption import adopt, original
 from tasks.adoption import from_code as codes
 from tasks.adoption.adopt import Brought
 from tasks.forms.detect import detect
-from tasks.records.adoption import Form, Found, Given
+from tasks.records.adoption import Found, Given
+from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
 from tasks.user_code.source import ModelSource

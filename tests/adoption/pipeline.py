@@ -13,7 +13,8 @@ from flows.config import PipelineConfig
 from flows.train_to_serve import summaries, train_to_serve
 from tasks import isolate
 from tasks.errors import PipelineError
-from tasks.records.adoption import Adopted, Form
+from tasks.records.adoption import Adopted
+from tasks.records.forms import Form
 from tasks.records.parity import form_of
 from tasks.records.run import RunSummary
 from tasks.records.signature import GraphNames

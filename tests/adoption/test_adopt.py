@@ -11,7 +11,7 @@ import pytest
 from tasks import isolate
 from tasks.adopt import adopt
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
+from tasks.baseline.training_run import TrainingRun
 from tasks.checkpoint import checkpoint
 from tasks.errors import DamagedError, UnsupportedGraph, UsageError
 from tasks.export import export
@@ -52,7 +52,7 @@ def candidates(made: Artifact) -> set[str]:
 
 
 def notes(made: Artifact) -> tuple[str, ...]:
-    found = reference.adopted(made.path)
+    found = TrainingRun(made.path).adopted()
     assert found is not None
     return found.notes
 
@@ -62,7 +62,7 @@ def test_an_input_that_no_output_needs_is_there_in_every_form(run: Run, tmp_path
     assert candidates(made) == {
         "checkpoint", "frozen_graph", "saved_model (v1 loader)", "saved_model (v2 loader)",
     }  # fmt: skip
-    (signature,) = reference.names_of(made.path).signatures
+    (signature,) = TrainingRun(made.path).names().signatures
     assert signature.inputs.keys() == {"x", "u"}
 
 
@@ -70,7 +70,7 @@ def test_a_shape_that_one_signature_declares_does_not_narrow_another(run: Run, t
     path = saved(tmp_path, "shared_placeholder")
     isolate.call(trainable_checkpoints.declare_rows, path, ["b"], 1)
     made = adopted(path)
-    assert {one.key: one.inputs["x"].shape for one in reference.names_of(made.path).signatures} == {
+    assert {one.key: one.inputs["x"].shape for one in TrainingRun(made.path).names().signatures} == {
         "a": (None, 3),
         "b": (None, 3),
     }
@@ -113,7 +113,7 @@ def test_a_graph_that_was_frozen_here_says_its_own_signatures(run: Run, tmp_path
     pinned = checkpoint(first, Selection())
     frozen = freeze(pinned, restore_verify(pinned, first, Tolerance()), first, Tolerance())
     again = adopted(frozen.path)
-    names = [reference.names_of(made.path) for made in (first, again)]
+    names = [TrainingRun(made.path).names() for made in (first, again)]
     assert [{one.key: set(one.inputs) for one in found.signatures} for found in names] == [
         {"second": {"h"}, "whole": {"x"}}
     ] * 2
@@ -146,7 +146,7 @@ def test_a_signature_key_that_no_name_can_follow_is_refused(run: Run, tmp_path: 
         adopted(path)
     assert repr(key) in str(raised.value)
     made = adopted(path, Given(inputs=("x:0",), outputs=("y=mul:0",)))
-    assert [one.key for one in reference.names_of(made.path).signatures] == ["serving_default"]
+    assert [one.key for one in TrainingRun(made.path).names().signatures] == ["serving_default"]
 
 
 def test_rows_that_the_code_beside_a_checkpoint_does_not_give_are_asked_for(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tasks import isolate
 from tasks.errors import CoverageError, NondeterministicError, UsageError
-from tasks.records.adoption import Form
+from tasks.records.forms import Form
 from tests.adoption.pipeline import Shipyard, require_shipped
 from tests.makers import one_network_in_every_form
 

@@ -9,16 +9,18 @@ import pytest
 
 from tasks import isolate
 from tasks.adopt import adopt
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
-from tasks.checkpoint import checkpoint, pinned
+from tasks.baseline.training_run import TrainingRun
+from tasks.checkpoint import checkpoint
 from tasks.convert import convert
 from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
 from tasks.export import export
 from tasks.freeze import freeze
 from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.forms import Target
 from tasks.records.parity import ParityReport, Tolerance
-from tasks.records.settings import Selection, SessionOptions, Target
+from tasks.records.settings import Selection, SessionOptions
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.user_code.source import ModelSource
@@ -41,7 +43,7 @@ def adopted(path: Path, given: Given = XY, step: int | None = None) -> Artifact:
 
 
 def notes(run: Artifact) -> str:
-    found = reference.adopted(run.path)
+    found = TrainingRun(run.path).adopted()
     assert found is not None
     return "\n".join(found.notes)
 
@@ -65,7 +67,7 @@ EVERY = {"checkpoint", "frozen_graph", "saved_model (v1 loader)", "saved_model (
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_checkpoint_is_chosen_by_its_name_whatever_its_global_step(run: Run, tmp_path: Path, step: int) -> None:
     taken = adopted(made(tmp_path, odd_models.epochs), step=step)
-    pin = pinned(checkpoint(taken, Selection(which=step)))
+    pin = Pinned(checkpoint(taken, Selection(which=step)).path).record()
     assert pin.step == 500 * step and f"model.ckpt-{500 * step}" == pin.prefix
     assert pin.chosen == "the one that was adopted"
 

@@ -12,7 +12,7 @@ import pytest
 
 from tasks import isolate
 from tasks.errors import CoverageError
-from tasks.records.adoption import Form
+from tasks.records.forms import Form
 from tests.adoption.answers import answers_in, answers_of_saved_model
 from tests.adoption.pipeline import Shipped, Shipyard, require_shipped
 from tests.makers import one_network_in_every_form

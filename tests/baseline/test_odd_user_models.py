@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
+from tasks.artifact_views import link_model
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import checkpoint
 from tasks.errors import ChildFailed, CoverageError, ParityError, PipelineError, SmokeRefused, UsageError
@@ -20,7 +21,7 @@ from tasks.records.settings import Release, Selection, Serving, Training
 from tasks.restore_verify import restore_verify
 from tasks.serving.checks import lifecycle
 from tasks.serving.runtimes.embedded import EmbeddedRuntime
-from tasks.smoke_test import link_model, smoke_test
+from tasks.smoke_test import smoke_test
 from tasks.step import Run
 from tasks.train import train
 from tasks.user_code.source import ModelSource

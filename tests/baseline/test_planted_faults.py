@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from tasks import isolate
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference
-from tasks.checkpoint import PINNED, pinned
 from tasks.errors import CoverageError, ParityError, PipelineError, Refusal, SmokeRefused
 from tasks.forms import saver
-from tasks.records.checkpoint import Pinned
 from tasks.records.parity import ParityReport, ParityTest
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
@@ -150,7 +149,7 @@ def test_a_graph_frozen_from_an_older_checkpoint_is_refused_by_its_values(chain:
 def test_a_spoiled_checkpoint_is_refused_by_the_restore(
     chain: Chain, in_run: Run, fault: Callable[[Path], None], error: type[PipelineError], named: str
 ) -> None:
-    prefix = pinned(chain.pinned).prefix
+    prefix = Pinned(chain.pinned.path).record().prefix
 
     def spoil(out: Path) -> Path:
         return out / prefix
@@ -181,7 +180,7 @@ def test_a_spoiled_checkpoint_is_refused_by_the_restore(
 def test_a_spoiled_graph_of_a_checkpoint_is_refused_by_the_restore(
     chain: Chain, in_run: Run, fault: Callable[[Path], None], named: str
 ) -> None:
-    prefix = pinned(chain.pinned).prefix
+    prefix = Pinned(chain.pinned.path).record().prefix
     spoiled = chain.spoiled(chain.pinned, lambda out: out / f"{prefix}{saver.META}", fault)
     with pytest.raises(ParityError) as refusal:
         restore_verify(spoiled, chain.trained, TOLERANCE)
@@ -191,8 +190,10 @@ def test_a_spoiled_graph_of_a_checkpoint_is_refused_by_the_restore(
 
 
 def test_the_table_of_tensors_is_of_the_files_that_lie_beside_it(chain: Chain) -> None:
-    table = Pinned.model_validate_json((chain.pinned.path / PINNED).read_bytes()).tensors
-    assert list(table) == isolate.call(saver.tensor_table, chain.pinned.path / pinned(chain.pinned).prefix)
+    table = Pinned(chain.pinned.path).record().tensors
+    assert list(table) == isolate.call(
+        saver.tensor_table, chain.pinned.path / Pinned(chain.pinned.path).record().prefix
+    )
 
 
 @pytest.mark.parametrize("form", ["saved_model (v1 loader)", "saved_model (v2 loader)"])

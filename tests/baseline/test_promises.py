@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate, restore_verify
+from tasks.artifact_views import Compared, Exported, Pinned, Restored
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference as proof
-from tasks.checkpoint import checkpoint, pinned
+from tasks.checkpoint import checkpoint
 from tasks.errors import CoverageError, ParityError
-from tasks.export import MODEL, export
+from tasks.export import export
 from tasks.forms import frozen_graph
 from tasks.freeze import freeze
-from tasks.records.checkpoint import RestoreReport
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.settings import LabelledData, Selection, Training
 from tasks.smoke_test import smoke_test
@@ -26,7 +26,6 @@ from tests.isolate.mount_namespace import can_hide
 from tests.makers import promises, saved_model_faults
 from tests.makers.chain import SERVING, TOLERANCE, Chain
 
-RESTORE, PARITY = restore_verify.REPORT, restore_verify.PARITY
 STATEFUL = {"VarHandleOp", "ReadVariableOp", "AssignVariableOp", "ResourceGather", "VariableV2", "Variable", "Assign"}
 
 
@@ -44,7 +43,9 @@ def verified(name: str) -> tuple[Artifact, Artifact, Artifact]:
 
 
 def parity_of(artifact: Artifact) -> ParityReport:
-    return ParityReport.model_validate_json((artifact.path / PARITY).read_bytes())
+    found = Compared(artifact.path).parity()
+    assert found
+    return found
 
 
 # What is not finite ---------------------------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ def test_what_the_converter_refuses_is_said_not_to_be_made(run: Run) -> None:
 
 @pytest.mark.parametrize("error", ["ValueError", "KeyError", "TypeError"])
 def test_a_mistake_of_ours_is_not_called_not_made(chain: Chain, tmp_path: Path, error: str) -> None:
-    folder, pin = chain.pinned.path, pinned(chain.pinned)
+    folder, pin = chain.pinned.path, Pinned(chain.pinned.path).record()
     names = isolate.call(proof.names_of, chain.trained.path)
     said = isolate.call(promises.freeze_with_a_bug, error, folder, folder / pin.prefix, names, tmp_path)
     assert said == f"raised {error}"
@@ -113,7 +114,7 @@ def test_neither_devices_nor_variables_are_left_in_graph_or_library(run: Run) ->
     placed = isolate.call(promises.devices_of_meta, made.path / "graph.meta")
     assert {"/device:GPU:0", "/device:CPU:0"} <= set(placed)  # there is something to clear
     folded, model = freeze(chosen, proven, made, TOLERANCE), export(chosen, proven, made, TOLERANCE)
-    found = isolate.call(promises.devices, folded.path, model.path / MODEL)
+    found = isolate.call(promises.devices, folded.path, Exported(model.path).model)
     (frozen_devices, frozen_ops), (saved_devices, saved_ops) = found["frozen"], found["saved_model"]
     assert frozen_devices == [] and saved_devices == []
     assert "ReadVariableOp" in saved_ops  # the functions do read variables
@@ -124,7 +125,8 @@ def test_neither_devices_nor_variables_are_left_in_graph_or_library(run: Run) ->
 
 
 def test_the_original_is_out_of_reach_in_an_ordinary_run(chain: Chain, tmp_path: Path) -> None:
-    report = RestoreReport.model_validate_json((chain.verified.path / RESTORE).read_bytes())
+    report = Restored(chain.verified.path).report()
+    assert report
     assert report.hidden is can_hide(tmp_path)
     assert report.train_op and report.hyperparameters["steps"] and report.one_more_step == "passed"
     assert (report.parity.notes == ()) is report.hidden
@@ -136,7 +138,8 @@ def test_a_restore_with_the_original_in_reach_says_so_where_its_verdict_is(
     monkeypatch.setattr(restore_verify, "verify", promises.verify_in_sight)
     made = restore_verify.restore_verify(chain.pinned, chain.trained, Tolerance(absolute=3e-5), LabelledData())
     assert parity_of(made).notes == (restore_verify.NOT_HIDDEN,)
-    assert RestoreReport.model_validate_json((made.path / RESTORE).read_bytes()).hidden is False
+    report = Restored(made.path).report()
+    assert report and report.hidden is False
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_a_restore_with_the_original_in_reach_says_so_where_its_verdict_is(
 def test_what_the_run_recorded_of_its_graph_is_there_after_a_restore(
     chain: Chain, in_run: Run, fault: Callable[[Path], None], said: str
 ) -> None:
-    prefix = pinned(chain.pinned).prefix
+    prefix = Pinned(chain.pinned.path).record().prefix
     spoiled = chain.spoiled(chain.pinned, lambda out: out / f"{prefix}.meta", fault)
     with pytest.raises(CoverageError) as refusal:
         restore_verify.restore_verify(spoiled, chain.trained, TOLERANCE)

@@ -11,16 +11,18 @@ import pytest
 
 from tasks import isolate
 from tasks.adopt import adopt
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
-from tasks.checkpoint import checkpoint, pinned
+from tasks.checkpoint import checkpoint
 from tasks.convert import convert
 from tasks.errors import CoverageError, ParityError, UnsafeGraph, UsageError
 from tasks.forms import object_checkpoint
 from tasks.forms.detect import detect
-from tasks.records.adoption import Form, Given, ModelFiles, ProbeSource
+from tasks.records.adoption import Given, ModelFiles, ProbeSource
 from tasks.records.baseline import Baseline
+from tasks.records.forms import Form, Target
 from tasks.records.parity import ParityReport, Tolerance
-from tasks.records.settings import SaverPolicy, Selection, SessionOptions, Target, Training
+from tasks.records.settings import SaverPolicy, Selection, SessionOptions, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.tensors import tensor_file
@@ -118,7 +120,7 @@ def test_an_earlier_step_is_written_with_that_steps_values(run: Run) -> None:
     verified = restore_verify(found, made, TOLERANCE)
     written = convert(found, verified, made, (OBJECTS,), None, LINE, TOLERANCE).path / "object_checkpoint"
     held = {entry.path: entry.value.sha256 for entry in isolate.call(object_checkpoint.table, detect(written).path)}
-    wanted = {fact.sha256 for fact in pinned(found).tensors}
+    wanted = {fact.sha256 for fact in Pinned(found.path).record().tensors}
     assert wanted == {held["model/w"], held["model/b"]}
 
 

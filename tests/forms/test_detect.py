@@ -13,7 +13,8 @@ from tasks.errors import DamagedError, PipelineError, UsageError
 from tasks.forms.detect import detect, sniff
 from tasks.inspection import inspect
 from tasks.isolate import Limits
-from tasks.records.adoption import Form, Given
+from tasks.records.adoption import Given
+from tasks.records.forms import Form
 from tests.forms import bytes_read
 from tests.makers import inspected_files
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tasks import isolate
 from tasks.errors import PipelineError, UsageError
 from tasks.inspection import inspect
-from tasks.records.adoption import Form, Given
+from tasks.records.adoption import Given
+from tasks.records.forms import Form
 from tasks.records.inspection import Inspection
 from tests.makers import inspected_files
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import isolate
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact, Recipe, Store
-from tasks.checkpoint import checkpoint, pinned
+from tasks.checkpoint import checkpoint
 from tasks.export import export
 from tasks.freeze import freeze
 from tasks.records.parity import Tolerance
@@ -38,7 +39,7 @@ class Chain:
 
     @property
     def step(self) -> int:
-        return pinned(self.pinned).step
+        return Pinned(self.pinned.path).record().step
 
     def spoiled(self, artifact: Artifact, where: Callable[[Path], Path], fault: Callable[[Path], Any]) -> Artifact:
         """A copy of an artifact with a fault, committed with a correct manifest: hashing is not what finds it."""

@@ -11,7 +11,7 @@ import numpy as np
 from tasks import restore_verify
 from tasks.examples.half_plus_two import HalfPlusTwo
 from tasks.forms import frozen_graph
-from tasks.records.checkpoint import Pinned, RestoreReport
+from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
 from tasks.records.parity import Tolerance
 from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
@@ -202,7 +202,7 @@ def devices_of_meta(path: Path) -> list[str]:
 
 
 def verify_in_sight(
-    moved: Path, pin: Pinned, run: Path, originals: list[Path], tolerance: Tolerance, labelled: LabelledData
+    moved: Path, pin: PinnedCheckpoint, run: Path, originals: list[Path], tolerance: Tolerance, labelled: LabelledData
 ) -> RestoreReport:
     """`restore_verify.verify` on a system that hides nothing."""
     restore_verify.hide = lambda folders: False  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks.baseline import reference as proof
+from tasks.baseline.training_run import TrainingRun
 from tasks.forms import frozen_graph, saved_model, saver
 from tasks.forms.frozen_graph import GRAPH, NAMES
 from tasks.parity import compare
@@ -383,7 +384,7 @@ def freeze_older(run: Path, prefix: Path, out: Path) -> None:
     for path in saver.files(prefix):
         shutil.copyfile(path, moved / path.name)
     shutil.copyfile(run / "graph.meta", moved / f"{prefix.name}.meta")
-    frozen_graph.write(run, moved / prefix.name, proof.names_of(run), out)
+    frozen_graph.write(run, moved / prefix.name, TrainingRun(run).names(), out)
 
 
 def in_batches_of(rows: int, folder: Path, run: Path, step: int) -> ParityReport:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.records.baseline import TensorFact
-from tasks.records.checkpoint import Pinned, RestoreReport
+from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
 from tasks.records.coverage import Coverage, VariableStatus
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest
 from tasks.records.run import Promotion, StepOutcome, StepState
@@ -97,9 +97,9 @@ def check(protocol: str, case: str, expected: str, answered: str, *, passed: boo
     return Check(protocol=protocol, case=case, expected=expected, answered=answered, passed=passed, **fields)
 
 
-def pinned(tensors: int = 31) -> Pinned:
+def pinned(tensors: int = 31) -> PinnedCheckpoint:
     """A pinned checkpoint of so many tensors."""
-    return Pinned(
+    return PinnedCheckpoint(
         step=400,
         prefix="model.ckpt-400",
         chosen="the latest",

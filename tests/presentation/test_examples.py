@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.baseline import reference
+from tasks.artifact_views import link_model
+from tasks.baseline.training_run import TrainingRun
 from tasks.parity import compare
 from tasks.presentation import usage
 from tasks.presentation.facts import FileFact, ReportFacts
@@ -20,7 +21,6 @@ from tasks.presentation.samples import sample
 from tasks.records.run import StepOutcome, StepState
 from tasks.serving.checks import lifecycle
 from tasks.serving.runtimes.embedded import EmbeddedRuntime
-from tasks.smoke_test import link_model
 from tasks.tensors import tensor_file
 from tests.makers.chain import Chain
 
@@ -30,7 +30,7 @@ def facts(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     """A report's facts, with a server at the addresses that it names."""
     base = tmp_path_factory.mktemp("base")
     link_model(chain.exported, base / "1")
-    names = reference.names_of(chain.trained.path)
+    names = TrainingRun(chain.trained.path).names()
     probe = tensor_file.read_tensors(chain.trained.path / "probe.tensors")
     with lifecycle.serving(EmbeddedRuntime(), "sundaynet", base, 1, 60.0) as (endpoint, _):
         yield ReportFacts(

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tasks import isolate
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
-from tasks.checkpoint import checkpoint, pinned
+from tasks.baseline.training_run import TrainingRun
+from tasks.checkpoint import checkpoint
 from tasks.errors import ChildFailed, NondeterministicError, PipelineError, UsageError
 from tasks.export import export
 from tasks.forms import saver
@@ -70,13 +71,13 @@ def test_the_run_is_laid_out_as_that_of_a_graph(run: Run) -> None:
     lines = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["accuracy"] > 0.6
-    assert pinned(checkpoint(made, Selection(which="best"))).metrics["accuracy"] > 0.6
+    assert Pinned(checkpoint(made, Selection(which="best")).path).record().metrics["accuracy"] > 0.6
 
 
 def test_variables_of_one_name_are_told_apart(run: Run) -> None:
     made = trained(LINE)
     recorded = {variable.name for variable in baseline(made, 40).variables}
-    assert recorded == {"v", "v_1"} == set(reference.names_of(made.path).needed)
+    assert recorded == {"v", "v_1"} == set(TrainingRun(made.path).names().needed)
 
 
 def test_saver_rules_hold_for_objects_too(run: Run) -> None:

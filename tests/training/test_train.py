@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tasks import isolate
+from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
-from tasks.checkpoint import checkpoint, pinned
+from tasks.baseline.training_run import TrainingRun
+from tasks.checkpoint import checkpoint
 from tasks.errors import ChildFailed, CoverageError, NondeterministicError, ParityError, PipelineError, UsageError
 from tasks.forms import saver
 from tasks.records.checkpoint import RestoreReport
@@ -64,7 +65,7 @@ def test_checkpoints_by_seconds(run: Run) -> None:
 def test_every_write_version_is_pinned_restored_and_equal(run: Run, version: str, sharded: bool) -> None:
     artifact = trained({"write_version": version, "sharded": sharded}, steps=20)
     found = checkpoint(artifact, Selection())
-    names = {tensor.name for tensor in pinned(found).tensors}
+    names = {tensor.name for tensor in Pinned(found.path).record().tensors}
     assert names == {"w", "b", "unused", "global_step"}
     verified = restore_verify(found, artifact, Tolerance())
     report = RestoreReport.model_validate_json((verified.path / "restore.json").read_bytes())
@@ -90,14 +91,14 @@ def test_an_unneeded_variable_left_out_is_listed_and_passes(run: Run) -> None:
 
 def test_selection_by_step_by_metric_and_latest(run: Run) -> None:
     artifact = trained()
-    assert pinned(checkpoint(artifact, Selection())).step == 40
-    assert pinned(checkpoint(artifact, Selection(which=20))).step == 20
+    assert Pinned(checkpoint(artifact, Selection()).path).record().step == 40
+    assert Pinned(checkpoint(artifact, Selection(which=20)).path).record().step == 20
     measured = {
         step: json.loads((artifact.path / "baselines" / f"{step}.json").read_text())["metrics"]["nearness"]
         for step in (10, 20, 30, 40)
     }
-    best = pinned(checkpoint(artifact, Selection(which="best", metric="nearness")))
-    worst = pinned(checkpoint(artifact, Selection(which="best", metric="nearness", mode="min")))
+    best = Pinned(checkpoint(artifact, Selection(which="best", metric="nearness")).path).record()
+    worst = Pinned(checkpoint(artifact, Selection(which="best", metric="nearness", mode="min")).path).record()
     assert measured[best.step] == max(measured.values()) > measured[worst.step] == min(measured.values())
     with pytest.raises(UsageError, match="steps 10, 20, 30, 40"):
         checkpoint(artifact, Selection(which=15))
@@ -180,7 +181,7 @@ def test_two_variables_have_other_names_in_the_checkpoint_than_in_python(run: Ru
     prefix = artifact.path / "checkpoints" / "model.ckpt-0"
     assert isolate.call(calls.tensor, prefix, "first/threes") == [3.0, 3.0]
     assert isolate.call(calls.tensor, prefix, "second/fives") == [5.0, 5.0, 5.0]
-    assert set(reference.names_of(artifact.path).needed) == {"first/threes", "second/fives"}
+    assert set(TrainingRun(artifact.path).names().needed) == {"first/threes", "second/fives"}
 
 
 def test_sundaynet_learns_and_says_what_it_was_told(run: Run, tmp_path: Path) -> None:
@@ -188,10 +189,10 @@ def test_sundaynet_learns_and_says_what_it_was_told(run: Run, tmp_path: Path) ->
 
     artifact = train(source.resolve("sundaynet", tmp_path), Training())
     found = checkpoint(artifact, Selection(which="best"))
-    assert pinned(found).metrics["accuracy"] >= 0.985
+    assert Pinned(found.path).record().metrics["accuracy"] >= 0.985
     verified = restore_verify(found, artifact, Tolerance())
     report = RestoreReport.model_validate_json((verified.path / "restore.json").read_bytes())
     assert report.hyperparameters["learning_rate"] == 0.01
     assert report.train_op == "train_op"
     assert report.one_more_step == "passed"
-    assert report.global_step == pinned(found).step
+    assert report.global_step == Pinned(found.path).record().step

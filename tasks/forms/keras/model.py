@@ -28,6 +28,7 @@ from tasks.tensors import tensor_file
 __all__ = ["loaded", "require_safe", "restore_weights", "signature_of", "write"]
 
 DEFAULT = "serving_default"
+ARCHIVE = "model.keras"
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
     predictors.eager(options)
     zipped = archive_check.zipped(path)
     with tempfile.TemporaryDirectory() as scratch:
-        named = Path(scratch) / ("model.keras" if zipped else "model.h5")  # Keras goes by the name
+        named = Path(scratch) / (ARCHIVE if zipped else "model.h5")  # Keras goes by the name
         named.symlink_to(path.absolute())
         try:
             model = keras.models.load_model(str(named), compile=False, safe_mode=True)
@@ -80,7 +81,7 @@ def restore_weights(path: Path, model: Any) -> None:
     if (described := archive_check.described(path)) is not None:
         _require_alike(path, described, model)
     with tempfile.TemporaryDirectory() as scratch:
-        name = "model.keras" if zipped else "model.weights.h5" if archive_check.by_layers(path) else "model.h5"
+        name = ARCHIVE if zipped else "model.weights.h5" if archive_check.by_layers(path) else "model.h5"
         named = Path(scratch) / name  # Keras goes by the name
         named.symlink_to(path.absolute())
         try:
@@ -161,7 +162,7 @@ def write(source: Path | Any, out: Path) -> None:
             return write(opened.root, out)
     origin = LivePredictor("Keras model", {DEFAULT: signature_of(source)}, source)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        named = Path(scratch) / "model.keras"
+        named = Path(scratch) / ARCHIVE
         try:
             source.save(str(named))
         except Exception as error:  # a layer's own get_config raises whatever it does

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.baseline.reference import Reference, asset_rows, names_of
+from tasks.baseline.reference import Reference, asset_rows
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, SmokeRefused
 from tasks.forms import saved_model
 from tasks.graphs import scan
 from tasks.parity import compare
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import CandidateForm
 from tasks.records.parity import ParityReport, ParityRow
 from tasks.records.serving import Cause
 
-ON_DISK = "saved_model (files)"
+ON_DISK = CandidateForm.SAVED_MODEL_FILES
 
 
 def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
@@ -68,7 +70,7 @@ def signatures_on_disk(folder: Path, run: Path) -> str:
         declared = saved_model.signatures(folder)
     except (ValueError, TypeError) as error:
         return f"a method or a dtype of no known kind: {error}"
-    return compare.signature_difference(names_of(run).signatures, declared)
+    return compare.signature_difference(TrainingRun(run).names().signatures, declared)
 
 
 def require_self_contained(folder: Path) -> None:

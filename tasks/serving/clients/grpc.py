@@ -13,6 +13,7 @@ import numpy as np
 
 from tasks.errors import ChildFailed, PipelineError
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import CandidateForm
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature
 from tasks.tensors.tensor_file import Array, Tensors, as_array
@@ -52,7 +53,7 @@ def reaching(protocol: str, seconds: float) -> Iterator[None]:
 class GrpcPredictor:
     """A served model over gRPC. `versions` are those that any answer said it came from, 0 where it did not say."""
 
-    form = "served (gRPC)"
+    form = CandidateForm.SERVED_GRPC
 
     def __init__(self, endpoint: Endpoint, name: str, signatures: Mapping[str, Signature], seconds: float) -> None:
         import grpc

@@ -15,6 +15,7 @@ import numpy as np
 
 from tasks.errors import ChildFailed
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import CandidateForm
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.serving.clients.grpc import AnsweredError, NotCarriedError, classified, reaching, regressed
@@ -48,7 +49,7 @@ class RestPredictor:
     ) -> None:
         import httpx
 
-        self.form = "served (REST, rows)" if by_row else "served (REST)"
+        self.form = CandidateForm.SERVED_REST_ROWS if by_row else CandidateForm.SERVED_REST
         self.model = f"{endpoint.rest}/v1/models/{name}"
         self.client = httpx.Client(timeout=seconds, trust_env=False)
         self.signatures = signatures

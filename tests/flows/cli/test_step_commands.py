@@ -12,8 +12,7 @@ from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.errors import UsageError
 from tasks.forms.detect import detect
-from tasks.records.adoption import Form
-from tasks.records.settings import Target
+from tasks.records.forms import Form, Target
 from tests.flows.cli.process import tfship
 from tests.makers import cli_models, inspected_files
 

@@ -18,13 +18,14 @@ from functools import cached_property
 from pathlib import Path
 
 from tasks import isolate
+from tasks.artifact_views import Smoked
 from tasks.artifacts.store import Artifact, Recipe
 from tasks.errors import DamagedError, ParityError, PipelineError, UnsafeGraph
-from tasks.records.serving import Endpoint, SmokeReport
+from tasks.records.serving import Endpoint
 from tasks.records.settings import Serving
 from tasks.serving.checks import lifecycle
 from tasks.serving.runtimes.embedded import EmbeddedRuntime, serve
-from tasks.smoke_test import REPORT, smoke_test
+from tasks.smoke_test import smoke_test
 from tasks.step import Run, running
 from tests.makers.chain import TOLERANCE, Chain, make
 from tests.makers.mutants import BY_NAME, HARMLESS, LEAK_BYTES, MUTANTS, PASSED, Mutant
@@ -137,7 +138,8 @@ class Gate:
     def _judge(self, mutant: Mutant) -> PipelineError | None:
         serving = Serving.model_validate(QUIET | dict(mutant.serving))
         if serving.gates.max_rss_bytes == LEAK_BYTES:  # so much more than the model itself takes
-            report = SmokeReport.model_validate_json((self.original.path / REPORT).read_bytes())
+            report = Smoked(self.original.path).report()
+            assert report
             peak = report.rounds[0].peak_memory
             assert peak is not None
             gates = serving.gates.model_copy(update={"max_rss_bytes": peak + LEAK_BYTES})
