@@ -49,6 +49,15 @@ def free_ports(count: int) -> tuple[int, ...]:
     )
 
 
+def listening(port: int) -> bool:
+    """Tell whether something accepts connections on `port` of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=0.1).close()
+    except OSError:
+        return False
+    return True
+
+
 def _candidates() -> list[int]:
     """Ports to try: first those that the kernel gives to nobody, then any."""
     try:

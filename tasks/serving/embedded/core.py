@@ -104,23 +104,27 @@ class Core:
         """`ClassificationResponse` of a `ClassificationRequest`."""
         from tensorflow_serving.apis import classification_pb2
 
-        _require_model_spec(request)
-        spec = request.model_spec
-        with self.servable(spec) as (servable, version):
-            result = classify_regress.classify(servable, request, timeout_ms)
-        response = classification_pb2.ClassificationResponse(result=result)
-        _answered_by(response.model_spec, spec.name, spec.signature_name, version)
-        return response
+        return self._on_examples(
+            classification_pb2.ClassificationResponse, classify_regress.classify, request, timeout_ms
+        )
 
     def regress(self, request: Proto, timeout_ms: int | None) -> Proto:
         """`RegressionResponse` of a `RegressionRequest`."""
         from tensorflow_serving.apis import regression_pb2
 
+        return self._on_examples(regression_pb2.RegressionResponse, classify_regress.regress, request, timeout_ms)
+
+    def _on_examples(
+        self,
+        response_type: type[Proto],
+        run: Callable[[Servable, Proto, int | None], Proto],
+        request: Proto,
+        timeout_ms: int | None,
+    ) -> Proto:
         _require_model_spec(request)
         spec = request.model_spec
         with self.servable(spec) as (servable, version):
-            result = classify_regress.regress(servable, request, timeout_ms)
-        response = regression_pb2.RegressionResponse(result=result)
+            response = response_type(result=run(servable, request, timeout_ms))
         _answered_by(response.model_spec, spec.name, spec.signature_name, version)
         return response
 

@@ -6,6 +6,7 @@ a port opens.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import signal
@@ -23,13 +24,12 @@ import uvicorn
 from tasks.serving.embedded import flags, log, model_configs, monitoring
 from tasks.serving.embedded.batching.session import BatchingParameters, read_parameters
 from tasks.serving.embedded.core import Core
-from tasks.serving.embedded.errors import ServingError, invalid
+from tasks.serving.embedded.errors import Code, ServingError, invalid
 from tasks.serving.embedded.flags import Flags
 from tasks.serving.embedded.grpc import services
 from tasks.serving.embedded.monitoring import Metrics
 from tasks.serving.embedded.rest.api import RestApi
 from tasks.serving.embedded.tensors import Proto
-from tasks.serving.embedded.versions import xla
 from tasks.serving.embedded.versions.load_version import VersionLoader
 from tasks.serving.embedded.versions.manager import Manager
 from tasks.serving.embedded.versions.retry import Loading
@@ -38,6 +38,7 @@ START_FAILED = 255
 """The real server's exit code when it cannot start, a failed first load included."""
 
 _SWITCH_SECONDS = 0.0005
+_XLA_SWITCHES = {True: "_ZN10tensorflow20EnableXlaCompilationEv", False: "_ZN10tensorflow21DisableXlaCompilationEv"}
 
 
 def serve(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> int:
@@ -98,7 +99,7 @@ def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _End
     if options.version:
         print(f"TensorFlow ModelServer: {_version('tfship')} (stand-in)\nTensorFlow Library: {_version('tensorflow')}")
         return 0
-    xla.allow(options.xla_cpu_compilation_enabled)
+    _allow_xla(options.xla_cpu_compilation_enabled)
     metrics_path = monitoring.metrics_path(options.monitoring_config_file)
     metrics = Metrics()
     loader = VersionLoader(options, metrics, _batching(options))
@@ -113,6 +114,28 @@ def _serve(options: Flags, ready: Callable[[int, int], None] | None, ended: _End
         return 128 + ended.signal_number
     finally:
         manager.stop()
+
+
+def _allow_xla(compilation: bool) -> None:
+    """Allow or forbid XLA compilation (`jit_compile=True`) in this process.
+
+    The real server calls `DisableXlaCompilation` (tensorflow/compiler/jit/flags.h) unless it was started with
+    `--xla_cpu_compilation_enabled` (tensorflow_serving/model_servers/main.cc); what must be compiled is then answered with
+    INTERNAL `XLA compilation disabled` (tensorflow/compiler/jit/device_compiler.h). TensorFlow's Python has no such
+    function, so the library's own is called.
+
+    Raises:
+        ServingError: the installed TensorFlow has no such switch, so a model that a server would refuse would pass here.
+    """
+    import tensorflow as tf
+
+    for library in sorted(Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*")):
+        switch = getattr(ctypes.CDLL(str(library)), _XLA_SWITCHES[compilation], None)
+        if switch is not None:
+            switch.restype = None
+            switch()
+            return
+    raise ServingError(Code.UNIMPLEMENTED, "this TensorFlow has no switch for XLA compilation")
 
 
 def _answer(

@@ -12,14 +12,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
-from tasks.isolate.ports import free_ports
+from tasks.isolate.ports import free_ports, listening
 from tasks.isolate.process import BoundProcess
 from tasks.records.serving import Endpoint, Exit, RuntimeIdentity
 from tasks.serving.runtimes.flag_files import WrittenFiles
@@ -128,7 +127,7 @@ class BinaryRuntime:
         """Whether the server ended over a port in use. Looks until it listens on both, ends, or the time is over."""
         assert self._server is not None
         while time.monotonic() < until and self._server.returncode() is None:
-            if all(map(_listening, ports)):
+            if all(map(listening, ports)):
                 return False
             time.sleep(0.02)
         return self._server.returncode() is not None and _IN_USE.search(self.logs()) is not None
@@ -161,11 +160,3 @@ def find(search_path: str | None = None) -> Path | None:
     """The server on `search_path` (by default PATH), or None."""
     found = shutil.which(PROGRAM, path=search_path)
     return Path(found) if found else None
-
-
-def _listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=0.1).close()
-    except OSError:
-        return False
-    return True

@@ -60,12 +60,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[R
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as opened:
-        yield opened
-
-
 def _stands(client: httpx.Client) -> None:
     assert client.post("/v1/models/two:predict", json={"instances": [1.0]}).json() == {"predictions": [2.5]}
 

@@ -47,18 +47,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def channel(server: RunningServer) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("case", _of("rest"))
 def test_rest(case: dict[str, Any], client: httpx.Client) -> None:
     asked, expected = case["request"], case["response"]

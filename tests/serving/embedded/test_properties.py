@@ -42,18 +42,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[R
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def channel(server: RunningServer) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
-        yield opened
-
-
 def _tensors(dtype: str) -> st.SearchStrategy[Any]:
     shapes = arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=3)
     return arrays.arrays(dtype, shapes)

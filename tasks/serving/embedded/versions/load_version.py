@@ -1,7 +1,7 @@
-"""One try at loading a version: the SavedModel, its batching, its warmup, and what the metrics and the log say of it.
+"""One try at loading a version: the SavedModel, its batching and its warmup, with metrics and log lines.
 
-Source: tensorflow_serving/servables/tensorflow/saved_model_bundle_source_adapter.cc; the log's lines are those of
-saved_model_warmup_util.cc, so that who waits for them need not know which server it is.
+Sources in tensorflow_serving/servables/tensorflow: saved_model_bundle_source_adapter.cc, saved_model_warmup_util.cc and
+saved_model_warmup.cc. The log lines are the real server's, so that whoever waits for one need not know which server runs.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 
 from tasks.forms import warmup_requests
-from tasks.serving.embedded import log
+from tasks.serving.embedded import log, tensors
 from tasks.serving.embedded.batching.scheduler import BatchScheduler
 from tasks.serving.embedded.batching.session import BatchedServable, BatchingParameters, RunTask
-from tasks.serving.embedded.errors import invalid
+from tasks.serving.embedded.errors import Code, ServingError, invalid
 from tasks.serving.embedded.flags import Flags
+from tasks.serving.embedded.inference import classify_regress, predict
 from tasks.serving.embedded.monitoring import Metrics
+from tasks.serving.embedded.tensors import Proto
 from tasks.serving.embedded.versions.servable import LoadOptions, Servable, load
-from tasks.serving.embedded.versions.warmup import warm_up
 
 
 class VersionLoader:
@@ -73,10 +74,57 @@ class VersionLoader:
             return
         log.info(f"Starting to read warmup data for model at {file} with model-warmup-options ")
         started = time.monotonic()
-        records = warm_up(servable, file, self._iterations)
+        records = _run_requests(servable, file, self._iterations)
         micros = (time.monotonic() - started) * 1e6
         self._metrics.warmed_up(str(path), micros)
         log.info(
             f"Finished reading warmup data for model at {file}. Number of warmup records read: {records}."
             f" Elapsed time (microseconds): {micros:.0f}."
         )
+
+
+def _run_requests(servable: Servable, file: Path, iterations: int) -> int:
+    """Run each request of the file `iterations` times and return the number of requests.
+
+    The model name in a record is ignored.
+
+    Raises:
+        ServingError: a record that cannot be read or answered, or more than 1000 records.
+    """
+    import tensorflow as tf
+
+    count = 0
+    try:
+        for record in warmup_requests.read(file):
+            for _ in range(iterations):
+                _run(servable, record)
+            count += 1
+            if count > warmup_requests.MOST:
+                raise invalid(f"Number of warmup records exceeds the maximum ({warmup_requests.MOST}) at {file}")
+    except warmup_requests.RecordError as error:
+        shown = error.record.decode("utf-8", "replace")
+        raise invalid(f"Failed to parse warmup record: {shown} from {file}") from None
+    except tf.errors.DataLossError as error:
+        raise ServingError(
+            Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
+        ) from error
+    return count
+
+
+def _run(servable: Servable, record: Proto) -> None:
+    kind = record.WhichOneof("log_type")
+    if kind == "predict_log":
+        request = record.predict_log.request
+        call = predict.PredictCall(
+            request.model_spec.signature_name, dict(request.inputs), tensors.from_proto, list(request.output_filter)
+        )
+        predict.predict(servable, call, None)
+    elif kind == "classify_log":
+        classify_regress.classify(servable, record.classify_log.request, None)
+    elif kind == "regress_log":
+        classify_regress.regress(servable, record.regress_log.request, None)
+    elif kind == "multi_inference_log":
+        classify_regress.multi_inference(servable, record.multi_inference_log.request, None)
+    elif kind == "session_run_log":
+        field = record.DESCRIPTOR.fields_by_name[kind].number
+        raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {field}")

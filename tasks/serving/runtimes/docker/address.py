@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.errors import EnvironmentFailure, UsageError
-from tasks.isolate.ports import free_ports
+from tasks.isolate.ports import free_ports, listening
 from tasks.isolate.process import BoundProcess
 
 LOOPBACK = "127.0.0.1"
@@ -104,7 +104,7 @@ def forwarded(url: str, ports: tuple[int, ...]) -> tuple[BoundProcess, tuple[int
     """Ports of this host that lead to those of the loopback of the engine's host, while the process runs."""
     here = free_ports(len(ports))
     forwards = [f"{LOOPBACK}:{own}:{LOOPBACK}:{port}" for own, port in zip(here, ports, strict=True)]
-    return _forward(url, forwards[0], lambda: all(map(_listening, here)), *forwards[1:]), here
+    return _forward(url, forwards[0], lambda: all(map(listening, here)), *forwards[1:]), here
 
 
 def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
@@ -127,11 +127,3 @@ def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
             raise EnvironmentFailure(where, "ssh to lead there", said[-500:], remedy)
         time.sleep(0.05)
     return tunnel
-
-
-def _listening(port: int) -> bool:
-    try:
-        socket.create_connection((LOOPBACK, port), timeout=0.1).close()
-    except OSError:
-        return False
-    return True
