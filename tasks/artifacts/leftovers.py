@@ -1,6 +1,6 @@
-"""What killed runs left in a store, and what was set aside there: found, aged, and removed on request only.
+"""Leftovers of a store: unfinished builds of killed runs and artifacts set aside. Removed only on request.
 
-Committed artifacts are none of it, nor is anything whose key a live process holds.
+Committed artifacts, and builds whose key a live process holds, are never leftovers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from tasks.records.base import Record
 
 
 class Leftover(Record):
-    """One folder or file that no run needs. `size` is the bytes that its removal frees, `age` in seconds.
+    """A folder or file that no run needs.
 
-    `unfinished` was being built, `set aside` was damaged or replaced, `scratch` is a file of the store's own.
+    `kind` is `unfinished` for an interrupted build, `set aside` for a damaged or replaced artifact, `scratch` for a
+    temporary file of the store. `size` is the number of bytes that removing it frees, `age` is in seconds.
     """
 
     kind: Literal["unfinished", "set aside", "scratch"]
@@ -29,9 +30,9 @@ class Leftover(Record):
 
 
 def leftovers(root: Path, older_than: float, now: float) -> Iterator[Leftover]:
-    """Everything in the store at `root` that is left over and was last touched more than `older_than` seconds ago.
+    """Yield the leftovers of the store at `root` that were last modified more than `older_than` seconds before `now`.
 
-    `now` is in seconds since the epoch. What disappears meanwhile is passed over.
+    `now` is in seconds since the epoch. Files that disappear during the search are skipped.
     """
     for kind, path, touched in _candidates(root):
         age = now - touched
@@ -43,7 +44,7 @@ def _candidates(root: Path) -> Iterator[tuple[Literal["unfinished", "set aside",
     for path in sorted((root / ".staging").glob("*/*")):
         yield "unfinished", path, _touched(path)
     for path in sorted((root / ".aside").glob("*")):
-        # A rename leaves every time within as it was; the name says when it was.
+        # A rename changes no modification time below the folder; its name holds the time.
         named = re.search(r"-(\d{18,20})$", path.name)
         yield "set aside", path, int(named[1]) / 1e9 if named else _touched(path)
     for path in sorted([*(root / ".verified").glob("*.*-*"), *(root / ".locks").glob(".writable-*")]):
@@ -52,7 +53,7 @@ def _candidates(root: Path) -> Iterator[tuple[Literal["unfinished", "set aside",
 
 
 def remove(store: Store, leftover: Leftover) -> bool:
-    """Remove it, unless a live process holds its key; whether it was removed."""
+    """Remove a leftover unless a live process holds its key. Return True if it was removed."""
     step, key = leftover.path.parent.name, leftover.path.name
     if leftover.kind != "unfinished" or not (store.root / ".locks" / f"{step}-{key}").exists():
         _remove(leftover.path)
@@ -70,7 +71,7 @@ def remove(store: Store, leftover: Leftover) -> bool:
 
 
 class _InUseError(Exception):
-    """Somebody builds there."""
+    """The key is held by a live process."""
 
 
 def _remove(path: Path) -> None:
@@ -81,7 +82,7 @@ def _remove(path: Path) -> None:
 
 
 def _below(path: Path) -> Iterator[os.stat_result]:
-    """The `lstat` of a path and of everything below it."""
+    """Yield the `lstat` of a path and of everything below it."""
     paths = [path]
     for folder, folders, names in os.walk(path):
         paths += [Path(folder, name) for name in (*folders, *names)]
@@ -97,5 +98,5 @@ def _touched(path: Path) -> float:
 
 
 def _size(path: Path) -> int:
-    """A file that has other names is not freed with this one."""
+    """Return the bytes that removal frees: a file with other hard links is not freed."""
     return sum(found.st_size for found in _below(path) if found.st_nlink == 1)

@@ -1,7 +1,7 @@
-"""A manifest: what a committed directory holds, what it was made from, and with which versions.
+"""Manifests of committed directories: files, inputs, parameters and versions.
 
-A digest says what a directory *is*: it depends on the files' paths, sizes and contents and on nothing else, so a
-moved store keeps its digests. The seal covers the rest of the manifest, so that an edited manifest is noticed too.
+A digest identifies the contents of a directory: it depends on the files' paths, sizes and contents and on nothing else,
+so a moved store keeps its digests. The seal covers the rest of the manifest, so that an edited manifest is detected too.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class FileEntry(Record):
     @field_validator("path")
     @classmethod
     def _stays_inside(cls, path: str) -> str:
-        """A manifest may come from elsewhere: copying by it must not leave the directory."""
+        """Reject paths that leave the directory: a manifest may come from an untrusted place, and copies follow it."""
         if not path or "\0" in path or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
             raise ValueError(f"{path!r} is not a path below the directory")
         return path
 
 
 class Manifest(Record):
-    """What a step committed. `inputs` are the digests of the artifacts it was made from."""
+    """The record of a committed directory. `inputs` holds the digests of the artifacts that it was made from."""
 
     step: str
     step_version: int
@@ -56,7 +56,7 @@ class Manifest(Record):
     seal: str = ""
 
     def sealed(self) -> Manifest:
-        """This manifest with its seal set."""
+        """Return this manifest with its seal set."""
         return self.model_copy(update={"seal": self._seal()})
 
     def _seal(self) -> str:
@@ -65,10 +65,10 @@ class Manifest(Record):
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """The manifest of a committed directory.
+        """Read the manifest of a committed directory.
 
         Raises:
-            DamagedError: it is missing, not JSON, or not what was written.
+            DamagedError: it is missing, is not valid JSON, or was edited.
         """
         path = directory / NAME
         try:
@@ -85,29 +85,30 @@ class Manifest(Record):
 
 
 def damaged(directory: Path, problems: Iterable[str]) -> DamagedError:
-    """The error for a directory that is not what its manifest says."""
+    """Return the error for a directory that does not match its manifest."""
     found = "; ".join(problems)
-    remedy = "run again: the step that made it makes it anew, and what is there now is set aside."
-    return DamagedError(str(directory), "the files its manifest lists", found, remedy)
+    remedy = "run again: the step rebuilds the artifact, and the damaged one is set aside."
+    return DamagedError(str(directory), "the files that its manifest lists", found, remedy)
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:
-    """The digest of a set of files: sha256 over one line a file, sorted by path."""
+    """Return the digest of a set of files: sha256 over one line per file, sorted by path."""
     lines = sorted(f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file, streamed."""
+    """Return the sha256 of a file in hex, reading it in chunks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def walk(directory: Path) -> list[str]:
-    """Every file below, as sorted relative paths, manifest excluded. Empty folders do not count.
+    """Return the relative paths of all files below a directory, sorted, without the manifest. Empty folders do not count.
 
     Raises:
-        DamagedError: a symbolic link or a special file, which cannot be moved or verified, or a name that is not UTF-8.
+        DamagedError: there is a symbolic link or a special file, which cannot be moved or verified, or a name that is
+            not UTF-8.
         OSError: a folder cannot be listed.
     """
     found = []
@@ -138,7 +139,7 @@ def _raise(error: OSError) -> None:
 
 
 def entries(directory: Path) -> tuple[FileEntry, ...]:
-    """Every file below with size and sha256. Each byte is read once."""
+    """List every file below a directory with its size and sha256. Each byte is read once."""
     return tuple(
         FileEntry(path=name, size=(directory / name).stat().st_size, sha256=hash_file(directory / name))
         for name in walk(directory)
@@ -146,10 +147,10 @@ def entries(directory: Path) -> tuple[FileEntry, ...]:
 
 
 def copy_verified(source: Path, target: Path, files: Iterable[FileEntry]) -> None:
-    """Copy the listed files, hashing every byte on its way and syncing every file.
+    """Copy the listed files, hashing every byte as it is copied and syncing every file.
 
     Raises:
-        DamagedError: what was read is not what the list says, or is not there.
+        DamagedError: a listed file is missing or its contents differ from the list.
     """
     for entry in files:
         if not (source / entry.path).is_file():
@@ -168,7 +169,7 @@ def copy_verified(source: Path, target: Path, files: Iterable[FileEntry]) -> Non
 
 
 def link_file(source: Path, target: Path) -> None:
-    """A second name for a file that the store has made read-only; a copy where the file system has no links."""
+    """Hard-link a file that the store has made read-only; copy it where the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -192,12 +193,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def stat_fields(path: Path) -> tuple[int, ...]:
-    """What the quick check compares: size, mtime and ctime in nanoseconds, inode, device."""
+    """Return the fields that the quick check compares: size, mtime and ctime in nanoseconds, inode, device."""
     status = path.lstat()
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a file."""
+    """Read a JSON object from a file."""
     value: Mapping[str, Any] = json.loads(path.read_bytes())
     return value

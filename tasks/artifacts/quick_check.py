@@ -1,4 +1,4 @@
-"""The quick check's memory: what each file looked like when it was last hashed. Local and disposable."""
+"""Side files of the quick check: the `stat` fields of each file when it was last hashed. Local and disposable."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Seen = Mapping[str, tuple[int, ...]]
 
 
 class Memory:
-    """One side file an artifact, in `folder`."""
+    """The side files in `folder`, one per artifact."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def recall(self, place: Path) -> Seen:
-        """`stat_fields` by path for the artifact at `place`; empty where nothing, or nothing readable, is known."""
+        """Return `stat_fields` by path for the artifact at `place`; empty if no readable side file exists."""
         try:
             known = manifests.read_json(self._side_file(place))
             return {name: tuple(fields) for name, fields in known.items()}
@@ -29,10 +29,10 @@ class Memory:
             return {}
 
     def remember(self, place: Path, seen: Seen) -> None:
-        """Keep what the files of `place` looked like just before they were hashed."""
+        """Store the `stat_fields` that the files of `place` had just before they were hashed."""
         side_file = self._side_file(place)
         scratch = side_file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        with contextlib.suppress(OSError):  # without it the next look hashes again, and no more is lost
+        with contextlib.suppress(OSError):  # without a side file the next check hashes again; nothing else is lost
             scratch.write_text(json.dumps(seen))
             scratch.replace(side_file)
 

@@ -1,4 +1,4 @@
-"""Folders under construction: reopened for a builder that resumes, removed whatever it left in them."""
+"""Staging folders: reopened for a builder that resumes, removed with whatever it left in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def own_folders(directory: Path) -> None:
-    """Let the owner list and write every folder at and below `directory`: a copied folder keeps a read-only mode."""
+    """Make every folder at and below `directory` readable and writable for its owner.
+
+    A copied folder keeps a read-only mode.
+    """
     _allow(directory, 0o700)
     for folder, folders, _ in os.walk(directory):
         for name in folders:
@@ -17,9 +20,9 @@ def own_folders(directory: Path) -> None:
 
 
 def reopen(directory: Path, without: Iterable[str]) -> None:
-    """Give an interrupted build back to its builder: writable, `without` what an interrupted commit added.
+    """Make an interrupted build writable again, and delete the files named `without` that an interrupted commit added.
 
-    A file with several links stays as it is: it is some artifact's too.
+    A file with several hard links stays read-only: it also belongs to an artifact.
     """
     own_folders(directory)
     for folder, _, names in os.walk(directory):
@@ -31,7 +34,7 @@ def reopen(directory: Path, without: Iterable[str]) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete a folder of ours, read-only files and folders and all. Nothing happens when it is not there."""
+    """Delete a folder of the store with its read-only files and folders. Does nothing if it does not exist."""
     if directory.exists():
         own_folders(directory)
         shutil.rmtree(directory)

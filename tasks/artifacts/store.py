@@ -1,10 +1,10 @@
-"""The store: committed directories by step and key, each whole or absent.
+"""The store: committed directories by step and key, each complete or absent.
 
 <store>/<step>/<key>/            one committed artifact: files and manifest.json, all read-only
-<store>/.staging/<step>/<key>/   being built; kept when the step can resume
-<store>/.locks/                  one file a key, held with flock while it is built
-<store>/.verified/               what a file looked like when it was last hashed (local, disposable)
-<store>/.aside/                  what was damaged or replaced; never deleted by a run
+<store>/.staging/<step>/<key>/   a build in progress; kept when the step can resume
+<store>/.locks/                  one file per key, held with flock during a build
+<store>/.verified/               side files of the quick check (local, disposable)
+<store>/.aside/                  damaged or replaced artifacts; never deleted by a run
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Builder = Callable[[Path], None]
 
 
 class Artifact(Record):
-    """A committed directory: where it is, what it is (`digest`), and which step made it."""
+    """A committed directory: its path, the digest of its contents, and the step that made it."""
 
     step: str
     key: str
@@ -41,18 +41,18 @@ class Artifact(Record):
 
     @property
     def manifest(self) -> Manifest:
-        """Its manifest.
+        """Read its manifest.
 
         Raises:
-            DamagedError: it cannot be read, or what lies there by now is another artifact than this one.
+            DamagedError: it cannot be read, or another artifact has taken its place.
         """
         found = Manifest.read(self.path)
         if found.digest != self.digest:
-            raise manifests.damaged(self.path, [f"another process has built {found.digest[:12]} there meanwhile"])
+            raise manifests.damaged(self.path, [f"replaced by {found.digest[:12]}, which another process built"])
         return found
 
     def refusal(self) -> Refusal | None:
-        """The verdict against the model that this artifact records, if it does."""
+        """Return the refusal of the model that this artifact records, or None."""
         path = self.path / REFUSAL
         if not path.exists():
             return None
@@ -62,7 +62,7 @@ class Artifact(Record):
 
 
 class Recipe(Record):
-    """What makes an artifact: enough to compute its key, and recorded in its manifest."""
+    """The inputs of a build, from which its key is computed; recorded in the manifest."""
 
     step: str
     step_version: int
@@ -75,7 +75,7 @@ class Recipe(Record):
 class Store:
     """A folder of artifacts, shared by any number of processes of one host.
 
-    `warn` is told, in one sentence, of everything that was found damaged.
+    `warn` is called with one sentence for every damaged artifact that is found.
     """
 
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda message: None) -> None:
@@ -92,32 +92,32 @@ class Store:
             raise EnvironmentFailure.from_os(error, f"store {self.root}") from None
 
     def place(self, step: str, key: str) -> Path:
-        """Where the artifact of that key lives, or would."""
+        """Return the path of the artifact of a key, whether or not it exists."""
         return self.root / step / key
 
     def staging(self, step: str, key: str) -> Path:
-        """Where that key is built."""
+        """Return the path of the staging folder of a key."""
         return self.root / ".staging" / step / key
 
     def artifacts(self, step: str) -> list[Artifact]:
-        """Every committed artifact of a step, oldest first; damaged ones are left out."""
+        """List the committed artifacts of a step, oldest first; damaged ones are left out."""
         found = []
         for place in (self.root / step).glob("*"):
-            with contextlib.suppress(DamagedError, FileNotFoundError):  # it may be set aside just now
+            with contextlib.suppress(DamagedError, FileNotFoundError):  # another process may set it aside
                 found.append((place.stat().st_mtime_ns, self._artifact(Manifest.read(place), place)))
         return [artifact for _, artifact in sorted(found, key=lambda dated: dated[0])]
 
     def find(self, step: str, key: str, *, full: bool = False) -> Artifact | None:
-        """The artifact of that key, verified, or None.
+        """Return the verified artifact of a key, or None.
 
-        The quick check compares size, times and inode with what they were when the file was last hashed, and falls
-        back to a full hash where they differ or are unknown, as in a moved store. A damaged artifact is named, set
-        aside, and None is returned. Artifacts share no files: damage to one is damage to that one alone.
+        The quick check compares size, times and inode with their values when the file was last hashed, and falls back
+        to a full hash where they differ or are unknown, as in a moved store. A damaged artifact is reported to `warn`
+        and set aside, and None is returned. Artifacts share no files: damage to one affects no other.
         """
         with contextlib.suppress(DamagedError), self._environment(step):
             place = self.place(step, key)
             return self.verify(place, full=full) if place.exists() else None
-        # Another process may be replacing it just now: look again under the lock before moving anything.
+        # Another process may be replacing it: check again under the lock before moving anything.
         with self.lock(step, key):
             return self.find_locked(step, key, full=full)
 
@@ -134,14 +134,14 @@ class Store:
                 return None
 
     def verify(self, place: Path, *, full: bool = False) -> Artifact:
-        """The artifact at `place`, every file checked.
+        """Check every file of the artifact at `place` and return it.
 
         Raises:
             DamagedError: a file is missing, changed, or was added.
         """
         try:
             return self._verify(place, full)
-        except FileNotFoundError as gone:  # while it was looked at
+        except FileNotFoundError as gone:  # removed during the check
             raise manifests.damaged(place, [f"{gone.filename} is missing"]) from None
 
     def _verify(self, place: Path, full: bool) -> Artifact:
@@ -174,7 +174,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, step: str, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the key: one builder at a time. The kernel frees it when its holder dies."""
+        """Hold the lock of a key: one builder at a time. The kernel releases it when its holder dies."""
         with contextlib.ExitStack() as held:
             with self._environment(step):
                 stream = held.enter_context((self.root / ".locks" / f"{step}-{key}").open("w"))
@@ -186,12 +186,11 @@ class Store:
             yield
 
     def build(self, recipe: Recipe, builder: Builder, *, resumes: bool = False, refresh: bool = False) -> Artifact:
-        """Build and commit one artifact, or return what another process committed meanwhile.
+        """Build and commit one artifact, or return the one that another process committed first.
 
-        `builder` writes into the folder it is given. A Refusal that it raises is committed as the artifact's
-        verdict; anything else leaves no artifact, and no staging either unless the step resumes.
-        An artifact that is there when this is called is replaced, unless the new one has the same digest.
-        The caller holds the key's lock.
+        `builder` writes into the folder that it receives. A Refusal that it raises is committed with the artifact; any
+        other exception leaves no artifact, and no staging folder unless the step resumes. An existing artifact is
+        replaced unless the new one has the same digest. The caller holds the lock of the key.
         """
         staging = self.staging(recipe.step, recipe.key)
         with self._environment(recipe.step):
@@ -207,7 +206,8 @@ class Store:
                 own_folders(staging)
                 for name in (manifests.NAME, REFUSAL):
                     if (staging / name).exists():
-                        raise PipelineError(recipe.step, f"no file called {name}", "one", "the store needs that name.")
+                        remedy = "rename it: the store needs that name."
+                        raise PipelineError(recipe.step, f"no file named {name}", "one", remedy)
                 if refusal:
                     (staging / REFUSAL).write_text(json.dumps(refusal.encode(), indent=1, sort_keys=True))
                 return self.commit(recipe, staging, seconds=time.monotonic() - started, replace=replace)
@@ -216,10 +216,9 @@ class Store:
                     remove_tree(staging)
 
     def commit(self, recipe: Recipe, staging: Path, *, seconds: float, replace: bool = False) -> Artifact:
-        """Make what was staged an artifact: made read-only, synced, read back and hashed, renamed once.
+        """Turn a staging folder into an artifact: make it read-only, sync it, read it back and hash it, rename it once.
 
-        An artifact that is already there is returned in its stead when it is whole, unless `replace` is set and it
-        has another digest.
+        An intact artifact of the same key is returned instead, unless `replace` is set and its digest differs.
         """
         seen = {}
         for name in manifests.walk(staging):
@@ -253,7 +252,7 @@ class Store:
                     self._set_aside_damaged(place, damage)
                 else:
                     if not replace or present.digest == manifest.digest:
-                        remove_tree(staging)  # whoever committed it meanwhile: what it committed is as good
+                        remove_tree(staging)  # another process has committed the same key first
                         return present
                     self.set_aside(place)
             try:
@@ -267,7 +266,7 @@ class Store:
         return self._artifact(manifest, place)
 
     def set_aside(self, place: Path) -> Path:
-        """Move an artifact out of the way without losing it."""
+        """Move an artifact to `.aside` without losing it."""
         aside = self.root / ".aside" / f"{place.parent.name}-{place.name}-{time.time_ns()}"
         place.rename(aside)
         return aside
@@ -278,7 +277,7 @@ class Store:
 
     @contextlib.contextmanager
     def _environment(self, step: str) -> Iterator[None]:
-        """Whatever the system refuses in this block is the environment's failure, not the model's."""
+        """Turn an OSError of this block into an EnvironmentFailure: it is no verdict on the model."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""y = x/2 + 2: exact in every form, and quick."""
+"""y = x/2 + 2: exact in every form, and quick to build."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HalfPlusTwo:
     hyperparameters: HyperParameters = {"steps": 0}
 
     def build(self, hyperparameters: HyperParameters) -> Graph:
-        """The graph of y = a*x + b."""
+        """Build the graph of y = a*x + b."""
         import tensorflow as tf
 
         v1 = tf.compat.v1
@@ -29,13 +29,13 @@ class HalfPlusTwo:
         return Graph(signatures={"serving_default": SignatureTensors({"x": x}, {"y": y})})
 
     def batches(self, start: int, hyperparameters: HyperParameters) -> Iterator[Mapping[str, Array]]:
-        """None: nothing is trained."""
+        """Return no batches: nothing is trained."""
         return iter(())
 
     def validation(self) -> Mapping[str, Array]:
-        """None."""
+        """Return no validation data."""
         return {}
 
     def probe(self) -> Mapping[str, Mapping[str, Array]]:
-        """Fifty numbers, halves and all."""
+        """Return fifty numbers in steps of one half."""
         return {"serving_default": {"x": np.linspace(-10, 14.5, 50, dtype=np.float32)}}

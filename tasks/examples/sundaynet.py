@@ -1,7 +1,7 @@
 """SundayNet: a small convolutional network on the 1,797 real handwritten digits that scikit-learn ships.
 
-Written as TF1 models were: one graph, `training` a placeholder with default, batch normalisation with moving averages
-that a control dependency updates, dropout, Adam. The name is from the pipeline that runs on Sundays.
+Written in the style of TF1: one graph, `training` as a placeholder with a default, batch normalisation with moving
+averages that a control dependency updates, dropout, Adam. It is named after the schedule of its pipeline.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SundayNet:
     }
 
     def build(self, hyperparameters: HyperParameters) -> Graph:
-        """One graph for training and inference."""
+        """Build one graph for training and inference."""
         import tensorflow as tf
 
         v1 = tf.compat.v1
@@ -72,7 +72,7 @@ class SundayNet:
             optimizer = v1.train.AdamOptimizer(float(hyperparameters["learning_rate"]))
             train_op = optimizer.minimize(loss, global_step=global_step, name="train_op")
 
-        # Every row answers with all ten labels and their scores, in the vocabulary's order.
+        # For every row, all ten labels and their scores, in the order of the vocabulary.
         asset = tf.constant(str(LABELS), name="labels_file")
         initializer = tf.lookup.TextFileInitializer(
             asset, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE
@@ -99,7 +99,7 @@ class SundayNet:
         )
 
     def batches(self, start: int, hyperparameters: HyperParameters) -> Iterator[Mapping[str, Array]]:
-        """Shuffled batches; each epoch's order depends on its number alone."""
+        """Yield shuffled batches; the order of an epoch depends on its number alone."""
         images, labels = _digits()
         images, labels = images[VALIDATION + PROBE :], labels[VALIDATION + PROBE :]
         size = int(hyperparameters["batch_size"])
@@ -112,12 +112,12 @@ class SundayNet:
             step += 1
 
     def validation(self) -> Mapping[str, Array]:
-        """300 digits that no batch holds."""
+        """Return 300 digits that are in no training batch."""
         images, labels = _digits()
         return {"images:0": images[PROBE : PROBE + VALIDATION], "labels:0": labels[PROBE : PROBE + VALIDATION]}
 
     def probe(self) -> Mapping[str, Mapping[str, Array]]:
-        """50 digits that neither a batch nor the validation set holds, as images and as `tf.Example`s."""
+        """Return 50 digits that are in no training batch and not in the validation set, as images and `tf.Example`s."""
         import tensorflow as tf
 
         images = _digits()[0][:PROBE]
@@ -130,7 +130,7 @@ class SundayNet:
 
 
 def _digits() -> tuple[Array, Array]:
-    """`float32[1797, 8, 8, 1]` in 0..1 and `int64[1797]`, in one fixed random order."""
+    """Return `float32[1797, 8, 8, 1]` in 0..1 and `int64[1797]`, in one fixed random order."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -18,7 +18,7 @@ class TwoVariables:
     hyperparameters: HyperParameters = {"steps": 0}
 
     def build(self, hyperparameters: HyperParameters) -> Graph:
-        """The graph of a = A*x and b = B*x, whose variables are called `first/threes` and `second/fives`."""
+        """Build the graph of a = A*x and b = B*x, whose variables are named `first/threes` and `second/fives`."""
         import tensorflow as tf
 
         v1 = tf.compat.v1
@@ -31,13 +31,13 @@ class TwoVariables:
         return Graph(signatures={"serving_default": SignatureTensors({"x": x}, {"a": a, "b": b})})
 
     def batches(self, start: int, hyperparameters: HyperParameters) -> Iterator[Mapping[str, Array]]:
-        """None: nothing is trained."""
+        """Return no batches: nothing is trained."""
         return iter(())
 
     def validation(self) -> Mapping[str, Array]:
-        """None."""
+        """Return no validation data."""
         return {}
 
     def probe(self) -> Mapping[str, Mapping[str, Array]]:
-        """Ten numbers."""
+        """Return ten numbers."""
         return {"serving_default": {"x": np.arange(10, dtype=np.float32)}}

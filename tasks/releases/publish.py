@@ -1,6 +1,6 @@
-"""Versions under a serving root: published whole, withdrawn or rolled back by one rename each, every act journalled.
+"""Versions under a serving root: each published, withdrawn or rolled back by one rename, with a journal of all changes.
 
-<serving-root>/<name>/<version>/          what the server serves; nothing but whole versions under such a name
+<serving-root>/<name>/<version>/          a complete version; a numeric name never holds anything else
 <serving-root>/<name>/<version>.rolled-back, .withdrawn
 <serving-root>/<name>/.tfship/journal.jsonl, lock, staging/
 """
@@ -27,7 +27,7 @@ from tasks.releases import rules
 
 
 class Releases:
-    """The releases of one model. Every method that changes something is called inside `open`."""
+    """The releases of one model. Methods that change something must be called inside `open`."""
 
     def __init__(self, serving_root: Path, name: str) -> None:
         self.root = serving_root.absolute() / name
@@ -36,7 +36,7 @@ class Releases:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Releases]:
-        """Hold the model's lock and finish what an interrupted act left.
+        """Hold the model's lock, and first finish or undo an interrupted change.
 
         Raises:
             EnvironmentFailure: the folder cannot be written.
@@ -51,14 +51,14 @@ class Releases:
             raise EnvironmentFailure.from_os(error, f"serving root {self.root}") from error
 
     def known(self) -> bool:
-        """Whether anything was ever promoted here, by us or by hand."""
+        """Return True if a version was ever promoted here, by tfship or by hand."""
         return self.own.is_dir() or self.served() is not None
 
     def journal(self) -> list[JournalLine]:
-        """Every line, oldest first; a last line that a kill cut short is left out.
+        """Read all journal lines, oldest first. A last line that a kill cut short is left out.
 
         Raises:
-            DamagedError: another line cannot be read.
+            DamagedError: any other line cannot be read.
         """
         path = self.own / "journal.jsonl"
         lines = path.read_bytes().split(b"\n") if path.exists() else []
@@ -67,33 +67,33 @@ class Releases:
             try:
                 found.append(JournalLine.model_validate_json(line))
             except ValidationError:
-                remedy = "restore the file from a backup; the versions themselves are untouched."
+                remedy = "restore the file from a backup; the versions themselves are not affected."
                 raise DamagedError(f"{path}, line {number}", "a journal line", repr(line[:80]), remedy) from None
         return found
 
     def names(self) -> list[str]:
-        """Everything in the base path, as the server sees it."""
+        """List the names in the base path, as the server sees them."""
         return sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
 
     def served(self) -> int | None:
-        """The highest version: the one that a server with the default policy serves."""
+        """Return the highest version, which a server with the default policy serves, or None."""
         found = rules.versions(self.names())
         return found[-1] if found else None
 
     def digest(self, version: int) -> str | None:
-        """What a version on disk is, every byte read; None where it cannot be read."""
+        """Compute the digest of a version on disk from its bytes; None if it cannot be read."""
         try:
             return manifests.digest_of(manifests.entries(self.root / str(version)))
         except (DamagedError, OSError):
             return None
 
     def publish(self, source: Path, files: tuple[FileEntry, ...], **facts: Any) -> int:
-        """Copy a model, hashing every byte, and make it the next version by one rename; the version.
+        """Copy a model, hashing every byte, make it the next version by one rename, and return that version.
 
-        It counts as promoted once `confirmed` says so; until then the journal holds the intent.
+        The journal holds the intent until the caller appends `Event.PROMOTED`.
 
         Raises:
-            DamagedError: `source` is not what `files` says.
+            DamagedError: `source` differs from `files`.
         """
         version = rules.next_version(self.names(), self.journal())
         digest = manifests.digest_of(files)
@@ -108,20 +108,20 @@ class Releases:
             self.append(event=Event.ABANDONED, version=version, digest=digest)
             raise
         for path in staging.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # a server that runs as nobody must read it
+            path.chmod(0o755 if path.is_dir() else 0o644)  # a server may run as another user
         manifests.sync_tree(staging)
         os.rename(staging, self.root / str(version))
         manifests.sync_folder(self.root)
         return version
 
     def withdraw(self, version: int, digest: str, reason: str) -> None:
-        """Take back a version that could not be confirmed; the one before it is the highest again."""
+        """Withdraw a version that could not be confirmed, so that the one before it is the highest again."""
         os.rename(self.root / str(version), self.root / f"{version}{rules.WITHDRAWN}")
         manifests.sync_folder(self.root)
         self.append(event=Event.WITHDRAWN, version=version, digest=digest, reason=reason)
 
     def roll_back(self, to: int | None, reason: str) -> JournalLine:
-        """Make an earlier version the highest again, and hold the digests of the later ones.
+        """Make an earlier version the highest again, and hold the digests of the later versions.
 
         Raises:
             UsageError: there is no such earlier version.
@@ -134,7 +134,7 @@ class Releases:
         if target is None or target not in earlier:
             what = f"version {to}" if to is not None else "a version before it"
             there = ", ".join(map(str, present))
-            remedy = "choose an earlier one that is still there: `tfship releases` lists them."
+            remedy = f"choose an earlier version: `tfship releases {self.name}` lists them."
             raise UsageError(f"rollback {self.name}, now at {present[-1]}", what, f"versions {there}", remedy)
         recorded = rules.digests(self.journal())
         retired = {v: recorded.get(v) or self.digest(v) or "" for v in present if v > target}
@@ -159,7 +159,7 @@ class Releases:
         return line
 
     def _repair(self) -> None:
-        """Close what an interrupted act left open: a cut line, a copy never renamed, a version never confirmed."""
+        """Finish or undo an interrupted change: a truncated line, a copy not renamed, a version not confirmed."""
         path = self.own / "journal.jsonl"
         if path.exists() and not (content := path.read_bytes()).endswith(b"\n") and content:
             with path.open("r+b") as stream:
@@ -168,7 +168,7 @@ class Releases:
             remove_tree(leftover)
         journal = self.journal()
         if not journal and (lost := [name for name in self.names() if name.endswith((rules.RETIRED, rules.WITHDRAWN))]):
-            remedy = "restore it from a backup: without it nobody knows which models are held."
+            remedy = "restore it from a backup: without it, held models cannot be recognised."
             raise DamagedError(str(path), f"the history of {', '.join(lost)}", "no line", remedy)
         intent = rules.unfinished(journal)
         if intent is None:
@@ -181,7 +181,7 @@ class Releases:
             self.append(event=Event.ABANDONED, version=intent.version, digest=intent.digest)
 
     def _finish_rollback(self, intent: JournalLine) -> JournalLine:
-        for version in sorted(intent.retired, reverse=True):  # the highest first: never a gap in what is served
+        for version in sorted(intent.retired, reverse=True):  # the highest first, so that a version is always served
             if (self.root / str(version)).exists():
                 os.rename(self.root / str(version), self.root / f"{version}{rules.RETIRED}")
         manifests.sync_folder(self.root)
