@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import EnvironmentFailure
-from tasks.isolate import ports as isolated_ports
 from tasks.isolate.ports import free_ports
 from tasks.isolate.process import LOG_BYTES, TERM_SECONDS
 from tasks.records.serving import Exit
@@ -86,26 +85,6 @@ def test_ports_that_are_always_taken_are_an_environment_failure(
         monkeypatch.setattr(binary, "free_ports", lambda _: (used, used))
         with pytest.raises(EnvironmentFailure, match="two free ports"):
             BinaryRuntime(listener, tmp_path / "logs").start("model", tmp_path, deadline=30)
-
-
-def test_free_ports_are_free_different_and_not_the_kernels_to_give_away() -> None:
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert all(port < low for port in ports)
-
-
-def test_a_port_is_given_once_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = list(free_ports(8))
-    monkeypatch.setattr(binary, "_candidates", lambda: candidates)
-    isolated_ports._claims.clear()
-    assert free_ports(2) == tuple(candidates[:2])
-
-    def other() -> None:
-        assert free_ports(2) == tuple(candidates[2:4])
-
-    assert exit_of(fork(other)) == 0
-    assert free_ports(2) == tuple(candidates[2:4]), "what a process that ended was given is free"
 
 
 def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Path, tmp_path: Path) -> None:
