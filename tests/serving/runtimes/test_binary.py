@@ -17,7 +17,6 @@ from tasks.isolate.process import LOG_BYTES, TERM_SECONDS
 from tasks.records.serving import Exit
 from tasks.serving.runtimes import binary
 from tasks.serving.runtimes.binary import BinaryRuntime, find
-from tests.artifacts.disk import exit_of, fork
 
 # A server as far as ports go: binds REST at once, or says that it cannot and ends, as the real one does.
 LISTENER = f"""#!{sys.executable}
