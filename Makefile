@@ -1,6 +1,8 @@
 # Two commands: `make demo` and `make test`. Both set up what they need in .venv.
 PYTHON ?= python3
 VENV ?= .venv
+# One lane more than cores: tests wait for servers.
+LANES ?= 3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -10,7 +12,7 @@ demo: $(READY)
 	$(BIN)/tfship run sundaynet
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n $(LANES) --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .

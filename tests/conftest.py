@@ -1,9 +1,12 @@
-"""What every test may ask for: a store of its own, and a run that its steps belong to."""
+"""How tests are dealt out to lanes, and what every test may ask for: a store, a run, and models that are made once."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,28 @@ settings.register_profile(
 settings.load_profile("tfship")
 
 
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+SLOWEST_SHOWN = 10
+# The longest files, which start first, so that no lane is left alone with one of them; the others follow by name.
+LONGEST = (
+    "serving/runtimes",
+    "docker_engine",
+    "serving/checks/test_mutants",
+    "adoption/test_round_trips",
+    "flows/test_prefect",
+    "flows/cli/test_signals",
+    "forms/test_convert_objects",
+    "serving/checks/test_fake_servers",
+    "flows/cli/test_terminal",
+    "adoption/test_corpus_answers",
+    "serving/embedded/test_flags",
+    "forms/test_keras",
+    "test_rehearse",
+    "training/test_multi_worker",
+    "adoption/test_bad_input",
+)
+
+
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]
     """Tests by lane: a file's share what they set up, and all that talk to the Docker engine share that."""
 
@@ -39,13 +64,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
     return Lanes(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: next((at for at, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what tests recorded of themselves: a lane's own stdout is not seen."""
+    """Print what tests recorded of themselves, for a lane's own stdout is not seen, and the slowest files."""
+    seconds: Counter[str] = Counter()
     for reports in list(terminalreporter.stats.values()):
         for report in reports:
-            if getattr(report, "when", None) == "call":
-                for name, value in report.user_properties:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration  # type: ignore[assignment]
+                for name, value in report.user_properties if report.when == "call" else ():
                     terminalreporter.write_line(f"{name} {value}")
+    if len(seconds) > 1:
+        terminalreporter.section(f"slowest {SLOWEST_SHOWN} files")
+        for file, taken in seconds.most_common(SLOWEST_SHOWN):
+            terminalreporter.write_line(f"{taken:.1f}s {file}")
 
 
 @pytest.fixture
@@ -74,9 +110,34 @@ def _no_server_outlives_the_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """One SundayNet in every form."""
-    return make(tmp_path_factory.mktemp("chain"))
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all lanes of a session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def made_once(shared: Path) -> MakeOnce:
+    """`made_once(name, make)`: the folder of that name which `make` filled, in whichever lane asked first."""
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def chain(shared: Path) -> Chain:
+    """One SundayNet in every form, in a store that all lanes share: each step is made by the lane that needs it first."""
+    return make(shared / "chain")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
@@ -12,8 +13,11 @@ from tasks.errors import EnvironmentFailure
 _claims: deque[socket.socket] = deque(maxlen=64)  # on the ports that were given last
 
 
-def free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int, candidates: Iterable[int] | None = None) -> tuple[int, ...]:
     """TCP ports of 127.0.0.1 on which nobody listens now, all different, and given to no other tfship of this host.
+
+    `candidates` are tried in their order, 0 being a port of the kernel's choice; None: ports that the kernel gives to
+    nobody, then those of its choice.
 
     A server opens its ports long after they were chosen: until then a name in Linux's abstract socket namespace, which
     the kernel frees with its process, keeps each from everybody who chooses here.
@@ -24,7 +28,7 @@ def free_ports(count: int) -> tuple[int, ...]:
     held: list[socket.socket] = []
     found: dict[int, socket.socket] = {}
     try:
-        for candidate in _candidates():
+        for candidate in _candidates() if candidates is None else candidates:
             bound, claim = socket.socket(), socket.socket(socket.AF_UNIX)
             held.append(bound)
             try:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import MakeOnce
 from tests.flows.cli.process import QUICK, Shell, tfship
-from tests.flows.prefect_api import PrefectApi, started
+from tests.flows.prefect_api import PrefectApi, make_database, started
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +22,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shipped(made_once: MakeOnce) -> Path:
     """A folder in which half_plus_two was run to its end with the default paths. Leave it as it is."""
-    place = tmp_path_factory.mktemp("shipped")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        answer = tfship("run", *QUICK)
-    assert answer.code == 0, answer.err
-    return place
+
+    def ship(place: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(place)
+            answer = tfship("run", *QUICK)
+        assert answer.code == 0, answer.err
+
+    return made_once("shipped", ship)
 
 
 @pytest.fixture
@@ -53,7 +56,15 @@ def shell(folder: Path) -> Iterator[Callable[..., Shell]]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectApi]:
+def prefect_home(made_once: MakeOnce) -> Path:
+    """A PREFECT_HOME whose database has its tables, which take longer to make than a server to start. Copy it."""
+    return made_once("prefect", make_database)
+
+
+@pytest.fixture(scope="session")
+def prefect_api(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectApi]:
     """A Prefect server with a database of its own."""
-    with started(tmp_path_factory.mktemp("prefect")) as api:
+    home = tmp_path_factory.mktemp("prefect") / "home"
+    shutil.copytree(prefect_home, home)
+    with started(home) as api:
         yield api

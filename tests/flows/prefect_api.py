@@ -57,14 +57,24 @@ class PrefectApi:
             time.sleep(0.2)
 
 
+def make_database(home: Path) -> None:
+    """Make the database of a server in that PREFECT_HOME."""
+    arguments = ("server", "database", "upgrade", "-y")
+    answer = Shell(*arguments, cwd=home, environment=_own(home), program=BIN / "prefect").answer(_START_SECONDS)
+    assert answer.code == 0, answer
+
+
+def _own(home: Path) -> dict[str, str]:
+    return {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_UI_ENABLED": "false"}
+
+
 @contextlib.contextmanager
 def started(home: Path) -> Iterator[PrefectApi]:
     """Start one on a free port and end it."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}/api"
-    own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_UI_ENABLED": "false"}
     arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    server = Shell(*arguments, cwd=home, environment=own, program=BIN / "prefect")
+    server = Shell(*arguments, cwd=home, environment=_own(home), program=BIN / "prefect")
 
     def answers() -> bool:
         with contextlib.suppress(httpx.HTTPError):

@@ -253,10 +253,10 @@ def test_a_signal_inside_prefects_own_handling(
 
 @pytest.mark.parametrize(("source", "code"), [("half_plus_two", 4), ("mine:Dividing", 3)])
 def test_a_server_that_dies_in_the_middle_of_a_run_hides_no_verdict_and_costs_no_work(
-    folder: Path, shell: Callable[..., Shell], source: str, code: int
+    folder: Path, shell: Callable[..., Shell], prefect_home: Path, source: str, code: int
 ) -> None:
     (folder / "mine.py").write_text(REFUSED)
-    (folder / "prefect").mkdir()
+    shutil.copytree(prefect_home, folder / "prefect")
     command = ("run", source, "--runtime", "embedded")
     with started(folder / "prefect") as api:
         at_once = api.environment | {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # Prefect would wait for minutes

@@ -1,4 +1,4 @@
-"""Writes the SavedModels these tests serve: `servables.py FOLDER`. A script, so that TensorFlow stays out of pytest.
+"""The SavedModels that tests of the stand-in server serve. To be imported in a child only, for it imports TensorFlow.
 
 FOLDER/two and FOLDER/three: y = x / 2 + 2 and + 3, with variables · FOLDER/words: the line number of a word, from a
 vocabulary asset through a table that only the main op initialises · FOLDER/warm: `two` with three warmup requests ·
@@ -10,9 +10,7 @@ tf.Examples · FOLDER/jitted: y = x / 2 + 2 by a function that must be compiled 
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import tensorflow as tf
@@ -151,7 +149,8 @@ class Jitted(tf.Module):
         return {"y": x / 2.0 + self.offset}
 
 
-def main(folder: Path) -> None:
+def write(folder: Path) -> None:
+    """Write them all."""
     half_plus(2.0, folder / "two")
     half_plus(3.0, folder / "three")
     word_numbers(folder / "words")
@@ -166,9 +165,3 @@ def main(folder: Path) -> None:
     for name, count, signature_name in (("warm", 3, "serving_default"), ("chilly", 1, "nowhere")):
         shutil.copytree(folder / "two", folder / name)
         warmup_requests(folder / name, count, signature_name)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    os._exit(0)  # TensorFlow's own end takes a second

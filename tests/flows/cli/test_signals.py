@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -127,9 +128,12 @@ def test_a_model_without_steps_that_was_killed_before_its_checkpoint_gets_one(co
     assert found == ["checkpoint", "model.ckpt-0.data-00000-of-00001", "model.ckpt-0.index"]
 
 
-def test_a_kill_takes_our_own_prefect_server_along(copied: Path, shell: Callable[..., Shell]) -> None:
+def test_a_kill_takes_our_own_prefect_server_along(
+    copied: Path, shell: Callable[..., Shell], prefect_home: Path
+) -> None:
     """And the database that it left is good enough for the next run."""
     home = copied / "home"
+    shutil.copytree(prefect_home, home)
     environment = {"PREFECT_HOME": str(home)}
     command = ("run", QUICK[0], "--runtime", "embedded", "--refresh", "all")
     process = shell(*command, environment=environment)

@@ -21,6 +21,7 @@ from tasks import isolate
 from tasks.artifact_views import Smoked
 from tasks.artifacts.store import Artifact, Recipe
 from tasks.errors import DamagedError, ParityError, PipelineError, UnsafeGraph
+from tasks.records.parity import ParityReport
 from tasks.records.serving import Endpoint
 from tasks.records.settings import Serving
 from tasks.serving.checks import lifecycle
@@ -45,6 +46,7 @@ class Verdict:
     cause: str
     said: str
     seconds: float
+    report: ParityReport | None
 
 
 @dataclass
@@ -133,7 +135,8 @@ class Gate:
         started = time.monotonic()
         error = self._judge(mutant)
         name, said = (type(error).__name__, str(error)) if error else (None, PASSED)
-        return Verdict(name, cause_of(error), said, time.monotonic() - started)
+        report = error.report if isinstance(error, ParityError) else None
+        return Verdict(name, cause_of(error), said, time.monotonic() - started, report)
 
     def _judge(self, mutant: Mutant) -> PipelineError | None:
         serving = Serving.model_validate(QUIET | dict(mutant.serving))

@@ -17,6 +17,7 @@ from tasks.artifacts import manifest as manifests
 from tasks.artifacts.store import Artifact, Store
 from tasks.errors import DamagedError, SmokeRefused
 from tasks.promote import promote
+from tasks.records.parity import ParityTest
 from tasks.records.settings import Release, Serving
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
@@ -24,8 +25,9 @@ from tasks.serving.runtimes import embedded
 from tasks.serving.runtimes.embedded import EmbeddedRuntime
 from tasks.smoke_test import smoke_test
 from tasks.step import Run, running
-from tests.makers.chain import TOLERANCE, make
-from tests.makers.mutants import HARMLESS, MUTANTS, PASSED, Mutant
+from tests.makers import saved_model_faults
+from tests.makers.chain import TOLERANCE, Chain
+from tests.makers.mutants import BY_NAME, HARMLESS, MUTANTS, PASSED, Mutant
 from tests.makers.mutants_releases import DATA, RELEASES, ReleaseMutant, Site, flip
 from tests.serving.checks.gate import QUIET, Gate, serve_unprivileged
 from tests.silent import Silent
@@ -50,10 +52,9 @@ FEWEST, FEWEST_HARMLESS = 40, 5
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Gate]:
+def gate(chain: Chain, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Gate]:
     """The gate, already at work on the mutants of the tests that were chosen."""
-    folder = tmp_path_factory.mktemp("mutants")
-    judging = Gate(make(folder / "chain"), folder)
+    judging = Gate(chain, tmp_path_factory.mktemp("mutants"))
     chosen = [item.callspec.params.get("mutant") for item in request.session.items if hasattr(item, "callspec")]
     with judging.at_work([mutant for mutant in chosen if isinstance(mutant, Mutant)]):
         yield judging
@@ -69,6 +70,20 @@ def test_a_mutant_is_refused_by_its_cause(gate: Gate, mutant: Mutant) -> None:
     assert mutant.error is not None
     assert verdict.error == mutant.error.__name__, verdict.said
     assert mutant.cause in verdict.cause, verdict.said
+
+    if mutant.cause.endswith(" values"):  # found by its value, whatever the outputs show
+        assert verdict.report is not None and {row.test for row in verdict.report.failures} == {ParityTest.VALUES}
+
+
+@pytest.mark.parametrize("name", ["a weight moved by 1e-4", "a weight zeroed", "all weights NaN"])
+def test_a_wrong_weight_is_named(gate: Gate, name: str) -> None:
+    report = gate.verdict(BY_NAME[name]).report
+    assert report is not None and saved_model_faults.WEIGHT in {row.output for row in report.failures}
+
+
+def test_a_signature_that_differs_is_said_with_both_dtypes(gate: Gate) -> None:
+    said = gate.verdict(BY_NAME["output of another dtype"]).said
+    assert "int32" in said and "int64" in said
 
 
 @pytest.mark.parametrize("mutant", HARMLESS, ids=named)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,17 +9,22 @@ import grpc
 import httpx
 import pytest
 
+from tasks import isolate
+from tests.conftest import MakeOnce
 from tests.serving.embedded.embedded_server import RunningServer
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(made_once: MakeOnce) -> Path:
     """A folder of SavedModels without version directories: see makers/servables.py."""
-    folder = tmp_path_factory.mktemp("models")
-    script = Path(__file__).parents[2] / "makers" / "servables.py"
-    made = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
-    return folder
+    return made_once("servables", lambda folder: isolate.call(write, folder))
+
+
+def write(folder: Path) -> None:
+    """In a child."""
+    from tests.makers import servables
+
+    servables.write(folder)
 
 
 @pytest.fixture(scope="module")
