@@ -1,1 +1,1 @@
-"""Every record that travels between steps, step parameters included: frozen, typed, JSON."""
+"""Records that travel between steps, step parameters included: frozen, typed, JSON."""

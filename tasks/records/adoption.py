@@ -1,4 +1,4 @@
-"""A model that the user brings: which files it is, what he says of it, what is found in it and proposed for it."""
+"""A source model: its files, the options that the user gives for it, and what is found in it and proposed for it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tasks.records.signature import Signature
 
 
 class Found(Record):
-    """What a path turned out to be, by its structure.
+    """The model that a path holds, detected by structure.
 
-    `path` is the model's own folder or file, for a checkpoint its prefix; `files` are all that belong to it; `meta` the
-    `.meta` beside a checkpoint. `chosen` says which checkpoint was taken and why, `available` names all that are there, `notes` what the user should know.
+    `path` is the model's own folder or file, or the prefix of a checkpoint; `files` are all files that belong to it;
+    `meta` is the `.meta` file of a checkpoint. `chosen` says which checkpoint was selected and why, `available` lists
+    all of them, `notes` holds remarks for the user.
     """
 
     form: Form
@@ -29,9 +30,9 @@ class Found(Record):
 
 
 class ModelFiles(Record):
-    """Where a brought model is, and under which name it goes; `step` chooses among several checkpoints.
+    """The path and the name of a source model; `step` selects one of several checkpoints.
 
-    The path is not part of the record's JSON, and so of no key: a model that was moved is the same model.
+    The path is not part of the record's JSON and so of no key: a model that was moved is the same model.
     """
 
     name: str
@@ -40,13 +41,14 @@ class ModelFiles(Record):
 
 
 class Given(Record):
-    """What the user says of a model that he brings; what he leaves out is taken from the model, or asked for.
+    """Options for a source model. Those left out are taken from the model or requested from the user.
 
-    `inputs` and `outputs` are `NAME[:shape[:dtype]]` or `ALIAS=NAME…`, where NAME is a tensor or an operation; `pins`
-    are values for placeholders that are no inputs (dropout's keep probability); `signature` chooses among those that
-    the model declares, `tags` the MetaGraph of a SavedModel. `graph` is a GraphDef file for a checkpoint without one,
-    `model` Python code (`module:Model`) for one, `var_map` a YAML or JSON file: variable's name -> checkpoint's key.
-    `allow_nonfinite` declares that NaN and infinities are legitimate answers. Paths are in no key; what they hold is.
+    `inputs` and `outputs` are `NAME[:shape[:dtype]]` or `ALIAS=NAME…`, where NAME is a tensor or an operation. `pins`
+    are values of placeholders that are not inputs (the keep probability of dropout). `signature` selects one of the
+    signatures that the model declares, `tags` the MetaGraph of a SavedModel. `graph` is a GraphDef file for a checkpoint
+    without `.meta`, `model` is Python code (`module:Model`) for one, `var_map` a YAML or JSON file that maps names of
+    variables to keys of the checkpoint. `allow_nonfinite` declares that NaN and infinities are legitimate answers.
+    Paths are in no key; the contents of the files are.
     """
 
     inputs: tuple[str, ...] = ()
@@ -61,7 +63,7 @@ class Given(Record):
 
 
 class ProbeSource(Record):
-    """Where the probe comes from: a file, else warmup requests, else drawn with a seed."""
+    """The source of the probe: a file, otherwise the model's warmup requests, otherwise drawn with a seed."""
 
     file: Path | None = Field(None, exclude=True)
     rows: int = Field(default=50, ge=1)
@@ -69,9 +71,9 @@ class ProbeSource(Record):
 
 
 class Candidate(Record):
-    """A tensor that may be an input, an output or want a pin, and why it is thought so.
+    """A tensor proposed as an input, an output or a pin, and the reason.
 
-    `value` is the proposed pin. Candidates come ranked, the likeliest first.
+    `value` is the proposed value of a pin. Candidates are ranked, the likeliest first.
     """
 
     tensor: str
@@ -82,10 +84,10 @@ class Candidate(Record):
 
 
 class Proposal(Record):
-    """What a graph says, or lets guess, of its signatures.
+    """The signatures that a graph declares or suggests.
 
-    `declared` are its SignatureDefs; `collected` tensors that its collections name as inputs or outputs; `inputs`,
-    `outputs` and `pins` are guesses by rank. A guess is never shipped unasked.
+    `declared` are its SignatureDefs; `collected` are tensors that its collections name as inputs or outputs; `inputs`,
+    `outputs` and `pins` are ranked guesses. A guess is never shipped without the user's consent.
     """
 
     declared: tuple[Signature, ...] = ()
@@ -96,11 +98,11 @@ class Proposal(Record):
 
 
 class OpsFound(Record):
-    """What a scan of a graph and its function library found, without running anything.
+    """The result of scanning a graph and its function library, without running anything.
 
-    `unknown`: op -> the library that is known to define it ("" where none is); `no_kernel`: registered ops that have no
-    CPU kernel here. `unsafe`: `node (op)` of what touches files or runs Python, as far as the given targets reach it;
-    `train_mode`: nodes that behave otherwise while training.
+    `unknown` maps an unregistered op to the library that is known to define it, or to ""; `no_kernel` are registered ops
+    that have no CPU kernel here. `unsafe` lists, as `node (op)`, what touches files or the network or runs Python and is
+    reached from the targets; `train_mode` lists nodes that behave differently during training.
     """
 
     counts: dict[str, int] = Field(default_factory=dict)
@@ -112,9 +114,10 @@ class OpsFound(Record):
 
 
 class Adopted(Record):
-    """How a brought model was read: `adopted.json` in the run that adopt leaves.
+    """How a source model was read: `adopted.json` in the training run that adopt leaves.
 
-    `source` names the file or folder, `chosen` says which checkpoint and why; `pins` are what was pinned, by tensor.
+    `source` names the file or folder, `chosen` says which checkpoint was selected and why; `pins` maps tensors to their
+    pinned values.
     """
 
     form: Form

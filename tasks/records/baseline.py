@@ -1,4 +1,4 @@
-"""What the live model gave: the truth that every form is compared with."""
+"""The baseline: facts about the live model, with which every form is compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tasks.records.forms import LIVE_SESSION
 
 
 class TensorFact(Record):
-    """One tensor by name: what it is, and the sha256 of its bytes (strings: of their lengths and bytes).
+    """One tensor by name: dtype, shape, and the sha256 of its bytes (for strings: of their lengths and bytes).
 
-    `nonfinite` is how many of its floats are NaN or infinite.
+    `nonfinite` is the number of its elements that are NaN or infinite.
     """
 
     name: str
@@ -22,7 +22,7 @@ class TensorFact(Record):
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         count = 1
         for dimension in self.shape:
             count *= dimension
@@ -30,7 +30,7 @@ class TensorFact(Record):
 
 
 class Variable(Record):
-    """A variable of the graph: its operation's name, the key it has in the checkpoint, and its value's facts."""
+    """A variable of the graph: the name of its operation, its key in the checkpoint, and the facts of its value."""
 
     name: str
     key: str
@@ -38,7 +38,9 @@ class Variable(Record):
 
 
 class Environment(Record):
-    """What must be equal for outputs to be compared bit for bit: another one moves floats by some 4e-6."""
+    """The environment of a computation. Outputs are compared bit for bit only where it is equal: another one moves
+    floats by about 4e-6.
+    """
 
     tensorflow: str
     cpu: str
@@ -49,12 +51,11 @@ class Environment(Record):
 
 
 class Baseline(Record):
-    """Facts about the live session, or the brought original, at one global step; its outputs lie in a file beside it.
+    """Facts about the live session, or about the source model, at one global step. Its outputs are in a separate file.
 
-    `form` is what answered.
-    `constants` are those that the outputs read: weights can be baked into a graph.
+    `form` names the model that answered. `constants` are those that the outputs read: weights can be baked into a graph.
     `unstable` are outputs that differed between two calls on the same probe, `nonfinite` those that hold NaN or
-    infinities without a declaration: either makes every comparison with them worthless, and is refused.
+    infinities without a declaration: either makes every comparison meaningless, and is refused.
     """
 
     step: int

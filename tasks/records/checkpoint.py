@@ -1,4 +1,4 @@
-"""Which checkpoint was pinned, and what restoring it showed."""
+"""A pinned checkpoint, and the report of restoring it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.records.parity import ParityReport
 
 
 class PinnedCheckpoint(Record):
-    """One checkpoint made an artifact. `prefix` is the stem of its files in that artifact."""
+    """A checkpoint in an artifact of its own. `prefix` is the stem of its files in that artifact."""
 
     step: int
     prefix: str
@@ -23,11 +23,11 @@ class PinnedCheckpoint(Record):
 
 
 class RestoreReport(Record):
-    """What a restore in a fresh process, from a moved copy, gave.
+    """The result of a restore in a fresh process, from a moved copy.
 
-    `hidden` says whether the original was out of the process's reach; `one_more_step` is `passed`, or says why one
-    more training step was not tried. `worth` is what the probe would not show, None where the outputs differ;
-    `evaluation` the quality on labelled data, where there are any.
+    `hidden` is True if the original was out of the process's reach; `one_more_step` is `passed`, or says why one more
+    training step was not tried. `worth` is the sensitivity of the probe, None where the outputs differ; `evaluation` is
+    the quality on labelled data, if there are any.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""What restoring a checkpoint writes, variable by variable."""
+"""The coverage of a restore, variable by variable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = Literal["matched", "missing", "changed"]
 
 
 class VariableStatus(Record):
-    """One variable of the graph: how the checkpoint answers for it, and whether the outputs need it."""
+    """One variable of the graph: its status in the checkpoint, and whether the outputs need it."""
 
     name: str
     key: str | None
@@ -21,9 +21,9 @@ class VariableStatus(Record):
 
 
 class Coverage(Record):
-    """Every variable of a graph, and the tensors of the checkpoint (`extra`) that none of them asks for.
+    """Every variable of a graph, and the tensors of the checkpoint (`extra`) that no variable takes.
 
-    `other_state` is what the outputs read that is no variable, such as a mutable table: no restore brings it back.
+    `other_state` is state other than variables that the outputs read, such as a mutable table: no restore brings it back.
     """
 
     variables: tuple[VariableStatus, ...]
@@ -32,7 +32,7 @@ class Coverage(Record):
 
     @property
     def refused(self) -> tuple[VariableStatus, ...]:
-        """What a strict restore cannot accept: needed variables missing or changed, and any variable changed."""
+        """Return what a strict restore cannot accept: changed variables, and missing ones that the outputs need."""
         return tuple(
             variable
             for variable in self.variables

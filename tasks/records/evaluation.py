@@ -1,4 +1,4 @@
-"""How good a model is on labelled data, and how much its probe can tell."""
+"""Quality of a model on labelled data, and sensitivity of its probe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tasks.records.base import Record
 
 
 class ClassQuality(Record):
-    """One class: how many rows bear its label (`support`), and how well they are found."""
+    """Precision, recall and f1 of one class; `support` is the number of rows with its label."""
 
     label: str
     support: int
@@ -16,10 +16,10 @@ class ClassQuality(Record):
 
 
 class Evaluation(Record):
-    """What one output of one signature is worth on labelled rows.
+    """Quality of one output of one signature on labelled rows.
 
-    Classes have `accuracy`, `macro_f1` (the mean of the classes' f1, small classes counting as much as large ones) and
-    `classes`; numbers have `mae`, `rmse` and `r2`. What does not apply is None.
+    Classification has `accuracy`, `macro_f1` (the unweighted mean of the classes' f1) and `classes`; regression has
+    `mae`, `rmse` and `r2`. Fields that do not apply are None.
     """
 
     file: str
@@ -36,13 +36,13 @@ class Evaluation(Record):
 
 
 class ProbeWorth(Record):
-    """What the probe would not show.
+    """Sensitivity of the probe: what it would not show.
 
-    `constant` are outputs that are the same in every row, `one_class` those that name one class only, as
-    `signature/output`. `unnoticed` are variables whose every element was changed by a tenth and more while no bit of
-    any output moved. `tried` variables were changed so, of `variables` that the outputs need (in a graph without any: of
-    its constants of several floats); `not_tried` could not be.
-    A variable that was tried and is not `unnoticed` was noticed as a whole, which says nothing of each single element.
+    `constant` are outputs that are the same in every row, `one_class` those that name a single class, as
+    `signature/output`. `unnoticed` are variables whose elements were all changed by a tenth or more without changing a
+    bit of any output. `tried` is the number of variables that were changed in this way, of `variables` that the outputs
+    need (in a graph without variables: of its constants with several floats); `not_tried` are those that could not be.
+    A variable that is not `unnoticed` was noticed as a whole, which says nothing about single elements.
     """
 
     constant: tuple[str, ...] = ()

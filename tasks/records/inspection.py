@@ -1,4 +1,4 @@
-"""What `tfship inspect` finds in a file without running any of it."""
+"""The result of `tfship inspect`: what is found in a model's files without running any of it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class KerasFound(Record):
 
 
 class Inspection(Record):
-    """Everything that can be told of a model by reading it.
+    """Everything that can be found out about a model by reading its files.
 
-    `whole` is None where it was not looked at (`--quick`) or there is nothing to check; `damage` says what is wrong.
-    `written_by` is TensorFlow's version as the file has it, `producer` the GraphDef's. `ops.unsafe`, `unknown` and
-    `no_kernel` are of what `reached_from` reaches, or of the whole graph where that is empty. `options` would take the
-    proposal's first guess; `needs` is what the user must bring for it to be shipped.
+    `whole` is None if it was not checked (`--quick`) or there is nothing to check; `damage` says what is wrong.
+    `written_by` is the version of TensorFlow in the file, `producer` the GraphDef's. `ops.unsafe`, `unknown` and
+    `no_kernel` cover what `reached_from` reaches, or the entire graph where that is empty. `options` are the command
+    line options that accept the first guess of the proposal; `needs` names what the user must provide to ship it.
     """
 
     path: str

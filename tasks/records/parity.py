@@ -1,4 +1,4 @@
-"""What a comparison found: one row an output (or a set of variables), one report a form."""
+"""Results of a comparison: one row per output (or set of variables), one report per form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.records.forms import LIVE_SESSION
 
 
 class ParityTest(StrEnum):
-    """Which of the three tests applied (DESIGN.md, "Equal means")."""
+    """The test that a comparison applied (README.md, "Three tests")."""
 
     VALUES = "values"
     EXACT = "exact"
@@ -24,7 +24,7 @@ Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Tolerance(Record):
-    """|a-b| <= absolute + relative*|b|, for floats that were served or computed on another machine.
+    """The limit |a-b| <= absolute + relative*|b| for floats that were served or computed on another machine.
 
     `outputs` overrides both for single outputs, by `signature/output` or `output`.
     """
@@ -34,7 +34,7 @@ class Tolerance(Record):
     outputs: dict[str, tuple[Bound, Bound]] = Field(default_factory=dict)
 
     def of(self, signature: str, output: str) -> tuple[float, float]:
-        """(absolute, relative) for one output."""
+        """Return (absolute, relative) for one output."""
         for name in (f"{signature}/{output}", output):
             if name in self.outputs:
                 return self.outputs[name]
@@ -42,7 +42,7 @@ class Tolerance(Record):
 
 
 class Difference(Record):
-    """Where two tensors differ most, or the fact that made a comparison of values pointless."""
+    """The place where two tensors differ most, or the difference in dtype or shape that prevents a comparison."""
 
     index: tuple[int, ...] = ()
     expected: str
@@ -50,7 +50,7 @@ class Difference(Record):
 
 
 class ParityRow(Record):
-    """One comparison that was made, or one that was not and why.
+    """One comparison, or the reason why it was not made.
 
     `passed` is None for a comparison that was not made: `note` says why, and nothing counts it as passed.
     `output` names an output, a variable or an asset; `signature` is empty for values.
@@ -70,17 +70,17 @@ class ParityRow(Record):
 
     @classmethod
     def not_made(cls, candidate: str, note: str) -> ParityRow:
-        """A row that says why nothing was compared."""
+        """Return a row that says why nothing was compared."""
         return cls(candidate=candidate, signature="", output="*", test=ParityTest.VALUES, passed=None, note=note)
 
     @property
     def form(self) -> str:
-        """The form that the candidate is one way of asking."""
+        """Return the form to which the candidate belongs."""
         return form_of(self.candidate)
 
 
 class ParityReport(Record):
-    """All rows of one form against the baseline; `notes` say what a reader of the rows should know."""
+    """All rows of one form against the baseline; `notes` are remarks for the reader."""
 
     baseline: str = LIVE_SESSION
     rows: tuple[ParityRow, ...]
@@ -88,24 +88,24 @@ class ParityReport(Record):
 
     @property
     def passed(self) -> bool:
-        """True if something was compared and nothing that was compared differs."""
+        """Return True if something was compared and nothing that was compared differs."""
         judged = [row.passed for row in self.rows if row.passed is not None]
         return bool(judged) and all(judged)
 
     @property
     def failures(self) -> tuple[ParityRow, ...]:
-        """The rows that differ, in the order in which they were looked at."""
+        """Return the rows that differ, in the order of comparison."""
         return tuple(row for row in self.rows if row.passed is False)
 
 
 def form_of(candidate: str) -> str:
-    """The form in a candidate's name: `served (gRPC), batch 7` is one way to ask `served (gRPC)`."""
+    """Return the form in the name of a candidate: `served (gRPC)` for `served (gRPC), batch 7`."""
     head, bracket, _ = candidate.partition("), ")
     return f"{head})" if bracket else head
 
 
 def worst_of(rows: Iterable[ParityRow]) -> list[ParityRow]:
-    """One row for each output of each form: the worst of its answers, and how many values were compared in all."""
+    """Reduce rows to one for each output of each candidate: the worst one, with the total number of compared values."""
     worst: dict[tuple[str, str, str], ParityRow] = {}
     for row in rows:
         place = (row.candidate, row.signature, row.output)

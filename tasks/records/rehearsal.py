@@ -1,4 +1,4 @@
-"""What clients would feel of a change of versions."""
+"""A rehearsed change of versions, as clients would see it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Phase(Record):
 class Switch(Record):
     """A change from version `previous` to `version` under traffic, as clients saw it.
 
-    `traffic` says what was sent, `failures` are the first errors, `switch_seconds` runs from the rename of the new version
-    to its being AVAILABLE and the old one gone (None: it did not come to that), `load_seconds` from its being noticed to
-    its being AVAILABLE. `ended` is what the server said of it where its load failed.
+    `traffic` describes the requests, `failures` are the first errors, `switch_seconds` is the time from the rename of the
+    new version until it is AVAILABLE and the old one unloaded (None if that did not happen), `load_seconds` the time from
+    its detection until it is AVAILABLE. `ended` is the error that the server reported if the load failed.
     """
 
     previous: int
@@ -36,7 +36,7 @@ class Switch(Record):
 
 
 class Rehearsal(Record):
-    """A rehearsed change of versions, or why there was none (`note`): then `passed` is None, and no pass."""
+    """A rehearsed change of versions, or the reason why there was none (`note`); then `passed` is None."""
 
     identity: RuntimeIdentity
     switch: Switch | None = None

@@ -8,7 +8,7 @@ from tasks.records.base import Record
 
 
 class Event(StrEnum):
-    """What happened. The two that end in `ing` are intents: written before the act, closed by the line after it."""
+    """The kinds of events. The two that end in `ing` are intents, written before a change and closed by the next line."""
 
     PROMOTING = "promoting"
     PROMOTED = "promoted"
@@ -21,9 +21,9 @@ class Event(StrEnum):
 class JournalLine(Record):
     """A line of `journal.jsonl`.
 
-    `version` is the one that the event is about (for a rollback, the one served again), `retired` the versions that a
-    rollback took away, with their digests; `previous` was served before. `server` is what the blessing was given by:
-    the image with its digest, or the runtime with its version.
+    `version` is the subject of the event (for a rollback, the version served again), `retired` maps the versions that a
+    rollback removed to their digests; `previous` was served before. `server` is the server that gave the blessing: the
+    image with its digest, or the runtime with its version.
     """
 
     time: str

@@ -1,4 +1,4 @@
-"""What is known of a model server, and what a smoke test found."""
+"""Model servers, and the results of a smoke test."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from tasks.records.parity import ParityReport
 
 
 class Endpoint(Record):
-    """Where a server listens: `grpc` as host:port, `rest` as http://host:port."""
+    """The addresses of a server: `grpc` as host:port, `rest` as http://host:port."""
 
     grpc: str
     rest: str
 
 
 class Exit(Record):
-    """How a server ended: its exit code, or minus the signal that killed it."""
+    """The end of a server: its exit code, or minus the signal that killed it."""
 
     code: int
     oom_killed: bool = False
 
 
 class RuntimeIdentity(Record):
-    """Which server answered. `stand_in` is True for our own server, whose pass is never called plainly passed."""
+    """The identity of a server. `stand_in` is True for the embedded server, whose pass is never called just `passed`."""
 
     runtime: str
     version: str
@@ -33,18 +33,19 @@ class RuntimeIdentity(Record):
 
     @property
     def called(self) -> str:
-        """Its name in a message."""
+        """Return its name for a message."""
         return self.image or f"{self.runtime} server"
 
     @property
     def exactly(self) -> str:
-        """Its name in a record: the image with its digest, or the runtime with its version."""
+        """Return its name for a record: the image with its digest, or the runtime with its version."""
         return f"{self.image}@{self.image_digest}" if self.image_digest else f"{self.runtime} {self.version}"
 
 
 class Latency(Record):
-    """Milliseconds over `requests` requests of `batch` rows to `signature` (empty: to all in turn), `concurrency` of
-    them at a time; `throughput` is rows a second over all of them."""
+    """Latency in milliseconds of `requests` requests of `batch` rows to `signature` (empty: to all in turn),
+    `concurrency` of them at a time; `throughput` is in rows per second.
+    """
 
     protocol: str
     signature: str = ""
@@ -58,7 +59,7 @@ class Latency(Record):
 
 
 class Cause(StrEnum):
-    """Why a server's test ended without a pass."""
+    """The cause for which a smoke test did not pass."""
 
     DID_NOT_START = "did not start"
     CRASHED = "crashed"
@@ -79,7 +80,7 @@ class Cause(StrEnum):
 
 
 class Check(Record):
-    """One question beside the comparison of outputs, and how it was answered; `cause` is what its failure means."""
+    """A check other than the comparison of outputs, with the server's answer; `cause` applies if it failed."""
 
     protocol: str
     case: str
@@ -90,9 +91,9 @@ class Check(Record):
 
 
 class Round(Record):
-    """One server that was started and asked: `setup` says how it was configured.
+    """One server that was started and tested: `setup` describes its configuration.
 
-    `load_seconds` runs from the start of the server to AVAILABLE, `peak_memory` is resident bytes.
+    `load_seconds` is the time from the start of the server to AVAILABLE, `peak_memory` is in resident bytes.
     """
 
     setup: str
@@ -104,7 +105,7 @@ class Round(Record):
 
 
 class ServerVerdict(Record):
-    """Whether one server took the model, and why not."""
+    """The verdict of one server on the model, with the reason of a refusal."""
 
     server: str
     verdict: str
@@ -112,7 +113,7 @@ class ServerVerdict(Record):
 
 
 class SmokeReport(Record):
-    """What a server made of the model, in every set-up it was tried in."""
+    """The results of a smoke test in every set-up of the server."""
 
     identity: RuntimeIdentity
     version: int
@@ -123,12 +124,12 @@ class SmokeReport(Record):
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """The questions of every round."""
+        """Return the checks of all rounds."""
         return tuple(check for one in self.rounds for check in one.checks)
 
     @property
     def verdict(self) -> str:
-        """`passed`, `passed (stand-in)` or `refused`."""
+        """Return `passed`, `passed (stand-in)` or `refused`."""
         if not self.passed:
             return "refused"
         return "passed (stand-in)" if self.identity.stand_in else "passed"

@@ -1,4 +1,4 @@
-"""What a user can set for a step: the step parameters, with their defaults. `flows/config.py` reads them."""
+"""Step parameters that a user can set, with their defaults. `flows/config.py` reads them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.records.base import Record
 
 
 class SaverPolicy(Record):
-    """How often and how `tf.compat.v1.train.Saver` writes checkpoints, in its own words.
+    """When and how `tf.compat.v1.train.Saver` writes checkpoints, in its own terms.
 
-    A checkpoint is written every `every_steps` optimiser updates, or every `every_seconds` seconds where that is
-    given, and always after the last one. `var_list` names the variables to save (None: all of them).
+    A checkpoint is written every `every_steps` optimiser updates, or every `every_seconds` seconds if that is set, and
+    always after the last update. `var_list` names the variables to save (None: all of them).
     """
 
     max_to_keep: int = Field(default=5, ge=1)
@@ -28,10 +28,11 @@ class SaverPolicy(Record):
 
 
 class SessionOptions(Record):
-    """What every session that computes a baseline or an exact comparison runs on; 0 threads lets TensorFlow decide.
+    """Options of every session that computes a baseline or an exact comparison; 0 threads lets TensorFlow decide.
 
-    `device` (`/CPU:0`, `/GPU:1`) is the only one that may compute; without it TensorFlow places operations as it likes.
-    `memory_growth` takes a GPU's memory as it is needed, `allow_soft_placement` runs elsewhere what a device cannot.
+    `device` (`/CPU:0`, `/GPU:1`) is the only device that may compute; without it TensorFlow places operations.
+    `memory_growth` allocates the memory of a GPU as it is needed, `allow_soft_placement` moves operations that a device
+    cannot run.
     """
 
     intra_op_threads: int = Field(default=0, ge=0)
@@ -42,16 +43,16 @@ class SessionOptions(Record):
 
 
 class Training(Record):
-    """How to train. `steps` is the final global step (None: the model's own), `hyperparameters` override the model's.
+    """Training options. `steps` is the final global step (None: the model's own), `hyperparameters` override the model's.
 
-    `data` names files beyond those the model declares; their contents are part of train's key.
+    `data` names files in addition to those that the model declares; their contents are part of train's key.
 
-    `start` is a checkpoint that training begins from (a prefix, its file or its folder; `start_step` chooses among
-    several). Where code builds the graph, its variables are restored that `restore` names, by name or pattern (None:
-    every model variable that is the same there), and the rest is initialised. Without code training goes on in the
-    checkpoint's own graph: `batches` is a file with what the train op is fed, cut into `batch_size` rows a step;
-    `train_op` and `loss` name what the graph's collections leave open. What the files hold is part of the key, their
-    paths are not.
+    `start` is a checkpoint from which training begins (a prefix, its file or its folder; `start_step` selects one of
+    several). If code builds the graph, the variables that match `restore`, by name or pattern, are restored (None: every
+    model variable with the same name, dtype and shape), and the others are initialised. Without code, training continues
+    in the checkpoint's own graph: `batches` is a file of training data, split into `batch_size` rows per step;
+    `train_op` and `loss` name tensors that the graph's collections do not. The contents of the files are part of the
+    key, their paths are not.
     """
 
     steps: int | None = Field(default=None, ge=0)
@@ -70,9 +71,9 @@ class Training(Record):
 
 
 class LabelledData(Record):
-    """Rows with labels, on which the model's quality is measured: any file that a probe may come from.
+    """Labelled rows on which the quality of the model is measured, in any file format of a probe.
 
-    `label` names the labels in it (None: the usual names). What the file holds is part of the key, its path is not.
+    `label` names the labels in the file (None: the usual names). The contents are part of the key, the path is not.
     """
 
     file: Path | None = Field(default=None, exclude=True)
@@ -81,7 +82,7 @@ class LabelledData(Record):
 
 
 class Selection(Record):
-    """Which checkpoint to pin: `latest`, `best` by a validation metric, or a global step."""
+    """The checkpoint to pin: `latest`, `best` by a validation metric, or a global step."""
 
     which: Literal["latest", "best"] | int = "latest"
     metric: str = "accuracy"
@@ -89,7 +90,7 @@ class Selection(Record):
 
 
 class RuntimeChoice(StrEnum):
-    """Which model server to test in."""
+    """The kind of model server to test in."""
 
     AUTO = "auto"
     DOCKER = "docker"
@@ -105,15 +106,15 @@ FILE_FLAGS = ("model_config_file", "batching_parameters_file", "monitoring_confi
 
 
 def batches(flag: str) -> bool:
-    """Whether a server's flag switches batching on."""
+    """Return True if a flag of the server enables batching."""
     return flag.lstrip("-") in ("enable_batching", "enable_batching=true")
 
 
 class Gates(Record):
-    """What a measured server may take at most, else the model is refused; None is no gate.
+    """Limits above which a model is refused; None is no limit.
 
-    `max_p99_ms` holds for every signature, protocol and batch size, one request at a time, `max_load_seconds` from the server's start to AVAILABLE,
-    `max_rss_bytes` for the resident memory at its peak.
+    `max_p99_ms` applies to every signature, protocol and batch size, with one request at a time; `max_load_seconds` is
+    the time from the start of the server to AVAILABLE, `max_rss_bytes` the peak of the resident memory.
     """
 
     max_p99_ms: float | None = Field(default=None, gt=0)
@@ -122,12 +123,13 @@ class Gates(Record):
 
 
 class Serving(Record):
-    """How to smoke-test. Times in seconds, memory in bytes.
+    """Options of the smoke test. Times are in seconds, memory is in bytes.
 
-    `image` is the docker image to test in (None: TensorFlow Serving of the installed TensorFlow's minor version). `flags` are the server's own; `model_config_file`, `batching_parameters_file` and
-    `monitoring_config_file` are production's files of these names: their contents are part of the key, their paths are
-    not. `model_name` says which entry of `model_config_file` is meant. `environment`, `mounts` (folder here: absolute path in the container, read-only), `gpus` (a count or `all`),
-    `memory`, `cpus` and `pids` apply to a container.
+    `image` is the docker image to test in (None: TensorFlow Serving of the installed TensorFlow's minor version).
+    `flags` are passed to the server; `model_config_file`, `batching_parameters_file` and `monitoring_config_file` are
+    the files that production uses: their contents are part of the key, their paths are not. `model_name` selects an
+    entry of `model_config_file`. `environment`, `mounts` (local folder: absolute path in the container, read-only),
+    `gpus` (a count or `all`), `memory`, `cpus` and `pids` apply to a container.
     """
 
     runtime: RuntimeChoice = RuntimeChoice.AUTO
@@ -153,7 +155,8 @@ class Serving(Record):
     @model_validator(mode="before")
     @classmethod
     def _batching(cls, given: Any) -> Any:
-        """A batching file without the switch is refused by the server (tensorflow_serving/model_servers/server.cc)."""
+        """Enable batching if there is a batching file: the server refuses the file without the flag
+        (tensorflow_serving/model_servers/server.cc)."""
         flags = tuple(given.get("flags") or ()) if isinstance(given, dict) else ()
         if not isinstance(given, dict) or not given.get("batching_parameters_file") or any(map(batches, flags)):
             return given
@@ -173,7 +176,7 @@ class Serving(Record):
 
 
 class Release(Record):
-    """Where and how to promote. `force` needs a `reason`, which the journal keeps."""
+    """Options of a promotion. `force` requires a `reason`, which the journal records."""
 
     serving_root: Path
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -1,4 +1,4 @@
-"""What a model takes and gives: signatures in the words of TensorFlow's SignatureDef."""
+"""Signatures of a model: inputs, outputs, assets and names, in the terms of TensorFlow's SignatureDef."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Method(StrEnum):
 
 
 class TensorSpec(Record):
-    """One input or output: the tensor in the graph, its dtype (`float32`), its shape (None where any size goes)."""
+    """One input or output: the tensor in the graph, its dtype (`float32`), its shape (None for an unknown size)."""
 
     tensor: str
     dtype: str
@@ -28,8 +28,8 @@ class TensorSpec(Record):
 class Signature(Record):
     """One signature key's inputs and outputs.
 
-    `allow_nonfinite` declares that NaN and infinities are legitimate answers of this signature, and legitimate values of
-    the variables that it reads; without it a baseline that holds one is refused.
+    `allow_nonfinite` declares that NaN and infinities are legitimate outputs of this signature and legitimate values of
+    the variables that it reads; without it, a baseline that holds one is refused.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Asset(Record):
 
 
 class GraphNames(Record):
-    """The names by which everything a later step needs is found again in the graph, without the model's source.
+    """The names by which later steps find what they need in the graph, without the model's source code.
 
     `needed` are the variables that the signatures' outputs read; `table_init` is the operation that fills lookup
     tables, which never touches a variable.
@@ -63,7 +63,7 @@ class GraphNames(Record):
     global_step: str | None = None
 
     def signature(self, key: str) -> Signature:
-        """The signature of that key. Raises KeyError."""
+        """Return the signature of a key. Raises KeyError."""
         for signature in self.signatures:
             if signature.key == key:
                 return signature

@@ -1,4 +1,4 @@
-"""Where training began, if not at initial values."""
+"""The checkpoint from which training began, if any."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tasks.records.forms import Form
 
 
 class StartedFrom(Record):
-    """The checkpoint that training began from: `started_from.json` in the run that it leaves.
+    """The checkpoint from which training began: `started_from.json` in the training run.
 
-    `step` is where the checkpoint stands. Every variable of the graph is in `restored` or, with the reason, in
-    `initialised`; `unused` are those that nothing of this run reads, `left_out` the checkpoint's tensors that no
-    variable took. `pins` are in force wherever training does not feed the placeholder.
+    `step` is the global step of the checkpoint. Every variable of the graph is in `restored` or, with the reason, in
+    `initialised`; `unused` are variables that this run does not read, `left_out` tensors of the checkpoint that no
+    variable took. `pins` apply wherever training does not feed the placeholder.
     """
 
     form: Form
@@ -29,7 +29,7 @@ class StartedFrom(Record):
     notes: tuple[str, ...] = ()
 
     def described(self) -> str:
-        """All of it, for whoever watches: one line a variable."""
+        """Describe the start of training for a person, one line per variable."""
         lines = [f"from {self.checkpoint} ({self.form.value})"]
         lines += [f"  restored     {name}" for name in self.restored]
         lines += [f"  initialised  {name}: {why}" for name, why in self.initialised.items()]
