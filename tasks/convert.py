@@ -24,7 +24,7 @@ from tasks.parity import predictor as predictors
 from tasks.records.adoption import ModelFiles
 from tasks.records.checkpoint import PinnedCheckpoint
 from tasks.records.forms import Target
-from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.parity import NotMade, ParityReport, ParityRow, Tolerance
 from tasks.step import Facts, step
 from tasks.training import rebuild
 from tasks.training.rebuild import Origin
@@ -93,7 +93,7 @@ def _of_object(
     """A form that is written from the live object: the Keras file again where there is one, else from the checkpoint."""
     folder = out.form(to)
     folder.mkdir()
-    reason = ""
+    reason: NotMade | None = None
     if to is Target.OBJECT_CHECKPOINT:
         write = rebuild.write_checkpoint
         reason = isolate.call(write, origin, checkpoint.path, pin.prefix, run.path, pin.step, folder)
@@ -110,15 +110,15 @@ def _of_object(
     return isolate.call(rebuild.prove_checkpoint, to.value, origin, folder, run.path, pin.step, tolerance)
 
 
-def _not_made(to: Target, reason: str) -> ParityReport:
+def _not_made(to: Target, reason: NotMade) -> ParityReport:
     return ParityReport(rows=(ParityRow.not_made(to.value, reason),))
 
 
-def _no_object(run: Artifact, to: Target) -> str:
+def _no_object(run: Artifact, to: Target) -> NotMade:
     brought = TrainingRun(run.path).adopted()
     what = brought.form.value if brought else "a checkpoint that was trained on in its own graph"
     writes = "Keras writes its own models" if to is Target.KERAS else "live objects have one"
-    return f"not made: {writes}, and this is {what}, without code of objects"
+    return NotMade(f"{writes}, and this is {what}, without code of objects")
 
 
 def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance: Tolerance) -> ParityReport:

@@ -38,5 +38,5 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
             note = "frozen_graph: already frozen: written again, with the same constants"
             report = report.model_copy(update={"notes": (note,)})
     Frozen(out).write_parity(report)
-    if not_made == "" and not report.passed:
+    if not_made is None and not report.passed:
         raise ParityError.of(report)

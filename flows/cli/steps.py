@@ -16,7 +16,7 @@ import typer
 from flows.cli import run as pipeline
 from flows.cli import termination
 from flows.cli.options import serving
-from tasks.artifact_views import PARITY
+from tasks.artifact_views import PARITY, Compared
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen_graph
 from tasks.forms.keras import model as keras
@@ -119,9 +119,10 @@ def convert(
         print(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))
         return 0
     artifact = next(Path(one["artifact"]) for one in summary.steps if one["name"] == step)
-    not_made = [note for note in summary.notes if ": not made" in note]
-    if not_made:
-        raise UsageError(f"--to {to.value}", "a form that this model has", not_made[0], "choose another form.")
+    compared = Compared(artifact).parity()
+    for row in compared.rows if compared else ():
+        if row.is_not_made:
+            raise UsageError(f"--to {to.value}", "a form that this model has", row.note, "choose another form.")
     _place(artifact / folder, out, to)
     if options["as_json"]:
         termination.show(summary.model_dump_json(indent=1))

@@ -20,6 +20,7 @@ from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
+from tasks.records.parity import NotMade
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 
@@ -28,8 +29,8 @@ NAMES = "signature.json"
 LIMIT = 2 * 2**30  # protobuf's limit on one message
 
 
-def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
-    """Write the frozen form of `prefix` into `out`; return "" or why it cannot be made.
+def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade | None:
+    """Write the frozen form of `prefix` into `out`, or return why it cannot be made.
 
     Values go from the checkpoint into the graph one tensor at a time; no session is made.
 
@@ -44,7 +45,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     held = [(facts[name][0], source.shape(tuple(shapes[source.key]))) for name, source in needed.items()]
     size = sum(map(_bytes_of, held)) + meta.graph_def.ByteSize()
     if size >= LIMIT:
-        return f"not made: {size / 2**30:.1f} GiB > 2 GiB"
+        return NotMade(f"{size / 2**30:.1f} GiB > 2 GiB")
     try:
         frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
             _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
@@ -52,7 +53,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     except (ValueError, NotImplementedError) as error:
         if not _raised_by_converter(error):
             raise
-        return f"not made: TensorFlow cannot fold this graph's variables ({str(error).splitlines()[0][:160]})"
+        return NotMade(f"TensorFlow cannot fold this graph's variables ({str(error).splitlines()[0][:160]})")
     constants = {node.name: node for node in frozen.node if node.op == "Const"}
     for name, source in needed.items():
         value = tf.make_tensor_proto(saver.read_slice(checkpoint, source, prefix))
@@ -63,13 +64,13 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
     for node in graphs.all_nodes(frozen):
         node.device = ""
     if left := variables_left(frozen):
-        return f"not made: the graph keeps state that cannot be folded, {', '.join(left[:3])}"
+        return NotMade(f"the graph keeps state that cannot be folded, {', '.join(left[:3])}")
     (out / GRAPH).write_bytes(frozen.SerializeToString(deterministic=True))
     (out / NAMES).write_text(names.model_copy(update={"train_op": None, "loss": None}).model_dump_json(indent=1))
     for asset in names.assets:
         (out / "assets").mkdir(exist_ok=True)
         shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
-    return ""
+    return None
 
 
 def variables_left(graph_def: Any) -> list[str]:

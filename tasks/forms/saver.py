@@ -22,6 +22,7 @@ from tasks.parity.transient_errors import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
 from tasks.records.forms import CandidateForm
+from tasks.records.parity import NotMade
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames
 from tasks.tensors import tensor_file
@@ -262,8 +263,8 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
         yield SessionPredictor(CandidateForm.CHECKPOINT, session, names.signatures, readers)
 
 
-def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path) -> str:
-    """Write the checkpoint `prefix` again in another version, V1 or V2, with a `.meta` of its own; "" or why not.
+def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path) -> NotMade | None:
+    """Write the checkpoint `prefix` again in another version, V1 or V2, with a `.meta` of its own, or return why not.
 
     Everything that the checkpoint holds of the graph is written, optimiser slots too.
 
@@ -276,7 +277,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path
     meta, _, _ = to_convert(prefix, names)
     held = graphs.restored_slices(meta.graph_def, meta.saver_def)
     if not held:
-        return "not made: there are no variables to save"
+        return NotMade("there are no variables to save")
     with restored(folder, prefix, names, SessionOptions()) as opened:
         graph = opened.session.graph
         # Under the names that the baseline knows them by; parts of a partitioned variable are tensors of their own.
@@ -284,7 +285,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path
         keys = {name if source.spec else source.key: by_name[name] for name, source in held.items() if name in by_name}
         dtypes = {variable.dtype.base_dtype.name for variable in keys.values()}
         if version == "V1" and (more := sorted(dtypes - _V1_DTYPES)):
-            return f"not made: format V1 cannot hold {', '.join(more)}"
+            return NotMade(f"format V1 cannot hold {', '.join(more)}")
         for variable in keys.values():
             variable._save_slice_info = None
         with graph.as_default():
@@ -299,7 +300,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path
     for asset in names.assets:
         (out / "assets").mkdir(exist_ok=True)
         shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
-    return ""
+    return None
 
 
 def fill_tables(session: Any, table_init: str | None, assets: Iterable[Asset], folder: Path) -> None:

@@ -198,8 +198,8 @@ def outputs(
     return rows
 
 
-def signature_difference(expected: Iterable[Signature], reported: Iterable[Signature]) -> str:
-    """How the reported signatures differ from the expected ones, in words; tensor names do not count."""
+def signature_difference(expected: Iterable[Signature], reported: Iterable[Signature]) -> str | None:
+    """Describe the first difference between signatures, None where there is none; tensor names do not count."""
 
     def shape(signature: Signature) -> dict[str, Any]:
         def specs(side: Mapping[str, Any]) -> dict[str, str]:
@@ -216,7 +216,7 @@ def signature_difference(expected: Iterable[Signature], reported: Iterable[Signa
         for part, value in signature.items():
             if got[key][part] != value:
                 return f"signature {key}: {part} expected {value}, reported {got[key][part]}"
-    return ""
+    return None
 
 
 def _dims(shape: tuple[int | None, ...] | None) -> str:

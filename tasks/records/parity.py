@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
@@ -41,6 +42,13 @@ class Tolerance(Record):
         return self.absolute, self.relative
 
 
+@dataclass(frozen=True)
+class NotMade:
+    """The reason why a form cannot be made of a model. It is no verdict against the model, and no pass."""
+
+    reason: str
+
+
 class Difference(Record):
     """The place where two tensors differ most, or the difference in dtype or shape that prevents a comparison."""
 
@@ -69,9 +77,15 @@ class ParityRow(Record):
     worst: Difference | None = None
 
     @classmethod
-    def not_made(cls, candidate: str, note: str) -> ParityRow:
-        """Return a row that says why nothing was compared."""
+    def not_made(cls, candidate: str, why: NotMade) -> ParityRow:
+        """Return the only row of a form that cannot be made."""
+        note = f"not made: {why.reason}"
         return cls(candidate=candidate, signature="", output="*", test=ParityTest.VALUES, passed=None, note=note)
+
+    @property
+    def is_not_made(self) -> bool:
+        """True for the row of a form that cannot be made."""
+        return self.passed is None and self.output == "*" and not self.signature
 
     @property
     def form(self) -> str:

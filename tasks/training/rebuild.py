@@ -24,7 +24,7 @@ from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact, Variable
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import NotMade, ParityReport, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import DEFAULT_KEY, Signature
 from tasks.tensors import tensor_file
@@ -48,8 +48,8 @@ class NoObjects(Exception):  # noqa: N818 - it says why a form is not made
     """The code makes no live object that the form could be written from."""
 
 
-def write_checkpoint(origin: Origin, folder: Path, prefix: str, run: Path, step: int, out: Path) -> str:
-    """Write the run's checkpoint `folder`/`prefix` as one of tf.train.Checkpoint, by the name `model`; "" or why not.
+def write_checkpoint(origin: Origin, folder: Path, prefix: str, run: Path, step: int, out: Path) -> NotMade | None:
+    """Write the run's checkpoint `folder`/`prefix` as one of tf.train.Checkpoint, by the name `model`, or return why not.
 
     Raises:
         CoverageError: the code makes other variables than the run has.
@@ -58,12 +58,12 @@ def write_checkpoint(origin: Origin, folder: Path, prefix: str, run: Path, step:
         with _valued(origin, folder / prefix, run) as built:
             object_checkpoint.write(built.module, out, step)
     except NoObjects as reason:
-        return f"not made: {reason}"
-    return ""
+        return NotMade(str(reason))
+    return None
 
 
-def write_archive(origin: Origin, folder: Path, prefix: str, run: Path, out: Path) -> str:
-    """Write the run's checkpoint as a `.keras` archive, if the live object is a Keras model; "" or why not.
+def write_archive(origin: Origin, folder: Path, prefix: str, run: Path, out: Path) -> NotMade | None:
+    """Write the run's checkpoint as a `.keras` archive, if the live object is a Keras model, or return why not.
 
     An archive that needs the user's code to be opened is not made. Raises as `write_checkpoint`, and ParityError.
     """
@@ -72,15 +72,15 @@ def write_archive(origin: Origin, folder: Path, prefix: str, run: Path, out: Pat
     try:
         with _valued(origin, folder / prefix, run) as built:
             if not isinstance(built.module, keras_library.Model):
-                return f"not made: Keras writes its own models, and this is a {type(built.module).__name__}"
+                return NotMade(f"Keras writes its own models, and this is a {type(built.module).__name__}")
             if any(given is not None for given in built.signatures.values()) or set(built.signatures) - {DEFAULT_KEY}:
-                return "not made: an archive keeps no signatures, and this model has some of its own"
+                return NotMade("an archive keeps no signatures, and this model has some of its own")
             keras.write(built.module, out)
     except NoObjects as reason:
-        return f"not made: {reason}"
+        return NotMade(str(reason))
     except (UnsafeGraph, UnsupportedGraph) as error:
-        return f"not made: expected {error.expected}, found {error.found}"
-    return ""
+        return NotMade(f"expected {error.expected}, found {error.found}")
+    return None
 
 
 def prove_checkpoint(

@@ -10,7 +10,7 @@ import pytest
 from tasks import isolate, restore_verify
 from tasks.artifact_views import Compared, Exported, Pinned, Restored
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference as proof
+from tasks.baseline.training_run import TrainingRun
 from tasks.checkpoint import checkpoint
 from tasks.errors import CoverageError, ParityError
 from tasks.export import export
@@ -79,7 +79,7 @@ def test_answers_that_may_be_nan_go_all_the_way(run: Run) -> None:
         assert parity_of(artifact).passed
     blessed = smoke_test(model, chosen, made, folded, SERVING, TOLERANCE)
     assert blessed.refusal() is None
-    reference = isolate.call(proof.names_of, made.path)
+    reference = TrainingRun(made.path).names()
     assert reference.signatures[0].allow_nonfinite
 
 
@@ -104,7 +104,7 @@ def test_what_the_converter_refuses_is_said_not_to_be_made(run: Run) -> None:
 @pytest.mark.parametrize("error", ["ValueError", "KeyError", "TypeError"])
 def test_a_mistake_of_ours_is_not_called_not_made(chain: Chain, tmp_path: Path, error: str) -> None:
     folder, pin = chain.pinned.path, Pinned(chain.pinned.path).record()
-    names = isolate.call(proof.names_of, chain.trained.path)
+    names = TrainingRun(chain.trained.path).names()
     said = isolate.call(promises.freeze_with_a_bug, error, folder, folder / pin.prefix, names, tmp_path)
     assert said == f"raised {error}"
 

@@ -12,7 +12,7 @@ from tasks import restore_verify
 from tasks.examples.half_plus_two import HalfPlusTwo
 from tasks.forms import frozen_graph
 from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
-from tasks.records.parity import Tolerance
+from tasks.records.parity import NotMade, Tolerance
 from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
 from tasks.user_code.model import Graph, HyperParameters, SignatureTensors
@@ -157,14 +157,14 @@ class BatchGather(Rows):
 # In a child -----------------------------------------------------------------------------------------------------------
 
 
-def freeze_limited(folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
-    """`frozen.write` where a message of protobuf held a hundred bytes."""
+def freeze_limited(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade | None:
+    """`frozen_graph.write` where a message of protobuf held a hundred bytes."""
     frozen_graph.LIMIT = 100
     return frozen_graph.write(folder, prefix, names, out)
 
 
-def freeze_with_a_bug(error: str, folder: Path, prefix: Path, names: GraphNames, out: Path) -> str:
-    """`frozen.write` with a mistake of ours on the converter's way."""
+def freeze_with_a_bug(error: str, folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade | str | None:
+    """`frozen_graph.write` with a mistake of ours on the converter's way."""
     kind: type[Exception] = {"ValueError": ValueError, "KeyError": KeyError, "TypeError": TypeError}[error]
 
     def run(self: Any, tensors: list[str]) -> list[Any]:

@@ -61,8 +61,8 @@ def _once_loaded(row: ParityRow) -> ParityRow:
     return row.model_copy(update={"worst": worst, "note": "the files are right; loading them gives another value"})
 
 
-def signatures_on_disk(folder: Path, run: Path) -> str:
-    """How the signatures that the SavedModel in `folder` declares differ from the live model's, "" where they do not.
+def signatures_on_disk(folder: Path, run: Path) -> str | None:
+    """How the signatures that the SavedModel in `folder` declares differ from the live model's, None where they do not.
 
     Looked at before a server is: one that refuses a warmup request for an input's name would hide the name's change.
     """
