@@ -2,8 +2,8 @@
 
 `call` runs one function in a fresh process and returns its value; `start` leaves it running and returns a handle.
 The calling process never imports TensorFlow. A function is named by module and qualified name, its arguments travel
-to the child as a pickle (from us to us), and what comes back is JSON, validated against the function's return
-annotation: a child that loaded somebody's model is not trusted with a pickle.
+to the child as a pickle, and the answer is JSON, validated against the function's return annotation: a child that has
+loaded a user's model is not trusted with a pickle.
 """
 
 from tasks.isolate.child import progress

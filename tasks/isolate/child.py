@@ -1,4 +1,4 @@
-"""What happens in a forked child: one function, its progress, its value or its error."""
+"""Run one function in a forked child and report its progress, its value or its error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _sending = threading.Lock()
 
 
 def progress(facts: Mapping[str, Any]) -> None:
-    """Tell the caller how far this call is. `facts` is JSON. Outside a child it does nothing."""
+    """Report progress to the caller as JSON values. Does nothing outside a child."""
     if _reply is not None:
         _send({"progress": dict(facts)})
 
@@ -40,9 +40,9 @@ def run(reply: socket.socket, log_fd: int, server: int, scratch: str) -> None:
     """
     global _reply
     _reply = reply
-    os.setsid()  # a group of its own, so that what it starts can be ended with it
+    os.setsid()  # a group of its own, so that its subprocesses can be ended with it
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:  # it died before it was asked for that
+    if os.getppid() != server:  # the server died before prctl
         return
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
@@ -52,13 +52,13 @@ def run(reply: socket.socket, log_fd: int, server: int, scratch: str) -> None:
     request = _receive(reply, length)
     try:
         _answer(request, scratch)
-    except BaseException as error:  # whatever it is, the caller is told: here the process ends
+    except BaseException as error:  # the process ends here, so every error is reported
         traceback.print_exc()
         _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000], "at": _raised_at(error)}})
 
 
 def _raised_at(error: BaseException) -> str:
-    """The innermost line outside installed packages, which mostly is one of the user's model."""
+    """Return the innermost line outside installed packages, usually one of the user's model."""
     installed = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*installed, "<"))
@@ -71,7 +71,7 @@ def _answer(request: bytes, scratch: str) -> None:
     try:
         Path(scratch).mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = scratch
-        os.chdir(folder)  # the caller's, which its relative paths mean
+        os.chdir(folder)  # the caller's, so that its relative paths hold
         function: Any = importlib.import_module(module)
         for part in qualname.split("."):
             function = getattr(function, part)
@@ -84,7 +84,7 @@ def _answer(request: bytes, scratch: str) -> None:
     except MemoryError:
         _send({"unexpected": {"type": "MemoryError", "message": "the system gave no more memory"}})
     except BaseException as error:
-        if "No space left on device" not in str(error):  # TensorFlow's own classes for a full disk vary
+        if "No space left on device" not in str(error):  # TensorFlow raises several classes for a full disk
             raise
         traceback.print_exc()
         full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), f"{module}.{qualname}")
@@ -92,8 +92,8 @@ def _answer(request: bytes, scratch: str) -> None:
 
 
 def encoded(function: Callable[..., Any], value: Any) -> str:
-    """What `function` returned as one line of JSON."""
-    # Inside a tuple, because a record's own adapter takes no configuration; without it NaN would become null.
+    """Serialize the return value of `function` as one line of JSON."""
+    # In a tuple, because a record's own adapter takes no configuration; without it NaN would become null.
     returns: Any = tuple[get_type_hints(function).get("return", Any)]  # type: ignore[misc]
     adapter: TypeAdapter[Any] = TypeAdapter(returns, config=ConfigDict(ser_json_inf_nan="constants"))
     return adapter.dump_json((value,)).decode()
@@ -114,6 +114,6 @@ def _receive(reply: socket.socket, length: int) -> bytes:
     while len(parts) < length:
         part = reply.recv(min(length - len(parts), 1 << 20))
         if not part:
-            os._exit(0)  # the caller is gone before it said what to do
+            os._exit(0)  # the caller ended before it sent the call
         parts += part
     return bytes(parts)

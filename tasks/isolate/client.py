@@ -35,7 +35,7 @@ _LOG_TAIL = 4000
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take: wall seconds, and resident bytes of the child (None: as much as there is)."""
+    """Limits of one call: wall-clock seconds, and resident bytes of the child (None: no limit)."""
 
     seconds: float = 3600.0
     memory: int | None = None
@@ -46,7 +46,7 @@ _limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B0
 
 @contextlib.contextmanager
 def limits(bounds: Limits) -> Iterator[None]:
-    """Hold every call inside the block to these limits."""
+    """Apply limits to every call inside the block."""
     token = _limits.set(bounds)
     try:
         yield
@@ -56,7 +56,7 @@ def limits(bounds: Limits) -> Iterator[None]:
 
 @dataclass
 class Child:
-    """A call under way. Whoever holds it must `stop` it or wait for its end."""
+    """A call in progress. The holder must `stop` it or wait for its end."""
 
     name: str
     reply: socket.socket
@@ -68,21 +68,21 @@ class Child:
     _buffer: bytearray = field(default_factory=bytearray)
 
     def poll(self, seconds: float = 0.0) -> list[dict[str, Any]]:
-        """The frames that have arrived since the last poll, waiting at most `seconds` for the first one."""
+        """Return the frames that arrived since the last poll, waiting at most `seconds` for the first one."""
         if self.exit is None and self._readable(seconds):
             try:
                 chunk = self.reply.recv(1 << 20)
             except ConnectionResetError:
                 chunk = b""
             if not chunk:
-                self.exit = -signal.SIGKILL  # the fork server itself is gone, and its children with it
+                self.exit = -signal.SIGKILL  # the fork server has ended, and its children with it
             self._buffer += chunk
             if b"\n" in chunk:
                 *lines, rest = bytes(self._buffer).split(b"\n")
                 self._buffer = bytearray(rest)
                 self.frames += [frame for line in lines if (frame := _frame(line))]
         elif self.exit is None and not self.server.alive():
-            self.exit = -signal.SIGKILL  # what the child started may still hold its end of the socket
+            self.exit = -signal.SIGKILL  # a subprocess of the child may still hold its end of the socket
         for frame in self.frames:
             self.pid = frame.get("pid", self.pid)
             self.exit = frame.get("exit", self.exit)
@@ -95,7 +95,7 @@ class Child:
         return bool(poll.poll(seconds * 1000))
 
     def memory(self) -> int | None:
-        """Resident bytes now, None when it has ended."""
+        """Return the resident bytes now, or None when the child has ended."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, IndexError):
@@ -103,29 +103,29 @@ class Child:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def output(self) -> str:
-        """The last 256 KiB of what it printed."""
+        """Return the last 256 KiB of the child's output."""
         size = os.fstat(self.log.fileno()).st_size
         start = max(0, size - 256 * 1024)
         return os.pread(self.log.fileno(), size - start, start).decode(errors="replace")
 
     def stop(self, grace: float = 0.0) -> None:
-        """End it and what it started: SIGTERM, `grace` seconds, SIGKILL. Returns when it is gone."""
+        """End the child and its subprocesses: SIGTERM, `grace` seconds, SIGKILL. Returns when they are gone."""
         if self.reply.fileno() < 0:
             return
         self._wait(0.0)
         if self.exit is None and self.pid is None:
-            # Its server is still importing. From here on it cannot say its pid, and ends instead of starting.
+            # The server is still importing. From here on the child cannot send its pid, and ends instead of starting.
             with contextlib.suppress(OSError):
                 self.reply.shutdown(socket.SHUT_RD)
             self._wait(0.0)
-            self._signal(signal.SIGKILL)  # if it has said it meanwhile
+            self._signal(signal.SIGKILL)  # in case it has sent its pid meanwhile
         elif self.exit is None and grace:
             self._signal(signal.SIGTERM)
             self._wait(grace)
         if self.exit is None:
             self._signal(signal.SIGKILL)
             self._wait(10.0)
-        if not self.server.alive():  # which would have ended what the child started
+        if not self.server.alive():  # which would have ended the child's subprocesses
             self._signal(signal.SIGKILL)
         self.reply.close()
 
@@ -162,7 +162,7 @@ def _start(settings: Settings, function: Callable[..., Any], args: Any, kwargs: 
 
 
 def _ask(settings: Settings, reply: socket.socket, log: Any) -> Server:
-    """Hand the child's ends to a fork server; where the one of these settings has just died, to a new one."""
+    """Pass the child's descriptors to the fork server of these settings, or to a new one if that has just died."""
     fds = [reply.fileno(), log.fileno()]
     server = server_for(settings)
     try:
@@ -181,7 +181,7 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `function(*args, **kwargs)` in a fresh child and return its value.
 
     Raises:
-        PipelineError: the one that the child raised, of its own class.
+        PipelineError: the child's own error, in its own class.
         ChildFailed: it crashed, missed the deadline or outgrew the memory limit of `limits`.
     """
     return call_with(function, args, kwargs)
@@ -195,7 +195,7 @@ def call_with(
     on_progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> T:
-    """`call`, with its progress handed on and, where they matter, other import-time settings."""
+    """Do as `call`, reporting progress to `on_progress`, in a child of a fork server with these settings."""
     bounds = _limits.get()
     child = _start(settings or Settings(), function, args, dict(kwargs or {}))
     deadline = time.monotonic() + bounds.seconds
@@ -243,7 +243,7 @@ def _failed(child: Child, expected: str, found: str, remedy: str) -> ChildFailed
 
 
 def _frame(line: bytes) -> dict[str, Any] | None:
-    """A frame, or None for what is none: the child may have been killed half-way through it."""
+    """Parse one frame; None for a line that is not a frame, as a killed child may leave."""
     try:
         frame = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Put folders out of a child's reach, so that "it does not need the original" is shown and not assumed."""
+"""Hide folders from a child, to prove that it does not need the source model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MS_REC, _MS_PRIVATE, _MS_RDONLY = 0x4000, 0x40000, 0x1
 
 
 def hide(folders: Iterable[Path]) -> bool:
-    """Mount emptiness over `folders` for this process alone; False where the system does not allow it.
+    """Mount an empty file system over `folders` for this process alone; False if the system does not allow it.
 
-    Call it in a child that has one thread yet. Without privilege it takes a user namespace of its own.
+    Call it in a child that has a single thread. Without privilege it creates a user namespace.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     flags = _CLONE_NEWNS if os.geteuid() == 0 else _CLONE_NEWNS | _CLONE_NEWUSER

@@ -1,4 +1,4 @@
-"""The fork servers of this process: started when first needed, ended with it."""
+"""The fork servers of this process, started on first use and ended with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         life_read, self.life = os.pipe()
-        # A cluster's place is for the one child that trains, which is told of it: two servers on a port cannot be.
+        # TF_CONFIG is for the training child alone, which gets it as an argument: two servers cannot share its port.
         inherited = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
         environment = inherited | {
             "OPENBLAS_NUM_THREADS": "1",
@@ -75,11 +75,11 @@ class Server:
         os.close(life_read)
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Tell whether the server is still running."""
         return self.process.poll() is None
 
     def failure(self) -> EnvironmentFailure:
-        """Why it is gone, for a caller whose call it never took."""
+        """Return the reason for the server's end, for a caller whose call it never accepted."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
         size = os.fstat(self.log.fileno()).st_size
@@ -92,17 +92,17 @@ class Server:
         )
 
     def close(self) -> None:
-        """End it and its children. Returns when it is gone."""
+        """End the server and its children. Returns when it is gone."""
         self.forget()
         try:
             self.process.wait(10)
-        except subprocess.TimeoutExpired:  # stopped by a debugger, or stuck in the kernel
+        except subprocess.TimeoutExpired:  # stopped in a debugger, or blocked in the kernel
             self.process.kill()
             self.process.wait(10)
         shutil.rmtree(self.scratch, ignore_errors=True)  # a server that was killed could not remove it
 
     def forget(self) -> None:
-        """Close this process's ends: when no process holds them any more, the server ends."""
+        """Close this process's ends of the pipes; the server ends when no process holds them."""
         self.control.close()
         os.close(self.life)
 
@@ -112,7 +112,7 @@ _lock = threading.Lock()
 
 
 def server_for(settings: Settings) -> Server:
-    """A running fork server of these settings."""
+    """Return a running fork server with these settings, starting one if needed."""
     with _lock:
         server = _servers.get(settings)
         if server is not None and not server.alive():
@@ -131,7 +131,7 @@ def shutdown() -> None:
 
 
 def _forget_in_fork() -> None:
-    """A fork of this process has no server: the one it sees must end with its own client, not with a copy of it."""
+    """Forget the servers in a fork of this process: each must end with its own client, not with a copy of it."""
     global _lock
     _lock = threading.Lock()
     while _servers:
@@ -145,7 +145,7 @@ os.register_at_fork(after_in_child=_forget_in_fork)
 
 
 def describe(code: int | None) -> str:
-    """An exit status in words, signals by name."""
+    """Describe an exit status, with signals by name."""
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Free TCP ports of this host, each given to one server."""
+"""Free TCP ports of this host, each handed out once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
 
-_claims: deque[socket.socket] = deque(maxlen=64)  # on the ports that were given last
+_claims: deque[socket.socket] = deque(maxlen=64)  # on the ports handed out last
 
 
 def free_ports(count: int, candidates: Iterable[int] | None = None) -> tuple[int, ...]:
-    """TCP ports of 127.0.0.1 on which nobody listens now, all different, and given to no other tfship of this host.
+    """Return `count` different unused TCP ports of 127.0.0.1 that no other tfship process of this host was given.
 
-    `candidates` are tried in their order, 0 being a port of the kernel's choice; None: ports that the kernel gives to
-    nobody, then those of its choice.
+    `candidates` are tried in order, 0 being a port of the kernel's choice; None: ports below the kernel's ephemeral
+    range, then those of its choice.
 
-    A server opens its ports long after they were chosen: until then a name in Linux's abstract socket namespace, which
-    the kernel frees with its process, keeps each from everybody who chooses here.
+    A server opens its ports long after they were chosen. Until then each is reserved by a name in Linux's abstract
+    socket namespace, which the kernel frees with this process.
 
     Raises:
-        EnvironmentFailure: none was found.
+        EnvironmentFailure: not enough ports were found.
     """
     held: list[socket.socket] = []
     found: dict[int, socket.socket] = {}
@@ -48,8 +48,8 @@ def free_ports(count: int, candidates: Iterable[int] | None = None) -> tuple[int
     raise EnvironmentFailure(
         "127.0.0.1",
         f"{count} free TCP ports",
-        "every one that was tried in use",
-        "end what takes so many ports (ss -ltnp names it), then run again.",
+        "every port that was tried in use",
+        "end the programs that hold the ports (`ss -ltnp` lists them), then run again.",
     )
 
 
@@ -63,7 +63,7 @@ def listening(port: int) -> bool:
 
 
 def _candidates() -> list[int]:
-    """Ports to try: first those that the kernel gives to nobody, then any."""
+    """Return ports to try: first those below the kernel's ephemeral range, then any."""
     try:
         low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError, IndexError):

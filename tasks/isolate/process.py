@@ -1,4 +1,4 @@
-"""A program that is exec'd, and dies with this process however that ends."""
+"""A program that is exec'd and ends with this process, even if this process is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 LOG_BYTES = 256 * 1024
 TERM_SECONDS = 3
-# Run in the child, between fork and exec, where nothing but exec is safe in a process with threads.
+# Runs as a program of its own, because in a process with threads nothing but exec is safe between fork and exec.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -32,7 +32,7 @@ class BoundProcess:
     def __init__(self, command: list[str], log_dir: Path, environment: Mapping[str, str] | None = None) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         program = Path(command[0]).name
-        # It has no name, so that nothing is left of it however this ends; it stays open, to be read after the end.
+        # The file has no name, so that nothing is left of it; it stays open, to be read after the end.
         self._log_file = tempfile.TemporaryFile(dir=log_dir)  # noqa: SIM115
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -54,7 +54,7 @@ class BoundProcess:
         started: threading.Event,
         environment: Mapping[str, str] | None,
     ) -> None:
-        """Start the child and wait for it: the kernel kills it with this thread, which lives as long as it does."""
+        """Start the child and wait for it: the kernel kills the child when this thread ends, so the thread outlives it."""
         guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         try:
             self._child = subprocess.Popen(
@@ -73,26 +73,26 @@ class BoundProcess:
             self._child.wait()
 
     def returncode(self) -> int | None:
-        """Its exit code, minus the signal that killed it, or None while it runs."""
+        """Return the exit code, minus the signal number if a signal killed it, or None while it runs."""
         assert self._child is not None
         return self._child.returncode
 
     def log(self) -> str:
-        """The last `LOG_BYTES` of its output."""
+        """Return the last `LOG_BYTES` of its output."""
         descriptor = self._log_file.fileno()
         size = os.fstat(descriptor).st_size
         start = max(0, size - LOG_BYTES)
         return os.pread(descriptor, size - start, start).decode("utf-8", errors="replace")
 
     def stop(self) -> None:
-        """End it and its children; its log stays readable here."""
+        """End it and its children; its log stays readable."""
         if self._stopped:
             return
         for sent, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
             if self.returncode() is None:
                 self._signal(sent)
                 self._thread.join(patience)
-        self._signal(signal.SIGKILL)  # children that outlived it
+        self._signal(signal.SIGKILL)  # for children that outlived it
         self._stopped = True
 
     def _signal(self, number: signal.Signals) -> None:

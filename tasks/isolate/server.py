@@ -1,8 +1,8 @@
 """The fork server: imports TensorFlow, then forks a child for every call.
 
-Only importing happens here. No graph, session, eager tensor or channel is made before a fork, and BLAS has one
-thread, so a child starts with nothing but loaded code. The server ends when its client does, even half-way through
-the import, and its children, and what they started, end with it.
+The server does nothing but import. No graph, session, eager tensor or channel is made before a fork, and BLAS has one
+thread, so a child starts with nothing but loaded code. The server ends when its client does, even in the middle of
+the import, and its children and their subprocesses end with it.
 
 Every child has a temporary folder of its own, removed when the child has ended, however it did: TensorFlow's autograph
 leaves a file there for each function it converts, and a child that ends by `os._exit` removes none of them.
@@ -54,7 +54,7 @@ def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) ->
     selector = selectors.DefaultSelector()
     for source in (control, wake_read, life_fd):
         selector.register(source, selectors.EVENT_READ)
-    # From here on the loop sees the client's end, and ends what the children started too.
+    # From here on the loop notices the client's end, and ends the children's subprocesses too.
     fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) & ~os.O_ASYNC)
     Path(scratch).mkdir(0o700)
     calls: dict[int, socket.socket] = {}
@@ -65,7 +65,7 @@ def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) ->
             elif key.fileobj == wake_read:
                 os.read(wake_read, 4096)
                 for reply, frame in reap(calls, scratch):
-                    # Its caller may not be reading: the others do not wait for that one.
+                    # Written when the caller reads: a caller that does not must not delay the others.
                     selector.register(reply, selectors.EVENT_WRITE, frame)
             elif isinstance(key.data, bytes):
                 assert isinstance(key.fileobj, socket.socket)
@@ -90,41 +90,41 @@ def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) ->
 
 
 def die_with(life_fd: int) -> None:
-    """Have the kernel end this process when the pipe's other end closes: SIGIO, whose default action is to end it."""
+    """Have the kernel end this process by SIGIO, whose default action is to terminate, when the pipe's other end closes."""
     fcntl.fcntl(life_fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(life_fd, select.POLLHUP)
-    if poll.poll(0):  # it closed before the signal was asked for
+    if poll.poll(0):  # it closed before the signal was set up
         sys.exit(0)
 
 
 def reap(calls: dict[int, socket.socket], scratch: str) -> list[tuple[socket.socket, bytes]]:
-    """Take away each ended child with all that it started; what to tell its caller, after all the child itself said."""
+    """Reap each ended child with its subprocesses and temporary folder; return the last frame for each caller."""
     endings = []
     while calls and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
         pid = ended.si_pid
-        end_group(pid)  # while the dead child still holds the number
+        end_group(pid)  # before waitpid frees the number
         _, status = os.waitpid(pid, 0)
         if pid in calls:
             shutil.rmtree(f"{scratch}/{pid}", ignore_errors=True)
-            # A newline first: it may have been killed in the middle of a frame.
+            # A newline first: the child may have been killed in the middle of a frame.
             frame = b"\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
             endings.append((calls.pop(pid), frame))
     return endings
 
 
 def end_group(pid: int) -> None:
-    """Kill a child's process group, if it still has anybody in it."""
+    """Kill a child's process group, if any process is left in it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def leave(calls: dict[int, socket.socket], scratch: str) -> NoReturn:
-    """End every child, and this process without the interpreter's shutdown, which TensorFlow's threads can hang."""
+    """End every child, then this process, without the interpreter's shutdown, in which TensorFlow's threads can hang."""
     for pid in calls:
         end_group(pid)
-        os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
+        os.kill(pid, signal.SIGKILL)  # it may not have a group of its own yet
     for pid in calls:
         os.waitpid(pid, 0)  # it may still be writing
     shutil.rmtree(scratch, ignore_errors=True)
@@ -132,7 +132,7 @@ def leave(calls: dict[int, socket.socket], scratch: str) -> NoReturn:
 
 
 def run_child(reply: socket.socket, log_fd: int, server: int, scratch: str) -> NoReturn:
-    """In the child: run the call, and leave as the server does."""
+    """Run the call in the child, and leave as the server does."""
     try:
         from tasks.isolate import child
 
