@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from tasks.errors import UsageError
 from tasks.isolate import Limits
-from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.base import Record
 from tasks.records.forms import Target
 from tasks.records.parity import Tolerance
@@ -94,7 +94,7 @@ class PipelineConfig(Record):
     serving_root: Path = Path(".tfship/serving")
     reports: Path = Path(".tfship/reports")
     training: Training = Training()
-    given: Given = Given()
+    given: ModelOptions = ModelOptions()
     probe: ProbeSource = ProbeSource()
     evaluate: LabelledData = LabelledData()
     selection: Selection = Selection()

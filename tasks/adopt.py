@@ -11,7 +11,7 @@ from tasks import isolate
 from tasks.adoption import adopt as adoption
 from tasks.adoption.digests import digests
 from tasks.forms.detect import detect
-from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.step import Facts, step
 from tasks.user_code import source as sources
@@ -21,7 +21,7 @@ VERSION = 2
 
 
 def _facts(
-    files: ModelFiles, given: Given, probe: ProbeSource, session: SessionOptions, code: ModelSource | None
+    files: ModelFiles, given: ModelOptions, probe: ProbeSource, session: SessionOptions, code: ModelSource | None
 ) -> Facts:
     values = digests(detect(files.path, files.step), (given.graph, given.var_map, probe.file))
     complete = True
@@ -32,7 +32,12 @@ def _facts(
 
 @step(version=VERSION, verifies=True, facts=_facts)
 def adopt(
-    files: ModelFiles, given: Given, probe: ProbeSource, session: SessionOptions, code: ModelSource | None, out: Path
+    files: ModelFiles,
+    given: ModelOptions,
+    probe: ProbeSource,
+    session: SessionOptions,
+    code: ModelSource | None,
+    out: Path,
 ) -> None:
     """Detect, read, open, ask and flatten the model in `files`."""
     isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)

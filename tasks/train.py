@@ -14,7 +14,7 @@ from tasks import isolate
 from tasks.adoption.digests import digests
 from tasks.errors import ChildFailed
 from tasks.forms.detect import detect
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.run import StepState
 from tasks.records.settings import Training
 from tasks.step import Facts, action, current, progress, step
@@ -24,11 +24,11 @@ from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
 VERSION = 2
-_NOTHING, _DRAWN = Given(), ProbeSource()
+_NOTHING, _DRAWN = ModelOptions(), ProbeSource()
 
 
 def _facts(
-    source: ModelSource | None, training: Training, given: Given = _NOTHING, probe: ProbeSource = _DRAWN
+    source: ModelSource | None, training: Training, given: ModelOptions = _NOTHING, probe: ProbeSource = _DRAWN
 ) -> Facts:
     values: dict[str, object] = {}
     complete = True
@@ -46,7 +46,7 @@ def _facts(
 def train(
     source: ModelSource | None,
     training: Training,
-    given: Given = _NOTHING,
+    given: ModelOptions = _NOTHING,
     probe: ProbeSource = _DRAWN,
     *,
     out: Path,
@@ -58,7 +58,7 @@ def train(
     _in_child(source, training, given, probe, out)
 
 
-def beside(source: ModelSource | None, training: Training, given: Given, probe: ProbeSource) -> None:
+def beside(source: ModelSource | None, training: Training, given: ModelOptions, probe: ProbeSource) -> None:
     """Train as a worker that is not the chief: neither the store's lock nor its answers are this one's.
 
     What is left of it is thrown away. It is shown as the step that it takes part in.
@@ -79,7 +79,9 @@ def beside(source: ModelSource | None, training: Training, given: Given, probe: 
     train()
 
 
-def _in_child(source: ModelSource | None, training: Training, given: Given, probe: ProbeSource, out: Path) -> None:
+def _in_child(
+    source: ModelSource | None, training: Training, given: ModelOptions, probe: ProbeSource, out: Path
+) -> None:
     cluster = current().cluster
     try:
         with isolate.limits(current().training):

@@ -12,7 +12,7 @@ import yaml
 
 from flows import config as configuration
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.inspection import Inspection
 
 
@@ -34,7 +34,7 @@ def init(
         raise UsageError(f"--out {out}", "a path where nothing is", "a file", "give another, or move it away.")
     settings = configuration.load(None, {"source": str(path)})
     with isolate.limits(settings.child_limits):
-        found = isolate.call(inspect.inspect, path, Given(), step, read=False, values=False)
+        found = isolate.call(inspect.inspect, path, ModelOptions(), step, read=False, values=False)
     if found.whole is False:
         expected, remedy = "a whole model", "restore it from a backup, or take another checkpoint of it."
         raise DamagedError(str(path), expected, found.damage[0], remedy)

@@ -29,7 +29,7 @@ from tasks.graphs.validate_meta_graph import require_whole
 from tasks.parity import compare
 from tasks.parity.predictor import Predictor
 from tasks.probe import establish
-from tasks.records.adoption import Adopted, Found, Given, ProbeSource
+from tasks.records.adoption import Adopted, Found, ModelOptions, ProbeSource
 from tasks.records.baseline import Baseline, Variable
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
@@ -41,7 +41,7 @@ from tasks.user_code.source import ModelSource
 
 
 @dataclass
-class Brought:
+class SourceModel:
     """A brought model on its way to a run.
 
     `meta` is its graph, pinned, cut and with a Saver; `prefix` and `sources` where its values are, `live` what answers
@@ -62,7 +62,7 @@ class Brought:
 
 
 def adopt(
-    found: Found, given: Given, source: ProbeSource, options: SessionOptions, code: ModelSource | None, out: Path
+    found: Found, given: ModelOptions, source: ProbeSource, options: SessionOptions, code: ModelSource | None, out: Path
 ) -> None:
     """Leave a run of a brought model in `out`.
 
@@ -81,8 +81,8 @@ def adopt(
 
 @contextmanager
 def opened(
-    found: Found, given: Given, code: ModelSource | None, options: SessionOptions, scratch: Path
-) -> Iterator[Brought]:
+    found: Found, given: ModelOptions, code: ModelSource | None, options: SessionOptions, scratch: Path
+) -> Iterator[SourceModel]:
     """A brought model, opened by its own loader. Raises as `adopt`."""
     option_use.require_used(found, given, coded=code is not None)
     if found.form.of_keras and code is None:
@@ -103,7 +103,9 @@ def opened(
 
 
 @contextmanager
-def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, scratch: Path) -> Iterator[Brought]:
+def _of_graph(
+    found: Found, given: ModelOptions, meta: Any, options: SessionOptions, scratch: Path
+) -> Iterator[SourceModel]:
     where = str(found.path)
     require_whole(meta, where)
     resolved = resolve.resolve(meta, given)
@@ -144,7 +146,7 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
             complete = flatten.with_saver(flat, held, None)
             names = _described(complete, names)
             notes += rewrite.reshaped(live.session.graph, asked, names.signatures)
-            yield Brought(complete, values, held, live, asked, names, places, notes, dict(resolved.pins))
+            yield SourceModel(complete, values, held, live, asked, names, places, notes, dict(resolved.pins))
         return
     prefix = found.path if found.form.of_saver else None
     sources: dict[str, Slice] = {}
@@ -170,10 +172,10 @@ def _of_graph(found: Found, given: Given, meta: Any, options: SessionOptions, sc
     form = found.form.value
     with original.restored(form, whole, prefix, sources, asked, pins, table_init, assets, places, options) as live:
         notes += rewrite.reshaped(live.session.graph, asked, names.signatures)
-        yield Brought(complete, prefix, sources, live, asked, names, places, notes, dict(resolved.pins))
+        yield SourceModel(complete, prefix, sources, live, asked, names, places, notes, dict(resolved.pins))
 
 
-def _of_object(live: LivePredictor, given: Given, scratch: Path) -> Brought:
+def _of_object(live: LivePredictor, given: ModelOptions, scratch: Path) -> SourceModel:
     """A live object, exported and flattened."""
     chosen = {key: one for key, one in live.signatures.items() if given.signature in (None, key)}
     if given.inputs or given.outputs or given.pins or not chosen:
@@ -195,7 +197,7 @@ def _of_object(live: LivePredictor, given: Given, scratch: Path) -> Brought:
     sources = graphs.restored_slices(meta.graph_def, meta.saver_def)
     asked = tuple(chosen[one.key].model_copy(update={"allow_nonfinite": one.allow_nonfinite}) for one in signatures_)
     notes = _training(meta.graph_def, outputs)
-    return Brought(meta, prefix, sources, live, asked, names, places, notes, paths=paths)
+    return SourceModel(meta, prefix, sources, live, asked, names, places, notes, paths=paths)
 
 
 def outputs_of(asked: tuple[Signature, ...]) -> list[str]:
@@ -203,7 +205,7 @@ def outputs_of(asked: tuple[Signature, ...]) -> list[str]:
     return [spec.tensor for signature in asked for spec in signature.outputs.values()]
 
 
-def probe_of(brought: Brought, found: Found, source: ProbeSource) -> tuple[Tensors, str]:
+def probe_of(brought: SourceModel, found: Found, source: ProbeSource) -> tuple[Tensors, str]:
     """What a brought model is asked, and where that comes from: the file given, its own code, or what else there is.
 
     Raises:
@@ -220,7 +222,7 @@ def probe_of(brought: Brought, found: Found, source: ProbeSource) -> tuple[Tenso
     return {name: own[name] for name in wanted}, "the model's own"
 
 
-def _leave(brought: Brought, found: Found, source: ProbeSource, options: SessionOptions, out: Path) -> None:
+def _leave(brought: SourceModel, found: Found, source: ProbeSource, options: SessionOptions, out: Path) -> None:
     """Write the run's files, and the baseline last."""
     rows, words = probe_of(brought, found, source)
     names, meta, sources = brought.names, brought.meta, brought.sources
@@ -276,7 +278,7 @@ def _require_usable(record: Baseline, finite: Container[str]) -> None:
         raise ParityError(error.where, error.expected, error.found, remedy, error.facts) from None
 
 
-def _variables(brought: Brought, sources: Mapping[str, Slice]) -> list[Variable]:
+def _variables(brought: SourceModel, sources: Mapping[str, Slice]) -> list[Variable]:
     """Every variable with the original's own value, by the name that it has in the flattened graph.
 
     Raises:
@@ -303,7 +305,7 @@ def _node(meta: Any, name: str) -> Any:
     return next(node for node in meta.graph_def.node if node.name == name)
 
 
-def global_step(brought: Brought, found: Found) -> int:
+def global_step(brought: SourceModel, found: Found) -> int:
     """Where a brought model stands: the global step that its checkpoint holds, else what its name says, else 0."""
     names, prefix, sources = brought.names, brought.prefix, brought.sources
     variable = graphs.node_name(names.global_step) if names.global_step else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import detect
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
 
 _CHECKPOINTS = (Form.SAVER_V1, Form.SAVER_V2)
@@ -12,7 +12,7 @@ _CODED = (*_CHECKPOINTS, Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5)
 _GRAPHS = (Form.META_GRAPH, Form.GRAPH_DEF)
 
 
-def require_used(found: Found, given: Given, *, coded: bool) -> None:
+def require_used(found: Found, given: ModelOptions, *, coded: bool) -> None:
     """Raise UsageError where an option is for models of another form: ignored in silence, it would be taken for done.
 
     `coded` says that there is Python code. Raises as `graph_of`, too.
@@ -37,7 +37,7 @@ def _useless(option: str, expected: str, found: str) -> UsageError:
     return UsageError(option, expected, found, f"leave {option.partition(' ')[0]} out: nothing here has use for it.")
 
 
-def graph_of(found: Found, given: Given) -> Found:
+def graph_of(found: Found, given: ModelOptions) -> Found:
     """What holds a model's graph: itself, or for a checkpoint the file of `--graph`, by its content wherever it lies.
 
     Raises:

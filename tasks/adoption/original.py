@@ -23,7 +23,7 @@ from tasks.graphs import graph as graphs
 from tasks.graphs.graph import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames, Signature
@@ -32,7 +32,7 @@ from tasks.tensors.tensor_file import Array, Tensors
 WITH_GRAPH = (Form.SAVER_V2, Form.SAVER_V1, Form.META_GRAPH, Form.GRAPH_DEF, Form.SAVED_MODEL)
 
 
-def graph(found: Found, given: Given) -> Any:
+def graph(found: Found, given: ModelOptions) -> Any:
     """The MetaGraphDef of a brought model, as it was saved but importable here; for a GraphDef one that holds only it.
 
     Importing it runs nothing (`unfolded`).
@@ -59,7 +59,7 @@ def graph(found: Found, given: Given) -> Any:
     raise UsageError(str(found.path), f"{what} beside the values ({found.form.value})", "none", remedy)
 
 
-def _of_saved_model(folder: Path, given: Given) -> Any:
+def _of_saved_model(folder: Path, given: ModelOptions) -> Any:
     path, sets = _sets(folder)
     wanted = frozenset(given.tags or ([saved_model.SERVE] if len(sets) > 1 else next(iter(sets))))
     if wanted not in sets:
@@ -299,7 +299,7 @@ def _said(error: Exception) -> str:
 
 
 def values_of(
-    meta: Any, prefix: Path, given: Given, targets: Iterable[str]
+    meta: Any, prefix: Path, given: ModelOptions, targets: Iterable[str]
 ) -> tuple[dict[str, Slice], Any | None, tuple[str, ...]]:
     """Which variables a checkpoint fills and from where, the SaverDef that does it if the graph has one, and notes.
 

@@ -19,7 +19,7 @@ from tasks.graphs import scan
 from tasks.graphs.validate_meta_graph import require_whole
 from tasks.inspection import collections, stored_tensors
 from tasks.inspection.stored_tensors import Listing, said
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
 from tasks.records.inspection import Inspection, KerasFound
 from tasks.signatures import propose
@@ -27,7 +27,7 @@ from tasks.signatures import propose
 _CHECKPOINTS = (Form.SAVER_V1, Form.SAVER_V2, Form.OBJECT_CHECKPOINT)
 
 
-def inspect(path: Path, given: Given, step: int | None, *, read: bool, values: bool) -> Inspection:
+def inspect(path: Path, given: ModelOptions, step: int | None, *, read: bool, values: bool) -> Inspection:
     """Everything that reading `path` tells. With `read`, every tensor of every shard; with `values`, their ranges.
 
     Raises:
@@ -80,7 +80,7 @@ def _tensors(found: Found, graph_rows: list[Any], read: bool, values: bool) -> L
     return Listing(graph_rows, [], True)
 
 
-def _of_graph(found: Found, given: Given, damage: list[str]) -> dict[str, Any]:
+def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str, Any]:
     try:
         meta = original.graph(found, given)
     except UsageError as error:

@@ -40,7 +40,7 @@ class ModelFiles(Record):
     step: int | None = None
 
 
-class Given(Record):
+class ModelOptions(Record):
     """Options for a source model. Those left out are taken from the model or requested from the user.
 
     `inputs` and `outputs` are `NAME[:shape[:dtype]]` or `ALIAS=NAME…`, where NAME is a tensor or an operation. `pins`

@@ -14,7 +14,7 @@ from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, Specs
 from tasks.graphs.validate import require_well_formed
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.base import Record
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.signatures import option_syntax, ranking
@@ -40,7 +40,7 @@ class Resolved(Record):
     notes: tuple[str, ...] = ()
 
 
-def resolve(meta: Any, given: Given) -> Resolved:
+def resolve(meta: Any, given: ModelOptions) -> Resolved:
     """The signatures to ship: those that the user names, else all that the model declares, else what its collections name.
 
     Raises:
@@ -71,7 +71,7 @@ def resolve(meta: Any, given: Given) -> Resolved:
     return Resolved(signatures=found, pins=pins, cuts=tuple(cuts), notes=tuple(notes))
 
 
-def _asked(meta: Any, specs: Specs, given: Given, pins: Mapping[str, Any]) -> Signature:
+def _asked(meta: Any, specs: Specs, given: ModelOptions, pins: Mapping[str, Any]) -> Signature:
     if not given.outputs:
         raise proposals.ask(meta, specs, "--output as well as --input", [])
     wanted = [option_syntax.tensor(specs, "--output", text) for text in given.outputs]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adoption import adopt
-from tasks.adoption.adopt import Brought
+from tasks.adoption.adopt import SourceModel
 from tasks.baseline import record as baselines
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, ParityError, UsageError
@@ -28,7 +28,7 @@ from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.probe import establish
-from tasks.records.adoption import Found, Given, ProbeSource
+from tasks.records.adoption import Found, ModelOptions, ProbeSource
 from tasks.records.forms import LIVE_SESSION
 from tasks.records.parity import ParityReport, ParityTest, Tolerance
 from tasks.records.settings import Training
@@ -42,7 +42,7 @@ from tasks.training.graph_mode import SessionTrainee, saver_of
 from tasks.user_code.model import Graph
 
 
-def train(given: Given, source: ProbeSource, training: Training, out: Path) -> None:
+def train(given: ModelOptions, source: ProbeSource, training: Training, out: Path) -> None:
     """Train to the global step `training.steps`, going on from `out`'s last whole checkpoint, else from the brought one.
 
     Raises:
@@ -72,7 +72,7 @@ def train(given: Given, source: ProbeSource, training: Training, out: Path) -> N
 class _Start:
     """A brought model about to be trained: its graph imported, what trains it, and where it stands."""
 
-    brought: Brought
+    brought: SourceModel
     found: Found
     graph: Any
     saving: Any
@@ -83,7 +83,7 @@ class _Start:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, brought: Brought, found: Found, training: Training) -> _Start:
+    def of(cls, brought: SourceModel, found: Found, training: Training) -> _Start:
         """Raises as `train`, before anything of the graph is run for training."""
         import tensorflow as tf
 
@@ -118,7 +118,7 @@ class _Start:
         return cls(brought, found, graph, saving, names, feeds, step, unused, train_ops.defaults(part))
 
 
-def _require_held(needed: set[str], brought: Brought, part: Any, targets: list[str]) -> None:
+def _require_held(needed: set[str], brought: SourceModel, part: Any, targets: list[str]) -> None:
     """Raise CoverageError where training needs what the checkpoint does not hold."""
     assert brought.prefix is not None
     if missing := sorted(needed - brought.sources.keys()):
@@ -138,14 +138,14 @@ def _require_held(needed: set[str], brought: Brought, part: Any, targets: list[s
         raise CoverageError(f"{brought.prefix.name}: what the train op reads", what, ", ".join(state[:5]), remedy)
 
 
-def _write_inputs(brought: Brought, source: ProbeSource, out: Path) -> None:
+def _write_inputs(brought: SourceModel, source: ProbeSource, out: Path) -> None:
     rows, _ = establish.establish(source, brought.meta, brought.names.signatures, None, brought.places)
     run = TrainingRun(out)
     tensor_file.write_tensors(run.probe_file, rows)
     run.copy_assets(brought.places)
 
 
-def _answers(brought: Brought, rows: Tensors, training: Training, scratch: Path) -> Tensors:
+def _answers(brought: SourceModel, rows: Tensors, training: Training, scratch: Path) -> Tensors:
     """What the original answers. Raises NondeterministicError or ParityError where that is no baseline."""
     run = TrainingRun(scratch)
     record = baselines.record(run, 0, brought.live, brought.asked, rows, (), (), training.session)

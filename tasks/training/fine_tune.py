@@ -19,7 +19,7 @@ from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.graphs.graph import Slice
 from tasks.isolate import progress
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.coverage import VariableStatus
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
@@ -27,7 +27,7 @@ from tasks.records.start import StartedFrom
 
 
 def begin(
-    session: Any, names: GraphNames, sources: Mapping[str, Slice], training: Training, given: Given, out: Path
+    session: Any, names: GraphNames, sources: Mapping[str, Slice], training: Training, given: ModelOptions, out: Path
 ) -> None:
     """Restore into an initialised session what `training.restore` chooses of the checkpoint `training.start`.
 
@@ -82,7 +82,7 @@ def leave(started: StartedFrom, out: Path) -> None:
     progress({"started": started.described()})
 
 
-def _mapped(given: Given, variables: set[str], keys: set[str]) -> dict[str, Slice]:
+def _mapped(given: ModelOptions, variables: set[str], keys: set[str]) -> dict[str, Slice]:
     renamed = original.renamed(given.var_map)
     for variable, key in renamed.items():
         if variable not in variables or key not in keys:

@@ -18,7 +18,7 @@ from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.baseline import Variable
 from tasks.records.forms import LIVE_SESSION
 from tasks.records.settings import Training
@@ -34,7 +34,7 @@ def train(
     model: Any,
     source: ModelSource,
     training: Training,
-    given: Given,
+    given: ModelOptions,
     out: Path,
     steps: int,
     hyperparameters: Mapping[str, Any],

@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 from tasks.errors import UsageError
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.settings import Training
 from tasks.training import cluster as clusters
 from tasks.training import continue_checkpoint, graph_mode, object_mode
@@ -22,7 +22,7 @@ from tasks.user_code.source import ModelSource
 
 
 def train(
-    source: ModelSource | None, training: Training, given: Given, probe: ProbeSource, cluster: Cluster, out: Path
+    source: ModelSource | None, training: Training, given: ModelOptions, probe: ProbeSource, cluster: Cluster, out: Path
 ) -> None:
     """Train to the final global step, going on from the last whole checkpoint that `out` holds.
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from tasks.adoption.adopt import Brought
+from tasks.adoption.adopt import SourceModel
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
@@ -19,7 +19,7 @@ _WRITES = ("Assign", "AssignAdd", "AssignVariableOp", "AssignAddVariableOp")
 _TABLES = re.compile(r"(Anonymous)?HashTable(V2)?")
 
 
-def named(brought: Brought, training: Training) -> GraphNames:
+def named(brought: SourceModel, training: Training) -> GraphNames:
     """The brought model's names with the train op and the loss that the user names, or the graph's collections.
 
     Raises:
@@ -39,7 +39,7 @@ def named(brought: Brought, training: Training) -> GraphNames:
     return brought.names.model_copy(update={"train_op": _train_op(brought, training), "loss": loss})
 
 
-def _train_op(brought: Brought, training: Training) -> str:
+def _train_op(brought: SourceModel, training: Training) -> str:
     graph_def = brought.meta.graph_def
     nodes = {node.name for node in graph_def.node}
     remedy = "name the operation that trains: --train-op NAME."
@@ -66,7 +66,7 @@ def targets(names: GraphNames) -> list[str]:
     return [str(names.train_op), *([names.loss] if names.loss else [])]
 
 
-def aliases(brought: Brought) -> dict[str, str]:
+def aliases(brought: SourceModel) -> dict[str, str]:
     """Other names of the graph's inputs: the signatures' own, and the tensor where the graph was cut."""
     found: dict[str, str] = {}
     clashing: set[str] = set()
@@ -78,7 +78,7 @@ def aliases(brought: Brought) -> dict[str, str]:
     return {name: tensor for name, tensor in found.items() if name not in clashing}
 
 
-def part(brought: Brought, names: GraphNames, feeds: Collection[str]) -> Any:
+def part(brought: SourceModel, names: GraphNames, feeds: Collection[str]) -> Any:
     """The GraphDef of what one step of training runs when `feeds` are fed, for looking at and not for running.
 
     Raises:

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks import isolate
-from tasks.adoption.adopt import Brought, outputs_of, probe_of
+from tasks.adoption.adopt import SourceModel, outputs_of, probe_of
 from tasks.baseline import record as baselines
 from tasks.errors import NondeterministicError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
 from tasks.parity import compare as parity
 from tasks.parity.predictor import Predictor
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.parity import ParityReport, Tolerance
@@ -66,7 +66,7 @@ class Comparison(Record):
 
 def compare(
     paths: Sequence[Path],
-    given: Given,
+    given: ModelOptions,
     code: ModelSource | None,
     options: SessionOptions,
     source: ProbeSource,
@@ -134,7 +134,7 @@ def _ask(live: Predictor, signatures: Iterable[Signature], rows: Tensors, where:
     return answers
 
 
-def _wanted(brought: Brought) -> Iterable[TensorFact]:
+def _wanted(brought: SourceModel) -> Iterable[TensorFact]:
     """The variables that the outputs need; where there are none, the constants that may have been some."""
     if brought.names.needed:
         names = {brought.paths.get(name, name) for name in brought.names.needed}
@@ -144,7 +144,7 @@ def _wanted(brought: Brought) -> Iterable[TensorFact]:
     return [fact for fact in held if fact.size > 1 and "float" in fact.dtype]
 
 
-def _random(brought: Brought) -> tuple[str, ...]:
+def _random(brought: SourceModel) -> tuple[str, ...]:
     return scan.scan(brought.meta.graph_def, outputs_of(brought.names.signatures)).train_mode[:_NAMED]
 
 

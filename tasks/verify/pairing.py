@@ -8,7 +8,7 @@ from typing import Any
 from tasks.adoption import option_use
 from tasks.errors import UsageError
 from tasks.graphs.tensor_specs import PLACEHOLDERS, Specs
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.base import Record
 from tasks.records.forms import Form
 from tasks.records.signature import Signature, TensorSpec
@@ -28,7 +28,7 @@ class Pair(Record):
     outputs: dict[str, str]
 
 
-def given_for(meta: Any | None, given: Given) -> Given:
+def given_for(meta: Any | None, given: ModelOptions) -> ModelOptions:
     """What of the user's words is for the model of this graph; None for one that is opened from code or from Keras.
 
     Inputs and outputs are where all those tensors are in its graph, or where it declares no signature of its own; pins
@@ -48,7 +48,7 @@ def given_for(meta: Any | None, given: Given) -> Given:
     return given.model_copy(update={"inputs": (), "outputs": (), "pins": pins, "signature": key})
 
 
-def code_for(found: Found, given: Given, code: ModelSource | None) -> tuple[Given, ModelSource | None]:
+def code_for(found: Found, given: ModelOptions, code: ModelSource | None) -> tuple[ModelOptions, ModelSource | None]:
     """What is given beside models, as far as it is for this one: graph, code and name map for one without its graph,
     tags for a SavedModel."""
     alone = found.form in _CHECKPOINTS and found.meta is None
@@ -60,7 +60,7 @@ def code_for(found: Found, given: Given, code: ModelSource | None) -> tuple[Give
     return kept, code if alone or found.form in (Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5) else None
 
 
-def words(given: Given, code: ModelSource | None) -> tuple[str, ...]:
+def words(given: ModelOptions, code: ModelSource | None) -> tuple[str, ...]:
     """The user's words as options, to find those that were for no model at all."""
     options = [*(f"--input {text}" for text in given.inputs), *(f"--output {text}" for text in given.outputs)]
     options += [f"--pin {name}" for name in given.pins]

@@ -12,7 +12,7 @@ from tasks.adoption import adopt
 from tasks.errors import PipelineError, UsageError
 from tasks.parity.predictor import Predictor
 from tasks.probe import files, fit
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.base import Record
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
@@ -30,7 +30,7 @@ class Predicted(Record):
 
 
 def predict(
-    found: Found, given: Given, code: ModelSource | None, options: SessionOptions, file: Path, out: Path
+    found: Found, given: ModelOptions, code: ModelSource | None, options: SessionOptions, file: Path, out: Path
 ) -> Predicted:
     """Write the outputs for the inputs in `file` to `out`, keyed `signature/output`.
 

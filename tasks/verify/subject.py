@@ -10,9 +10,9 @@ from typing import Any
 
 from tasks.adoption import adopt, original
 from tasks.adoption import from_code as codes
-from tasks.adoption.adopt import Brought
+from tasks.adoption.adopt import SourceModel
 from tasks.forms.detect import detect
-from tasks.records.adoption import Found, Given
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
@@ -28,12 +28,12 @@ class Subject:
 
     name: str
     found: Found
-    given: Given
+    given: ModelOptions
     code: ModelSource | None
     options: SessionOptions
 
 
-def subject(path: Path, given: Given, code: ModelSource | None, options: SessionOptions) -> Subject:
+def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: SessionOptions) -> Subject:
     """The model at `path`. Raises as `detect`."""
     found = detect(path)
     kept, kept_code = pairing.code_for(found, given, code)
@@ -41,14 +41,14 @@ def subject(path: Path, given: Given, code: ModelSource | None, options: Session
 
 
 @contextmanager
-def opened(one: Subject, scratch: Path) -> Iterator[tuple[Brought, tuple[str, ...]]]:
+def opened(one: Subject, scratch: Path) -> Iterator[tuple[SourceModel, tuple[str, ...]]]:
     """The model, and the user's words that were for it. Raises as `adoption.opened`."""
     given = pairing.given_for(_graph(one), one.given)
     with adopt.opened(one.found, given, one.code, one.options, scratch) as brought:
         yield brought, pairing.words(given, one.code)
 
 
-def asked(brought: Brought) -> tuple[Signature, ...]:
+def asked(brought: SourceModel) -> tuple[Signature, ...]:
     """What is asked of a model, with the dtypes that it has where it is opened."""
     return tuple(brought.live.signatures[one.key] for one in brought.asked)
 

@@ -16,7 +16,7 @@ from tasks.checkpoint import checkpoint
 from tasks.errors import DamagedError, UnsupportedGraph, UsageError
 from tasks.export import export
 from tasks.freeze import freeze
-from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.settings import Selection, SessionOptions
 from tasks.restore_verify import restore_verify
@@ -25,10 +25,10 @@ from tasks.tensors import tensor_file
 from tasks.user_code.source import ModelSource
 from tests.makers import trainable_checkpoints
 
-GIVEN = Given()
+GIVEN = ModelOptions()
 
 
-def adopted(path: Path, given: Given = GIVEN, code: ModelSource | None = None) -> Artifact:
+def adopted(path: Path, given: ModelOptions = GIVEN, code: ModelSource | None = None) -> Artifact:
     return adopt(ModelFiles(name="m", path=path), given, ProbeSource(), SessionOptions(), code)
 
 
@@ -84,7 +84,7 @@ def test_a_shape_that_is_declared_narrower_than_the_graph_ships_as_declared_and_
 ) -> None:
     path = saved(tmp_path, "shared_placeholder")
     isolate.call(trainable_checkpoints.declare_rows, path, ["b"], 1)
-    made = adopted(path, Given(signature="b"))
+    made = adopted(path, ModelOptions(signature="b"))
     assert notes(made) == ("input x of b takes [1,3] only, as declared; the graph's own takes [?,3]",)
     assert tensor_file.read_tensors(made.path / "probe.tensors")["b/x"].shape == (1, 3)
 
@@ -145,7 +145,7 @@ def test_a_signature_key_that_no_name_can_follow_is_refused(run: Run, tmp_path: 
     with pytest.raises(UsageError, match="keys that are not empty and hold no slash") as raised:
         adopted(path)
     assert repr(key) in str(raised.value)
-    made = adopted(path, Given(inputs=("x:0",), outputs=("y=mul:0",)))
+    made = adopted(path, ModelOptions(inputs=("x:0",), outputs=("y=mul:0",)))
     assert [one.key for one in TrainingRun(made.path).names().signatures] == ["serving_default"]
 
 
@@ -159,7 +159,7 @@ def test_rows_that_the_code_beside_a_checkpoint_does_not_give_are_asked_for(run:
     )
     with pytest.raises(UsageError, match=r"probe\(\): expected rows for a/x, b/x, found none for b/x"):
         adopted(tmp_path / "model.ckpt", code=code)
-    made = adopted(tmp_path / "model.ckpt", Given(signature="a"), code)
+    made = adopted(tmp_path / "model.ckpt", ModelOptions(signature="a"), code)
     np.testing.assert_array_equal(
         tensor_file.read_tensors(made.path / "baselines" / "0.tensors")["a/y"], np.full((4, 3), 2)
     )

@@ -24,23 +24,23 @@ from tasks.errors import (
 )
 from tasks.forms.detect import detect
 from tasks.isolate import Limits
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
 from tests.adoption.pipeline import Shipyard
 from tests.forms import object_calls
 from tests.makers import hostile_models, one_network_in_every_form
 
-NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
-XY = Given(inputs=("x",), outputs=("y",))
+NAMED = ModelOptions(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
+XY = ModelOptions(inputs=("x",), outputs=("y",))
 
 
-def adopt(path: Path, given: Given, out: Path) -> None:
+def adopt(path: Path, given: ModelOptions, out: Path) -> None:
     """What the step does, without its store."""
     out.mkdir()
     isolate.call(adoption.adopt, detect(path), given, ProbeSource(rows=3), SessionOptions(), None, out)
 
 
-def refusal(path: Path, given: Given, out: Path, **limits: Any) -> PipelineError:
+def refusal(path: Path, given: ModelOptions, out: Path, **limits: Any) -> PipelineError:
     with isolate.limits(Limits(**{"seconds": 60.0, "memory": 3 * 2**30, **limits})), pytest.raises(PipelineError) as at:
         adopt(path, given, out)
     said = str(at.value)
@@ -83,7 +83,9 @@ def test_an_empty_or_truncated_file_is_damage_and_is_named(copy: Copy, tmp_path:
     folder = copy(way)
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[: int(kept * len(content))])
-    error = refusal(folder / path, Given() if path in ("model", "model.keras", "model.h5") else NAMED, tmp_path / "out")
+    error = refusal(
+        folder / path, ModelOptions() if path in ("model", "model.keras", "model.h5") else NAMED, tmp_path / "out"
+    )
     assert isinstance(error, DamagedError), error
     assert Path(file).name.split(".data")[0].split(".index")[0] in str(error)
 
@@ -183,14 +185,14 @@ def test_a_graph_that_cannot_be_run_here(
 
 def test_an_unknown_python_class_is_an_error_of_its_own(tmp_path: Path) -> None:
     isolate.call(object_calls.save_custom, tmp_path / "model.keras")
-    error = refusal(tmp_path / "model.keras", Given(), tmp_path / "out")
+    error = refusal(tmp_path / "model.keras", ModelOptions(), tmp_path / "out")
     assert type(error) is UnsupportedGraph
     assert "Python class unknown" in str(error)
 
 
 def test_a_saved_model_without_a_meta_graph(tmp_path: Path) -> None:
     isolate.call(hostile_models.no_meta_graphs, tmp_path / "model")
-    error = refusal(tmp_path / "model", Given(), tmp_path / "out")
+    error = refusal(tmp_path / "model", ModelOptions(), tmp_path / "out")
     assert isinstance(error, DamagedError)
     assert "0 MetaGraphDefs" in str(error)
 
@@ -267,7 +269,7 @@ def test_what_a_saved_models_loader_would_run_is_judged_too(tmp_path: Path) -> N
     target = tmp_path / "target"
     isolate.call(hostile_models.attack, "WriteFile", target, tmp_path / "graph.pb")
     path = Path(isolate.call(hostile_models.wrapped, tmp_path / "graph.pb", "main op"))
-    error = refusal(path, Given(), tmp_path / "out")
+    error = refusal(path, ModelOptions(), tmp_path / "out")
     assert isinstance(error, UnsafeGraph)
     assert not target.exists()
 
@@ -296,7 +298,7 @@ def test_an_asset_entry_that_leads_out_of_a_saved_model_is_refused(tmp_path: Pat
     pointed = secret if named == "elsewhere" else Path(named)
     isolate.call(hostile_models.saved_table_of, tmp_path / "words.txt", pointed, folder)
     (tmp_path / "words.txt").unlink()
-    error = refusal(folder, Given(), tmp_path / "out")
+    error = refusal(folder, ModelOptions(), tmp_path / "out")
     assert isinstance(error, UnsafeGraph | DamagedError)
     assert not list((tmp_path / "out").rglob("*passwd*")) + list((tmp_path / "out").rglob("secret*"))
 

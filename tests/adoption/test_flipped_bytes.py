@@ -24,15 +24,15 @@ from tasks.adoption import adopt
 from tasks.errors import PipelineError
 from tasks.forms.detect import detect
 from tasks.isolate import Limits
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
 from tasks.tensors import tensor_file
 from tasks.user_code.source import ModelSource
 from tests.adoption.pipeline import Shipyard
 from tests.makers import one_network_in_every_form
 
-NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
-GRAPH = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",), graph=Path("graph.pb"))
+NAMED = ModelOptions(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
+GRAPH = ModelOptions(inputs=("x=net/x:0",), outputs=("y=net/y:0",), graph=Path("graph.pb"))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Victim:
     way: Callable[[Path], None]
     path: str
     file: str
-    given: Given
+    given: ModelOptions
     checked: bool = False
 
 
@@ -66,37 +66,45 @@ VICTIMS = {
     "graph .pb": Victim(one_network_in_every_form.without_meta, "model.ckpt-7", "graph.pb", GRAPH),
     "frozen .pb": Victim(one_network_in_every_form.frozen, "frozen.pb", "frozen.pb", NAMED),
     "frozen .pbtxt": Victim(one_network_in_every_form.frozen, "frozen.pbtxt", "frozen.pbtxt", NAMED),
-    "TF1 saved_model.pb": Victim(one_network_in_every_form.simple_save, "model", "model/saved_model.pb", Given()),
+    "TF1 saved_model.pb": Victim(
+        one_network_in_every_form.simple_save, "model", "model/saved_model.pb", ModelOptions()
+    ),
     "TF1 variables.index": Victim(
-        one_network_in_every_form.simple_save, "model", "model/variables/variables.index", Given(), checked=True
+        one_network_in_every_form.simple_save, "model", "model/variables/variables.index", ModelOptions(), checked=True
     ),
     "TF1 variables.data": Victim(
         one_network_in_every_form.simple_save,
         "model",
         "model/variables/variables.data-00000-of-00001",
-        Given(),
+        ModelOptions(),
         checked=True,
     ),
     "TF2 saved_model.pb": Victim(
-        one_network_in_every_form.module_with_a_table, "model", "model/saved_model.pb", Given()
+        one_network_in_every_form.module_with_a_table, "model", "model/saved_model.pb", ModelOptions()
     ),
     "TF2 variables.data": Victim(
         one_network_in_every_form.module_with_a_table,
         "model",
         "model/variables/variables.data-00000-of-00001",
-        Given(),
+        ModelOptions(),
         checked=True,
     ),
-    "TF2 vocabulary": Victim(one_network_in_every_form.module_with_a_table, "model", "model/assets/words.txt", Given()),
-    "keras archive": Victim(
-        one_network_in_every_form.keras_archive, "model.keras", "model.keras", Given(), checked=True
+    "TF2 vocabulary": Victim(
+        one_network_in_every_form.module_with_a_table, "model", "model/assets/words.txt", ModelOptions()
     ),
-    "keras hdf5": Victim(one_network_in_every_form.keras_hdf5, "model.h5", "model.h5", Given()),
+    "keras archive": Victim(
+        one_network_in_every_form.keras_archive, "model.keras", "model.keras", ModelOptions(), checked=True
+    ),
+    "keras hdf5": Victim(one_network_in_every_form.keras_hdf5, "model.h5", "model.h5", ModelOptions()),
     "object checkpoint index": Victim(
-        one_network_in_every_form.object_checkpoint, "ckpt-7", "ckpt-7.index", Given(), checked=True
+        one_network_in_every_form.object_checkpoint, "ckpt-7", "ckpt-7.index", ModelOptions(), checked=True
     ),
     "object checkpoint data": Victim(
-        one_network_in_every_form.object_checkpoint, "ckpt-7", "ckpt-7.data-00000-of-00001", Given(), checked=True
+        one_network_in_every_form.object_checkpoint,
+        "ckpt-7",
+        "ckpt-7.data-00000-of-00001",
+        ModelOptions(),
+        checked=True,
     ),
 }
 ATTEMPTS = 3  # each; with the one that is written out, and in another place for every form

@@ -17,7 +17,7 @@ from tasks.convert import convert
 from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
 from tasks.export import export
 from tasks.freeze import freeze
-from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.forms import Target
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.settings import Selection, SessionOptions
@@ -26,7 +26,7 @@ from tasks.step import Run
 from tasks.user_code.source import ModelSource
 from tests.makers import odd_models, one_network_in_every_form
 
-XY = Given(inputs=("x=x:0",), outputs=("y=y:0",))
+XY = ModelOptions(inputs=("x=x:0",), outputs=("y=y:0",))
 
 
 def made(folder: Path, way: Any, *arguments: Any, **options: Any) -> Path:
@@ -38,7 +38,7 @@ def made(folder: Path, way: Any, *arguments: Any, **options: Any) -> Path:
     return path
 
 
-def adopted(path: Path, given: Given = XY, step: int | None = None) -> Artifact:
+def adopted(path: Path, given: ModelOptions = XY, step: int | None = None) -> Artifact:
     return adopt(ModelFiles(name="m", path=path, step=step), given, ProbeSource(rows=5), SessionOptions(), None)
 
 
@@ -78,7 +78,7 @@ def test_a_variable_of_open_shape_takes_the_checkpoints(run: Run, tmp_path: Path
 
 
 def test_a_modules_variable_of_open_shape_ships_too(run: Run, tmp_path: Path) -> None:
-    assert candidates(adopted(made(tmp_path, odd_models.open_module), Given())) >= EVERY - {"frozen_graph"}
+    assert candidates(adopted(made(tmp_path, odd_models.open_module), ModelOptions())) >= EVERY - {"frozen_graph"}
 
 
 @pytest.mark.parametrize(("rows", "columns", "whole"), [(5, 2, True), (3, 4, False), (2, 3, False)])
@@ -130,17 +130,17 @@ def test_batch_statistics_in_what_ships_are_told(run: Run, tmp_path: Path) -> No
 
 
 def test_the_tags_of_what_ships_and_of_what_does_not_are_told(run: Run, tmp_path: Path) -> None:
-    alone = notes(adopted(made(tmp_path / "a", odd_models.tagged, [["train"]]), Given()))
+    alone = notes(adopted(made(tmp_path / "a", odd_models.tagged, [["train"]]), ModelOptions()))
     assert "its MetaGraph has the tags train, where a server looks for serve" in alone
-    beside = notes(adopted(made(tmp_path / "b", odd_models.tagged, [["serve"], ["train"]]), Given()))
+    beside = notes(adopted(made(tmp_path / "b", odd_models.tagged, [["serve"], ["train"]]), ModelOptions()))
     assert beside == "MetaGraphs of other tags are left out: train"
-    asked = notes(adopted(tmp_path / "b" / "model", Given(tags=("train",))))
+    asked = notes(adopted(tmp_path / "b" / "model", ModelOptions(tags=("train",))))
     assert "has the tags train" in asked and "left out: serve" in asked
-    assert notes(adopted(made(tmp_path / "c", odd_models.tagged, [["serve"]]), Given())) == ""
+    assert notes(adopted(made(tmp_path / "c", odd_models.tagged, [["serve"]]), ModelOptions())) == ""
 
 
 def test_an_unknown_op_that_no_output_reaches_is_left_out_of_a_saved_model(run: Run, tmp_path: Path) -> None:
-    taken = adopted(made(tmp_path, odd_models.unknown_op, "nothing"), Given())
+    taken = adopted(made(tmp_path, odd_models.unknown_op, "nothing"), ModelOptions())
     assert "SentencepieceTokenizeOp" in notes(taken)
     assert candidates(taken) == EVERY
 
@@ -148,11 +148,11 @@ def test_an_unknown_op_that_no_output_reaches_is_left_out_of_a_saved_model(run: 
 def test_an_unknown_op_that_loading_needs_is_named_with_its_library(run: Run, tmp_path: Path) -> None:
     path = made(tmp_path, odd_models.unknown_op, "load")
     with pytest.raises(UnsupportedGraph, match=r"odd \(SentencepieceTokenizeOp\), without which(.|\n)*tensorflow.text"):
-        adopted(path, Given())
+        adopted(path, ModelOptions())
 
 
 def test_an_input_that_was_optional_is_told(run: Run, tmp_path: Path) -> None:
-    taken = adopted(made(tmp_path, odd_models.optional_input), Given())
+    taken = adopted(made(tmp_path, odd_models.optional_input), ModelOptions())
     assert "signature serving_default: optional inputs become required: scale" in notes(taken)
 
 
@@ -162,11 +162,11 @@ def test_a_module_of_the_users_wins_over_one_of_pythons(run: Run, tmp_path: Path
     (tmp_path / "mine.py").rename(tmp_path / f"{name}.py")
     code = ModelSource(name="mine", module=name, attribute="Mine", folder=tmp_path)
     files = ModelFiles(name="m", path=tmp_path / "model.ckpt-7")
-    assert adopt(files, Given(), ProbeSource(rows=5), SessionOptions(), code).path.is_dir()
+    assert adopt(files, ModelOptions(), ProbeSource(rows=5), SessionOptions(), code).path.is_dir()
 
 
 def test_one_tensor_as_two_inputs_is_asked_about(run: Run, tmp_path: Path) -> None:
     path = made(tmp_path, odd_models.one_tensor_twice)
     with pytest.raises(UsageError, match=r"x and z that are both x:0(.|\n)*name each tensor once"):
-        adopted(path, Given())
+        adopted(path, ModelOptions())
     assert adopted(path, XY).path.is_dir()

@@ -10,7 +10,7 @@ from tasks import isolate
 from tasks.adoption import original
 from tasks.errors import DamagedError, UsageError
 from tasks.forms.detect import detect
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tests.makers import originals as made
 
 
@@ -18,27 +18,27 @@ from tests.makers import originals as made
 def test_two_graphs_of_one_set_of_tags_are_damage(tmp_path: Path, sets: list[list[str]]) -> None:
     isolate.call(made.of_tags, sets, tmp_path / "model")
     with pytest.raises(DamagedError, match=f"two of {','.join(sorted(set(sets[0])))}"):
-        isolate.call(made.factor, tmp_path / "model", Given())
+        isolate.call(made.factor, tmp_path / "model", ModelOptions())
     with pytest.raises(DamagedError):
         isolate.call(made.signature_keys, tmp_path / "model")
 
 
 def test_a_graph_is_chosen_by_its_set_of_tags(tmp_path: Path) -> None:
     isolate.call(made.of_tags, [["serve", "gpu"], ["serve"]], tmp_path / "model")
-    assert isolate.call(made.factor, tmp_path / "model", Given()) == 2.0
-    assert isolate.call(made.factor, tmp_path / "model", Given(tags=("gpu", "serve"))) == 1.0
+    assert isolate.call(made.factor, tmp_path / "model", ModelOptions()) == 2.0
+    assert isolate.call(made.factor, tmp_path / "model", ModelOptions(tags=("gpu", "serve"))) == 1.0
     assert isolate.call(made.signature_keys, tmp_path / "model") == ["serving_default"]
     with pytest.raises(UsageError, match="--tags"):
-        isolate.call(made.factor, tmp_path / "model", Given(tags=("tpu",)))
+        isolate.call(made.factor, tmp_path / "model", ModelOptions(tags=("tpu",)))
 
 
 def test_a_saved_model_is_read_in_the_form_that_its_name_says_as_loaders_do(tmp_path: Path) -> None:
     for name in ("saved_model.pbtxt", "saved_model.pb"):
         isolate.call(made.of_tags, [["serve"]], tmp_path / name)
         isolate.call(made.as_text, tmp_path / name, name)
-    assert isolate.call(made.factor, tmp_path / "saved_model.pbtxt", Given()) == 1.0
+    assert isolate.call(made.factor, tmp_path / "saved_model.pbtxt", ModelOptions()) == 1.0
     with pytest.raises(DamagedError, match="a whole SavedModel"):
-        isolate.call(original.graph, detect(tmp_path / "saved_model.pb"), Given())
+        isolate.call(original.graph, detect(tmp_path / "saved_model.pb"), ModelOptions())
 
 
 @pytest.mark.parametrize("form", ["graph.pb", "model"])

@@ -167,9 +167,9 @@ def coded(path: Path) -> None:
     """Say whether code beside a file is of use; raises as `require_used`."""
     from tasks.adoption import option_use
     from tasks.forms import detect
-    from tasks.records.adoption import Given
+    from tasks.records.adoption import ModelOptions
 
-    option_use.require_used(detect.detect(path), Given(), coded=True)
+    option_use.require_used(detect.detect(path), ModelOptions(), coded=True)
 
 
 def answers_as_saved(name: str, path: Path) -> bool:

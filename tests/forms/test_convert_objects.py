@@ -18,7 +18,7 @@ from tasks.convert import convert
 from tasks.errors import CoverageError, ParityError, UnsafeGraph, UsageError
 from tasks.forms import object_checkpoint
 from tasks.forms.detect import detect
-from tasks.records.adoption import Given, ModelFiles, ProbeSource
+from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.baseline import Baseline
 from tasks.records.forms import Form, Target
 from tasks.records.parity import ParityReport, Tolerance
@@ -61,7 +61,7 @@ def trained(source: ModelSource, **hyperparameters: Any) -> Artifact:
 
 
 def adopted(path: Path, code: ModelSource | None, probe: ProbeSource | None = None) -> Artifact:
-    return adopt(ModelFiles(name="again", path=path), Given(), probe or ProbeSource(), SessionOptions(), code)
+    return adopt(ModelFiles(name="again", path=path), ModelOptions(), probe or ProbeSource(), SessionOptions(), code)
 
 
 def probe_of(run: Artifact, out: Path) -> ProbeSource:
@@ -187,7 +187,7 @@ def test_a_graph_that_was_brought_has_no_objects(run: Run, tmp_path: Path) -> No
     from tests.makers import inspected_files
 
     isolate.call(inspected_files.checkpoint, tmp_path / "model.ckpt")
-    given = Given(inputs=("x:0",), outputs=("y:0",))
+    given = ModelOptions(inputs=("x:0",), outputs=("y:0",))
     made = adopt(ModelFiles(name="a", path=tmp_path), given, ProbeSource(), SessionOptions(), None)
     for to in (OBJECTS, KERAS):
         assert "and this is Saver checkpoint V2, without code" in not_made(converted(made, to, None, tmp_path))

@@ -13,7 +13,7 @@ from tasks.errors import DamagedError, PipelineError, UsageError
 from tasks.forms.detect import detect, sniff
 from tasks.inspection import inspect
 from tasks.isolate import Limits
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.forms import Form
 from tests.forms import bytes_read
 from tests.makers import inspected_files
@@ -57,7 +57,7 @@ def test_a_pipe_is_refused_and_not_waited_for(saved: Path, tmp_path: Path, pipe:
             with pytest.raises(UsageError, match="a pipe, a socket or a device"):
                 isolate.call(detect, asked)
         try:
-            isolate.call(inspect.inspect, asked, Given(), None, read=True, values=False)
+            isolate.call(inspect.inspect, asked, ModelOptions(), None, read=True, values=False)
         except UsageError as error:
             assert "a pipe" in str(error)
 
@@ -66,7 +66,7 @@ def test_a_pipe_beside_damage_is_not_waited_for_either(saved: Path, tmp_path: Pa
     folder = Path(shutil.copytree(saved / "checkpoint", tmp_path / "copied"))
     os.mkfifo(folder / "model.ckpt-7.data-00001-of-00003")
     with isolate.limits(Limits(seconds=20.0)):
-        found = isolate.call(inspect.inspect, folder, Given(), None, read=True, values=False)
+        found = isolate.call(inspect.inspect, folder, ModelOptions(), None, read=True, values=False)
     assert found.whole is False and "is missing" in found.damage[0]
 
 

@@ -14,12 +14,12 @@ from tasks.errors import DamagedError
 from tasks.forms.detect import detect
 from tasks.inspection import inspect
 from tasks.isolate import Limits
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
 from tests.adoption.pipeline import Shipyard
 from tests.makers import impossible_graphs, one_network_in_every_form
 
-NAMED = Given(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
+NAMED = ModelOptions(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
 SAVER = (one_network_in_every_form.saver_v2, "model.ckpt-7.meta", "model.ckpt-7")
 RESOURCES = (one_network_in_every_form.saver_v2_resource_variables, "model.ckpt-7.meta", "model.ckpt-7")
 FROZEN = (one_network_in_every_form.frozen, "frozen.pb", "frozen.pb")
@@ -44,10 +44,10 @@ def test_it_is_damage_and_no_traceback(
     way, file, path = written
     folder = Path(shutil.copytree(yard.written(way), tmp_path / "hurt"))
     isolate.call(impossible_graphs.mutate, kind, folder / file)
-    given = Given() if "signature" in kind or way is one_network_in_every_form.simple_save else NAMED
+    given = ModelOptions() if "signature" in kind or way is one_network_in_every_form.simple_save else NAMED
     (tmp_path / "out").mkdir()
     with isolate.limits(Limits(seconds=60.0, memory=3 * 2**30)):
-        looked = isolate.call(inspect.inspect, folder / path, Given(), None, read=False, values=False)
+        looked = isolate.call(inspect.inspect, folder / path, ModelOptions(), None, read=False, values=False)
         with pytest.raises(DamagedError) as refused:
             found = detect(folder / path)
             isolate.call(adopt.adopt, found, given, ProbeSource(rows=3), SessionOptions(), None, tmp_path / "out")

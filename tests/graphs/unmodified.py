@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.errors import PipelineError
 from tasks.graphs import scan, table_files, tensor_specs, validate_meta_graph
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.signatures import resolve
 from tests.makers import graphs
 
@@ -49,7 +49,7 @@ def looked_at(meta: Any) -> bool:
     )
     scan.scan(meta.graph_def, outputs)
     for look in (
-        lambda: resolve.resolve(meta, Given(outputs=tuple(outputs))),
+        lambda: resolve.resolve(meta, ModelOptions(outputs=tuple(outputs))),
         lambda: scan.require_runnable(meta.graph_def, outputs, "model"),
         lambda: scan.require_loadable(meta, "model"),
         lambda: table_files.require_own(meta.graph_def, outputs, (), "model"),

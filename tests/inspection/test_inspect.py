@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from tasks import isolate
 from tasks.errors import PipelineError, UsageError
 from tasks.inspection import inspect
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.forms import Form
 from tasks.records.inspection import Inspection
 from tests.makers import inspected_files
 
 
 def look(path: Path, *, read: bool = True, values: bool = False, step: int | None = None) -> Inspection:
-    return isolate.call(inspect.inspect, path, Given(), step, read=read, values=values)
+    return isolate.call(inspect.inspect, path, ModelOptions(), step, read=read, values=values)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 from tasks.adoption import original
 from tasks.forms.detect import detect
 from tasks.graphs import graph, scan
-from tasks.records.adoption import Given, OpsFound, Proposal
+from tasks.records.adoption import ModelOptions, OpsFound, Proposal
 from tasks.signatures import propose, resolve
 from tasks.signatures.resolve import Resolved
 
@@ -309,13 +309,13 @@ def _meta(graph_def: Any) -> Any:
     return meta_graph_pb2.MetaGraphDef(graph_def=graph_def)
 
 
-def brought(path: Path, given: Given | None = None) -> Any:
+def brought(path: Path, given: ModelOptions | None = None) -> Any:
     """The MetaGraphDef of a model of the corpus."""
     if path.name == "expected_graph" or path.suffix == ".pb":
         from tensorflow.core.framework import graph_pb2
 
         return graph.modernise(_meta(graph_pb2.GraphDef.FromString(path.read_bytes())))
-    return original.graph(detect(path), given or Given())
+    return original.graph(detect(path), given or ModelOptions())
 
 
 def proposed(path: Path) -> tuple[Proposal, tuple[str, ...]]:
@@ -325,21 +325,21 @@ def proposed(path: Path) -> tuple[Proposal, tuple[str, ...]]:
     return proposal, resolve.options_for(meta, proposal)
 
 
-def resolved(path: Path, given: Given) -> Resolved:
+def resolved(path: Path, given: ModelOptions) -> Resolved:
     """A model of the corpus resolved."""
     return resolve.resolve(brought(path), given)
 
 
 def scanned_file(path: Path) -> dict[str, OpsFound]:
     """A scan from each signature of a SavedModel."""
-    meta = original.graph(detect(path), Given())
+    meta = original.graph(detect(path), ModelOptions())
     return {
         one.key: scan.scan(meta.graph_def, [spec.tensor for spec in one.outputs.values()])
         for one in resolve.propose(meta).declared
     }
 
 
-def small(given: Given, *, collections: bool = False, declared: str = "") -> Resolved:
+def small(given: ModelOptions, *, collections: bool = False, declared: str = "") -> Resolved:
     """Signatures of a small model: `x` [?,3] and `seen` (bool) -> `scope/y`, and a label."""
     import tensorflow as tf
 

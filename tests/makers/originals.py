@@ -1,4 +1,4 @@
-"""Brought graphs of which merely reading or importing them would go wrong; made and opened in children."""
+"""SourceModel graphs of which merely reading or importing them would go wrong; made and opened in children."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tasks.adoption import original
 from tasks.forms import saved_model
 from tasks.forms.detect import detect
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.settings import SessionOptions
 
 READS = ("direct", "in a function", "given to a function")
@@ -48,7 +48,7 @@ def of_tags(sets: list[list[str]], folder: Path) -> None:
     _written(metas, folder)
 
 
-def factor(folder: Path, given: Given) -> float:
+def factor(folder: Path, given: ModelOptions) -> float:
     """By what the MetaGraph that is taken multiplies."""
     import tensorflow as tf
 
@@ -112,7 +112,7 @@ def imported(path: Path, *, untouched: bool) -> tuple[list[int | None], list[int
     if path.suffix and untouched:
         meta = tf.compat.v1.MetaGraphDef(graph_def=tf.compat.v1.GraphDef.FromString(path.read_bytes()))
     else:
-        meta = original.graph(detect(path), Given())
+        meta = original.graph(detect(path), ModelOptions())
     if path.suffix:
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(meta.graph_def, name="")

@@ -18,7 +18,7 @@ from tasks.errors import CoverageError, PipelineError, UnsafeGraph, UsageError
 from tasks.export import export
 from tasks.forms import saver
 from tasks.freeze import freeze
-from tasks.records.adoption import Given
+from tasks.records.adoption import ModelOptions
 from tasks.records.checkpoint import RestoreReport
 from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
@@ -32,7 +32,7 @@ from tests.makers import hostile_training, training_script
 HERE = Path(__file__).parents[1] / "makers"
 TUNED = ModelSource(name="tuned", module="fine_tuning_script", attribute="Classifier", folder=HERE)
 OBJECTS = ModelSource(name="line", module="module_line", attribute="Line", folder=HERE)
-GIVEN = Given(inputs=("x",), outputs=("y",), pins={"keep": 1.0})
+GIVEN = ModelOptions(inputs=("x",), outputs=("y",), pins={"keep": 1.0})
 POLICY = SaverPolicy(every_steps=10)
 
 
@@ -188,7 +188,7 @@ def refused(
     script: Script,
     tmp_path: Path,
     kind: str = "",
-    given: Given = GIVEN,
+    given: ModelOptions = GIVEN,
     rows: dict[str, Any] | None = None,
     **more: Any,
 ) -> str:
@@ -247,7 +247,7 @@ def test_a_train_op_that_counts_no_steps_is_counted_for(run: Run, script: Script
 def test_any_tensor_can_be_fed_by_its_alias_or_its_name(run: Run, script: Script, tmp_path: Path) -> None:
     held = np.load(script.rows)
     np.savez(tmp_path / "aliased.npz", features=held["x"], target=held["target:0"], keep=held["keep"])
-    given = Given(inputs=("features=x",), outputs=("y",), pins={"keep": 1.0})
+    given = ModelOptions(inputs=("features=x",), outputs=("y",), pins={"keep": 1.0})
     start = elsewhere(script, tmp_path / "moved")
     made = train(None, settings(start, script, batches=tmp_path / "aliased.npz"), given)
     assert table(last(made)) == table(script.left() / "model.ckpt-60")
@@ -356,12 +356,12 @@ def test_a_name_map_leads_to_other_keys(run: Run, script: Script, tmp_path: Path
     start = elsewhere(script, tmp_path / "moved")
     (tmp_path / "map.yaml").write_text("body/w: body/w/Adam\n")
     training = Training(start=start, steps=0)
-    made = train(TUNED, training, Given(var_map=tmp_path / "map.yaml"))
+    made = train(TUNED, training, ModelOptions(var_map=tmp_path / "map.yaml"))
     here = isolate.call(training_script.values, last(made, 0), ["body/w"])["body/w"]
     assert here == isolate.call(training_script.values, start, ["body/w/Adam"])["body/w/Adam"]
     (tmp_path / "map.yaml").write_text("body/w: nowhere\n")
     with pytest.raises(UsageError, match="nowhere"):
-        train(TUNED, training, Given(var_map=tmp_path / "map.yaml"))
+        train(TUNED, training, ModelOptions(var_map=tmp_path / "map.yaml"))
 
 
 def test_settings_of_the_other_way_are_refused(run: Run, script: Script, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tasks.artifacts.store import Artifact, Store
 from tasks.checkpoint import checkpoint
 from tasks.errors import PipelineError, UsageError
 from tasks.forms import saver
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
 from tasks.restore_verify import restore_verify
@@ -84,7 +84,7 @@ class Workers:
         with running(run):
             if run.cluster.index == 0:
                 return train(model, training)
-            beside(model, training, Given(), ProbeSource())
+            beside(model, training, ModelOptions(), ProbeSource())
             return None
 
     def train(self, model: ModelSource, training: Training) -> Artifact:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks import isolate
 from tasks.errors import NondeterministicError, ParityError, UsageError
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.baseline import TensorFact
 from tasks.records.parity import ParityRow, ParityTest, Tolerance
 from tasks.records.settings import SessionOptions
@@ -21,7 +21,7 @@ from tasks.verify.candidate import Answered, values_row
 from tasks.verify.compare_models import Comparison
 from tests.makers import compared_models
 
-GIVEN = Given(inputs=("x:0",), outputs=("logits:0", "probs:0"))
+GIVEN = ModelOptions(inputs=("x:0",), outputs=("logits:0", "probs:0"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _compare(
-    *paths: Path, given: Given = GIVEN, tolerance: Tolerance | None = None, probe: Path | None = None
+    *paths: Path, given: ModelOptions = GIVEN, tolerance: Tolerance | None = None, probe: Path | None = None
 ) -> Comparison:
     source = ProbeSource(file=probe)
     return compare_models.compare(paths, given, None, SessionOptions(), source, tolerance or Tolerance())
@@ -96,33 +96,33 @@ def test_a_fixed_batch_asks_for_a_probe_that_fits_and_takes_one(forms: Path, tmp
 
 
 def test_keras_and_graph_are_paired_where_names_differ(forms: Path) -> None:
-    found = _compare(forms / "model.keras", forms / "exported", given=Given())
+    found = _compare(forms / "model.keras", forms / "exported", given=ModelOptions())
     assert found.divergent is None
     assert _rows(found) == [("serving_default/out", True), ("serve/*", None), ("/values", None)]
     assert found.candidates[0].rows[-1].note == "4 of 4 values found byte for byte"
-    assert _compare(forms / "model.keras", forms / "other.keras", given=Given()).divergent is not None
+    assert _compare(forms / "model.keras", forms / "other.keras", given=ModelOptions()).divergent is not None
 
 
 def test_a_signature_that_is_missing_differs_and_one_too_many_is_said_to_be_not_compared(forms: Path) -> None:
-    fewer = _compare(forms / "both", forms / "one", given=Given())
+    fewer = _compare(forms / "both", forms / "one", given=ModelOptions())
     assert _rows(fewer) == [
         ("serving_default/y", True),
         ("extra/y", False),
         ("extra/z", False),
         ("/values", None),
     ]
-    more = _compare(forms / "one", forms / "both", given=Given())
+    more = _compare(forms / "one", forms / "both", given=ModelOptions())
     assert _rows(more) == [("serving_default/y", True), ("extra/*", None), ("/values", None)]
     assert more.divergent is None and more.candidates[0].rows[1].note.startswith("not compared")
 
 
 def test_words_are_for_the_models_that_have_such_tensors_and_one_for_none_is_refused(forms: Path) -> None:
-    mixed = _compare(forms / "frozen.pb", forms / "exported", given=Given(inputs=("x:0",), outputs=("probs:0",)))
+    mixed = _compare(forms / "frozen.pb", forms / "exported", given=ModelOptions(inputs=("x:0",), outputs=("probs:0",)))
     assert mixed.divergent is not None  # another model, but one that the words are not for and that could be asked
     with pytest.raises(UsageError, match="--pin nope"):
         _compare(forms / "frozen.pb", forms / "frozen.pb", given=GIVEN.model_copy(update={"pins": {"nope": 1}}))
     with pytest.raises(UsageError, match="--output typo:0"):
-        _compare(forms / "both", forms / "one", given=Given(inputs=("x:0",), outputs=("typo:0",)))
+        _compare(forms / "both", forms / "one", given=ModelOptions(inputs=("x:0",), outputs=("typo:0",)))
 
 
 def test_outputs_that_cannot_be_paired_are_both_named(forms: Path) -> None:
@@ -132,7 +132,7 @@ def test_outputs_that_cannot_be_paired_are_both_named(forms: Path) -> None:
 
 
 def test_a_model_that_fails_on_what_the_first_one_takes_differs(forms: Path) -> None:
-    found = _compare(forms / "easy.pb", forms / "picky.pb", given=Given(inputs=("x:0",), outputs=("y:0",)))
+    found = _compare(forms / "easy.pb", forms / "picky.pb", given=ModelOptions(inputs=("x:0",), outputs=("y:0",)))
     assert _rows(found)[0] == ("serving_default/*", False) and found.divergent is not None
     worst = found.candidates[0].rows[0].worst
     assert worst is not None and worst.expected == "an answer" and "not in [0, 3)" in worst.got

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
-from tasks.records.adoption import Given, ProbeSource
+from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.parity import Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.verify import compare_models
 from tasks.verify.divergence import Explanation
 from tests.makers import compared_models
 
-GIVEN = Given(inputs=("x:0",), outputs=("logits:0", "probs:0"))
+GIVEN = ModelOptions(inputs=("x:0",), outputs=("logits:0", "probs:0"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _explained(first: Path, other: Path, given: Given = GIVEN) -> Explanation:
+def _explained(first: Path, other: Path, given: ModelOptions = GIVEN) -> Explanation:
     paths, options, source = [first, other], SessionOptions(), ProbeSource()
     found = compare_models.compare(paths, given, None, options, source, Tolerance(), explained=True)
     assert found.divergent is not None and found.explanation is not None
@@ -66,31 +66,31 @@ def test_swapped_outputs_are_named_in_a_graph_and_in_a_signature(forms: Path) ->
     within = _explained(forms / "frozen.pb", forms / "outputs swapped.pb")
     assert "the outputs logits and probs are swapped" in within.sentence
     assert within.first is not None and within.first.ops == ("Identity", "Softmax")
-    declared = _explained(forms / "saved_model", forms / "swapped_model", Given())
+    declared = _explained(forms / "saved_model", forms / "swapped_model", ModelOptions())
     assert "the outputs logits and probs are swapped" in declared.sentence and declared.first is None
     assert "the output logits is logits:0 in the first and probs:0 in the other" in declared.sentence
 
 
 def test_what_follows_a_loop_is_named_and_the_loop_is_not_looked_into(forms: Path) -> None:
-    told = _explained(forms / "loop.pb", forms / "loop_changed.pb", Given(inputs=("x:0",), outputs=("y:0",)))
+    told = _explained(forms / "loop.pb", forms / "loop_changed.pb", ModelOptions(inputs=("x:0",), outputs=("y:0",)))
     assert told.first is not None and told.first.tensor == "moved/y:0"
     assert told.unlooked > 0
 
 
 def test_a_function_is_opaque_and_its_call_is_named(forms: Path) -> None:
-    told = _explained(forms / "called", forms / "called_changed", Given())
+    told = _explained(forms / "called", forms / "called_changed", ModelOptions())
     assert told.first is not None and "Call" in told.first.ops[0]
     assert "its body is not looked into" in told.first.note
 
 
 def test_graphs_without_names_in_common_and_keras_cannot_be_explained(forms: Path) -> None:
-    renamed = Given(inputs=("x=x:0",), outputs=("probs=probs:0",))
+    renamed = ModelOptions(inputs=("x=x:0",), outputs=("probs=probs:0",))
     told = _explained(forms / "frozen.pb", forms / "exported", renamed)
     assert told.first is None
-    keras = _explained(forms / "model.keras", forms / "other.keras", Given())
+    keras = _explained(forms / "model.keras", forms / "other.keras", ModelOptions())
     assert keras.first is None and "it cannot be explained" in keras.sentence and "Keras" in keras.sentence
 
 
 def test_a_model_that_does_not_answer_has_nothing_to_compare(forms: Path) -> None:
-    told = _explained(forms / "easy.pb", forms / "picky.pb", Given(inputs=("x:0",), outputs=("y:0",)))
+    told = _explained(forms / "easy.pb", forms / "picky.pb", ModelOptions(inputs=("x:0",), outputs=("y:0",)))
     assert told.first is None and "no two values to compare" in told.sentence and "not in [0, 3)" in told.sentence
