@@ -29,6 +29,11 @@ settings.load_profile("tfship")
 
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+# Markers of what most hosts or users have not.
+NEEDS = {
+    "engine": (os.environ.get("TFSHIP_DOCKER") == "1", "needs a Docker engine: TFSHIP_DOCKER=1 says that there is one"),
+    "root": (os.geteuid() == 0, "needs root, for it mounts"),
+}
 SLOWEST_SHOWN = 10
 # The longest files, which start first, so that no lane is left alone with one of them; the others follow by name.
 LONGEST = (
@@ -65,7 +70,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Skip, and say why, what needs more than there is; put the longest files first."""
+    for item in items:
+        for name, (there, needed) in NEEDS.items():
+            if item.get_closest_marker(name) and not there:
+                item.add_marker(pytest.mark.skip(reason=needed))
     items.sort(key=lambda item: next((at for at, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
 
 

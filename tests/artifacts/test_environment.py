@@ -19,7 +19,6 @@ from tasks.step import Run, running, step
 from tests.artifacts.disk import exit_of, fork, tree, whole, writing
 from tests.silent import Silent
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 built: Counter[str] = Counter()
 
 
@@ -57,7 +56,7 @@ def fill(path: Path) -> None:
             stream.write(bytes(4096))
 
 
-@root_only
+@pytest.mark.root
 def test_a_full_disk_is_named_and_the_next_run_goes_on(disk: Path, warnings: list[str]) -> None:
     built.clear()
     store = Store(disk / "store", warn=warnings.append)
@@ -103,7 +102,7 @@ def test_a_folder_in_the_place_of_a_lock_is_named(run: Run) -> None:
         small()
 
 
-@root_only
+@pytest.mark.root
 def test_a_read_only_store_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "readonly"
     folder.mkdir()

@@ -40,10 +40,6 @@ SERVICE_KEYS = {
 }
 SERVICE_KEYS |= {"ports", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "user", "volumes"}
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
-with_engine = pytest.mark.skipif(
-    os.environ.get("TFSHIP_DOCKER") != "1",
-    reason="tried where TFSHIP_DOCKER=1 says that an engine is to be had",
-)
 
 
 @pytest.fixture(scope="module")
@@ -167,14 +163,14 @@ def composed(worker_image: str) -> Iterator[Callable[..., subprocess.CompletedPr
     run("down", "--volumes", "--timeout", "10")
 
 
-@with_engine
+@pytest.mark.engine
 def test_docker_compose_accepts_the_file(composed: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     configured = composed("config")
     assert configured.returncode == 0, configured.stderr
     assert set(yaml.safe_load(configured.stdout)["services"]) == {"prefect", "worker", "serving"}
 
 
-@with_engine
+@pytest.mark.engine
 def test_the_pipeline_runs_inside_the_workers_image(worker_image: str) -> None:
     """As the user of the image, without network, with nothing of this checkout in reach."""
     command = ["docker", "run", "--rm", "--init", "--network=none", "--cap-drop=ALL", worker_image]
@@ -186,7 +182,7 @@ def test_the_pipeline_runs_inside_the_workers_image(worker_image: str) -> None:
     assert report["promotion"]["version"] == 1
 
 
-@with_engine
+@pytest.mark.engine
 def test_what_the_worker_promotes_is_served_beside_it(
     composed: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -145,12 +145,7 @@ def test_a_server_that_cannot_start_is_quoted(tmp_path: Path, monkeypatch: pytes
     assert failed(checks) == ["embedded server"]
 
 
-with_engine = pytest.mark.skipif(
-    os.environ.get("TFSHIP_DOCKER") != "1", reason="tried where TFSHIP_DOCKER=1 says that an engine is to be had"
-)
-
-
-@with_engine
+@pytest.mark.engine
 def test_an_image_that_cannot_be_had_fails_where_docker_is_asked_for(tmp_path: Path) -> None:
     engine = {"DOCKER_HOST": os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")}
     missing = ("--image", "127.0.0.1:1/nothing:0")

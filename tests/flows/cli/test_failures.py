@@ -174,6 +174,7 @@ def free(disk: Path, size: int) -> Iterator[None]:
     ballast.unlink()
 
 
+@pytest.mark.root
 def test_a_full_disk_is_named_and_the_next_run_completes(small_disk: Path) -> None:
     options = ["--store", small_disk / "store", "--serving-root", small_disk / "serving", "--json"]
     store, failed = small_disk / "store", []

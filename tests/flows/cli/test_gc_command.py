@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import uuid
@@ -65,16 +64,14 @@ def test_mistakes_are_told(tmp_path: Path, store: Store) -> None:
 OWNER = """
 import docker, sys
 sys.path.insert(0, sys.argv[1])
-from tasks.serving import docker_owner
-labels = {docker_owner.RUN: sys.argv[3], **docker_owner.owner()}
+from tasks.serving.runtimes.docker import owner
+labels = {owner.RUN: sys.argv[3], **owner.owner()}
 docker.from_env().containers.create(sys.argv[2], entrypoint=["sleep", "60"], labels=labels)
 """
 
 
 @pytest.fixture
 def image() -> Iterator[str]:
-    if os.environ.get("TFSHIP_DOCKER") != "1":
-        pytest.skip("tested where TFSHIP_DOCKER=1 says that an engine is to be had")
     root = Path(__file__).resolve().parents[3]
     made = subprocess.run(
         [sys.executable, str(root / "tests/docker_engine/images.py"), "base"],
@@ -85,6 +82,7 @@ def image() -> Iterator[str]:
     yield made.stdout.split()[-1]
 
 
+@pytest.mark.engine
 def test_the_container_of_a_dead_owner_goes_and_a_live_ones_stays(image: str, store: Store) -> None:
     from tasks.serving.runtimes.docker import owner
     from tasks.serving.runtimes.docker.engine import connect

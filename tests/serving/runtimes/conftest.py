@@ -98,13 +98,10 @@ def run_id() -> str:
     return uuid.uuid4().hex
 
 
-@pytest.fixture(params=["embedded", "binary", "docker"])
+@pytest.fixture(params=["embedded", "binary", pytest.param("docker", marks=pytest.mark.engine)])
 def kind(request: pytest.FixtureRequest) -> str:
     """The runtime under test, where this host can have it."""
-    chosen = str(request.param)
-    if chosen == "docker" and os.environ.get("TFSHIP_DOCKER") != "1":
-        pytest.skip("the docker runtime is tested where TFSHIP_DOCKER=1 says that an engine is to be had")
-    return chosen
+    return str(request.param)
 
 
 @pytest.fixture

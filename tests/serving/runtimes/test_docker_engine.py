@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,7 @@ from tasks.serving.runtimes.docker.engine import available, connect
 from tasks.serving.runtimes.docker.owner import PID_START, RUN, reap
 from tasks.serving.runtimes.docker.runtime import DockerParameters, DockerRuntime
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TFSHIP_DOCKER") != "1",
-    reason="tested where TFSHIP_DOCKER=1 says that an engine is to be had",
-)
+pytestmark = pytest.mark.engine
 MIB = 1024 * 1024
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +14,7 @@ from tasks.serving.runtimes.docker.image import image_of, require_offered
 from tests.docker_engine import registry as registries
 from tests.docker_engine.registry import LAYER_BYTES, OCI, Registry
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TFSHIP_DOCKER") != "1",
-    reason="tested where TFSHIP_DOCKER=1 says that an engine is to be had",
-)
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture

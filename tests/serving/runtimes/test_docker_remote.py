@@ -26,10 +26,7 @@ from tasks.serving.runtimes.docker.owner import RUN
 from tasks.serving.runtimes.docker.runtime import DockerParameters, DockerRuntime
 from tests.docker_engine import tcp_proxy
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TFSHIP_DOCKER") != "1",
-    reason="tested where TFSHIP_DOCKER=1 says that an engine is to be had",
-)
+pytestmark = pytest.mark.engine
 METRICS = "/monitoring/prometheus/metrics"
 MONITORED = f"prometheus_config {{ enable: true path: '{METRICS}' }}"
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -24,10 +24,7 @@ from tasks.serving.runtimes.docker.engine import connect
 from tasks.serving.runtimes.docker.owner import PID
 from tasks.serving.runtimes.docker.runtime import STOP_SECONDS
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TFSHIP_DOCKER") != "1",
-    reason="tested where TFSHIP_DOCKER=1 says that an engine is to be had",
-)
+pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parents[3]
 MIB = 1024 * 1024
 LOAD_SECONDS = 60.0  # for those that are to come up
