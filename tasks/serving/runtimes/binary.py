@@ -1,9 +1,9 @@
-"""TensorFlow Serving as a process: a `tensorflow_model_server` of this host, where there is no Docker.
+"""TensorFlow Serving as a process: a `tensorflow_model_server` of this host, for hosts without Docker.
 
-The server takes no port 0 (`tensorflow_serving/model_servers/main.cc`), so two free ports are chosen for it. They are
-taken from below the range that the kernel hands out by itself, and chosen again when the server finds one in use.
+The server takes no port 0 (`tensorflow_serving/model_servers/main.cc`), so two free ports are chosen for it, below the
+kernel's ephemeral range, and chosen again when the server finds one in use.
 
-The server dies with this process, however that ends: it asks the kernel to be killed with the thread that started it,
+The server ends with this process, even if this process is killed: the kernel kills it with the thread that started it,
 and that thread does nothing but wait for it.
 """
 
@@ -31,9 +31,10 @@ _IN_USE = re.compile(r"address already in use|failed to (bind|start http server)
 
 
 class BinaryRuntime:
-    """One process of the server at `path`; see `ServingRuntime` for what is promised.
+    """A `ServingRuntime` that is one process of the server at `path`.
 
-    `log_dir` holds its log while it runs. `flag_files` are texts by the flag that names them; see `flag_files.py`.
+    `log_dir` holds its log while it runs. `flag_files` maps flags to the texts of the files that they name; see
+    `flag_files.py`.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class BinaryRuntime:
 
     @property
     def identity(self) -> RuntimeIdentity:
-        """The server by what it says of itself when asked for `--version`."""
+        """The server by its answer to `--version`."""
         if self._identity is None:
             said = self._said_version()
             number = re.search(r"ModelServer:\s*(\S+)", said)
@@ -64,11 +65,11 @@ class BinaryRuntime:
         return self._identity
 
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
-        """Start the server on two free ports; on others, when it ends at once because one was taken meanwhile."""
+        """Start the server on two free ports, and on others if it ends at once because one was taken meanwhile."""
         if self._begun:
             raise RuntimeError("a runtime starts once")
         self._begun = True
-        self.identity  # says what is wrong with the program, if anything is
+        self.identity  # raises if the program cannot be used
         until = time.monotonic() + deadline
         try:
             files = self._files.write(self.flag_files, base_path.resolve())
@@ -95,20 +96,20 @@ class BinaryRuntime:
             f"starting {self.path}",
             "two free ports on this host",
             f"one in use, {ATTEMPTS} times; its last lines:\n{log}",
-            "end what takes so many ports (ss -ltnp names it), then run again.",
+            "end the programs that hold the ports (`ss -ltnp` lists them), then run again.",
         )
 
     def logs(self) -> str:
-        """What the server wrote."""
+        """Return the server's output."""
         return self._server.log() if self._server is not None else ""
 
     def exited(self) -> Exit | None:
-        """How it ended. Who was killed for want of memory cannot be told from here."""
+        """Return how the server ended, or None. An end by the kernel's OOM killer looks like any other SIGKILL."""
         code = self._server.returncode() if self._server is not None else None
         return None if code is None else Exit(code=code)
 
     def memory(self) -> int | None:
-        """Resident bytes by `/proc/<pid>/statm` (proc(5))."""
+        """Return the resident bytes by `/proc/<pid>/statm` (proc(5)), or None."""
         if self._server is None or self._server.returncode() is not None:
             return None
         try:
@@ -118,13 +119,13 @@ class BinaryRuntime:
         return int(pages) * os.sysconf("SC_PAGE_SIZE") or None
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL, to the server and whatever it started; its log stays readable here."""
+        """End the server and its subprocesses by SIGTERM, then SIGKILL; its log stays readable."""
         if self._server is not None:
             self._server.stop()
         self._files.remove()
 
     def _collided(self, ports: tuple[int, int], until: float) -> bool:
-        """Whether the server ended over a port in use. Looks until it listens on both, ends, or the time is over."""
+        """Wait until the server listens on both ports, ends, or `until`; tell whether it ended over a port in use."""
         assert self._server is not None
         while time.monotonic() < until and self._server.returncode() is None:
             if all(map(listening, ports)):
@@ -157,6 +158,6 @@ class BinaryRuntime:
 
 
 def find(search_path: str | None = None) -> Path | None:
-    """The server on `search_path` (by default PATH), or None."""
+    """Return the server on `search_path` (by default PATH), or None."""
     found = shutil.which(PROGRAM, path=search_path)
     return Path(found) if found else None

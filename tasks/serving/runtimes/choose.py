@@ -1,4 +1,4 @@
-"""Which of the three runtimes a smoke test uses, resolved before its key is made and without starting anything."""
+"""Choose one of the three runtimes for a smoke test, before its key is made and without starting anything."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def choose(
     model_config: str | None = None,
     progress: Progress | None = None,
 ) -> ServingRuntime:
-    """The runtime that `serving` asks for, for `step` of a run.
+    """Return the runtime that `serving` requests, for `step` of a run.
 
-    `auto` is docker if an engine answers and the image is there (auto never pulls), else a `tensorflow_model_server`
-    on PATH, else the embedded server. Who names an image means it: then it is docker, or nothing.
+    `auto` is docker if an engine answers and has the image (auto never pulls), else a `tensorflow_model_server` on
+    PATH, else the embedded server. With an image named, `auto` is docker or an error.
 
-    `model_config` is the text of a `--model_config_file`, with `$MODEL_BASE_PATH` for the base path. `progress` is told
-    of the bytes of an image's pull, which happens when the runtime is asked for its identity.
+    `model_config` is the text of a `--model_config_file`, with `$MODEL_BASE_PATH` for the base path. `progress` is
+    called with the bytes of an image's pull, which happens when the runtime's `identity` is read.
 
     Raises:
-        EnvironmentFailure: the one asked for by name is not to be had.
-        UsageError: a file that a flag names cannot be read, or an image is named for a runtime that has none.
+        EnvironmentFailure: the requested runtime is not available.
+        UsageError: a file that a flag names cannot be read, or an image is named for a runtime without images.
     """
     require_docker_for(serving.image, serving.runtime)
     files = flag_files(serving)
@@ -60,17 +60,17 @@ def choose(
 
 
 def require_docker_for(image: str | None, runtime: RuntimeChoice | None) -> None:
-    """Raise UsageError where `image` is named and `runtime` would not look at it."""
+    """Raise UsageError if `image` is named for a runtime that does not use images."""
     if image is not None and runtime in (RuntimeChoice.BINARY, RuntimeChoice.EMBEDDED):
-        remedy = "choose --runtime docker (or auto), or leave the image out."
+        remedy = "choose --runtime docker or auto, or leave the image out."
         raise UsageError(f"image {image}", "the docker runtime", f"--runtime {runtime}", remedy)
 
 
 def flag_files(serving: Serving) -> dict[str, str]:
-    """The texts of the user's files by the flag that names each; a model config, which names models, is not of them.
+    """Return the texts of the user's files by flag, without the model config, which is specific to one model.
 
     Raises:
-        UsageError: one cannot be read.
+        UsageError: a file cannot be read.
     """
     given = {
         "batching_parameters_file": serving.batching_parameters_file,
@@ -84,11 +84,11 @@ def _text(flag: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         found = getattr(error, "strerror", None) or "bytes that are not UTF-8"
-        raise UsageError(f"setting serving.{flag} {path}", "a text file", str(found), "give the path of one.") from None
+        raise UsageError(f"setting serving.{flag} {path}", "a text file", str(found), "correct the path.") from None
 
 
 def default_image() -> str:
-    """TensorFlow Serving of the installed TensorFlow's minor version: the one whose ops the model was written with."""
+    """Return the image of TensorFlow Serving with the installed TensorFlow's minor version, whose ops the model uses."""
     major, minor, *_ = importlib.metadata.version("tensorflow").split(".")
     return f"tensorflow/serving:{major}.{minor}.0"
 

@@ -1,5 +1,7 @@
-"""The embedded server as a serving runtime: forked from the process that has TensorFlow loaded, for hosts that have
-neither an engine nor the real server."""
+"""The embedded server as a serving runtime, forked from the process that has imported TensorFlow.
+
+For hosts that have neither a Docker engine nor the real server.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ _TERM_SECONDS = 2.0
 
 
 def serve(arguments: list[str]) -> int:
-    """In a child: be the server until it is told to end."""
+    """Run the server in a child until a signal ends it."""
     import os
 
     from tasks.serving.embedded.server import serve as run
@@ -28,9 +30,9 @@ def serve(arguments: list[str]) -> int:
 
 
 class EmbeddedRuntime:
-    """One forked server; see `ServingRuntime` for what is promised.
+    """A `ServingRuntime` that is one forked embedded server.
 
-    `flag_files` are texts by the flag that names them; see `flag_files.py`.
+    `flag_files` maps flags to the texts of the files that they name; see `flag_files.py`.
     """
 
     def __init__(self, flags: tuple[str, ...] = (), flag_files: Mapping[str, str] | None = None) -> None:
@@ -41,7 +43,7 @@ class EmbeddedRuntime:
 
     @property
     def identity(self) -> RuntimeIdentity:
-        """Ourselves, on the installed TensorFlow."""
+        """This version of tfship on the installed TensorFlow."""
         version = f"{importlib.metadata.version('tfship')} on TensorFlow {importlib.metadata.version('tensorflow')}"
         return RuntimeIdentity(runtime="embedded", version=version, stand_in=True)
 
@@ -58,22 +60,22 @@ class EmbeddedRuntime:
         return Endpoint(grpc=f"127.0.0.1:{grpc}", rest=f"http://127.0.0.1:{rest}")
 
     def logs(self) -> str:
-        """What it wrote."""
+        """Return the server's output."""
         return self._child.output() if self._child else ""
 
     def exited(self) -> Exit | None:
-        """How it ended."""
+        """Return how the server ended, or None."""
         if self._child is None:
             return None
         self._child.poll()
         return None if self._child.exit is None else Exit(code=self._child.exit)
 
     def memory(self) -> int | None:
-        """Resident bytes."""
+        """Return the resident bytes, or None."""
         return self._child.memory() if self._child else None
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """End the server by SIGTERM, then SIGKILL."""
         if self._child is not None:
             self._child.stop(_TERM_SECONDS)
         self._files.remove()

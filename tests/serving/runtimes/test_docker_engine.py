@@ -107,7 +107,7 @@ def test_a_container_removed_by_somebody_else_counts_as_killed(
     runtime.start("half_plus_two", half_plus_two, deadline=30)
     the_container(client, run_id).remove(force=True)
     assert runtime.exited() == Exit(code=-9)
-    assert "removed by somebody else" in runtime.logs()
+    assert "removed by another process" in runtime.logs()
     assert runtime.memory() is None
     runtime.stop()
 

@@ -55,7 +55,7 @@ def test_a_missing_socket_is_named(short_folder: Path) -> None:
 def test_a_socket_that_nobody_serves_is_told_from_a_missing_one(short_folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as deserted:
         deserted.bind(f"{short_folder}/docker.sock")
-    with pytest.raises(EnvironmentFailure, match="nobody answers"):
+    with pytest.raises(EnvironmentFailure, match="no engine answers"):
         connect(f"unix://{short_folder}/docker.sock")
 
 
@@ -71,13 +71,13 @@ def test_a_forbidden_socket_names_the_group(short_folder: Path) -> None:
 
 def test_docker_host_is_heard_as_the_docker_command_hears_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    with pytest.raises(EnvironmentFailure, match=r"nobody who answers at DOCKER_HOST=tcp://127\.0\.0\.1:1") as failure:
+    with pytest.raises(EnvironmentFailure, match=r"no answer at DOCKER_HOST=tcp://127\.0\.0\.1:1") as failure:
         connect()
     assert "unset DOCKER_HOST" in failure.value.remedy
 
 
 def test_ssh_that_does_not_lead_there_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EnvironmentFailure, match="ssh to lead there") as failure:
+    with pytest.raises(EnvironmentFailure, match="an ssh connection") as failure:
         connect("ssh://nobody@127.0.0.1:1")
     assert "refused" in failure.value.found
     monkeypatch.setenv("PATH", "/nowhere")
@@ -127,8 +127,8 @@ def test_the_server_may_read_what_the_caller_may(monkeypatch: pytest.MonkeyPatch
         ("opt/ops", "an absolute path"),
         ("/", "an absolute path"),
         ("/opt/../models", "an absolute path"),
-        ("/models/x", "needs for itself"),
-        ("/tmp", "needs for itself"),
+        ("/models/x", "the server itself needs"),
+        ("/tmp", "the server itself needs"),
     ],
 )
 def test_a_mount_has_a_place_of_its_own(tmp_path: Path, target: str, words: str) -> None:
@@ -152,8 +152,8 @@ def test_limits_that_the_engine_cannot_hold_are_left_out_and_named() -> None:
     assert notes == []
     limits, notes = container.limits_of(asked, {**able, "SwapLimit": False, "PidsLimit": False, "NCPU": 1})
     assert limits == {"mem_limit": 1 << 30, "nano_cpus": 1_000_000_000}
-    assert "cannot hold a process limit" in " ".join(notes)
-    assert "1 CPUs, fewer than the 2 asked for" in " ".join(notes)
+    assert "cannot enforce a process limit" in " ".join(notes)
+    assert "1 CPUs, fewer than the requested 2" in " ".join(notes)
 
 
 @pytest.mark.parametrize(

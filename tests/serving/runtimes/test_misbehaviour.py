@@ -152,7 +152,7 @@ def test_one_that_outgrows_its_memory_is_said_to(client: Any, smoke: Smoke) -> N
         assert "OOM" in error.found
         assert "serving.memory" in error.remedy
     else:
-        assert "cannot hold a memory limit" in error.facts["log"]
+        assert "cannot enforce a memory limit" in error.facts["log"]
 
 
 def test_one_that_ignores_sigterm_passes_and_goes_all_the_same(smoke: Smoke, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Where the Docker engine is: on this host at a unix socket, or on another at a TCP port or behind ssh.
+"""Address of the Docker engine: a unix socket of this host, or a TCP port or ssh address of another host.
 
-An engine behind ssh is reached through `ssh -N -L`, with the user's own ssh configuration and keys, and so are the
-ports that it publishes: nothing but ssh has to be open on that host.
+An engine behind ssh, and the ports that it publishes, are reached through `ssh -N -L` with the user's own ssh
+configuration and keys: no other port has to be open on that host.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _REMOTE_SOCKET = "/var/run/docker.sock"
 
 @dataclass(frozen=True)
 class EngineAddress:
-    """`url` as DOCKER_HOST has it: unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]. `tls` is the SDK's."""
+    """An engine's URL as in DOCKER_HOST (unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]) and the SDK's `tls`."""
 
     url: str
     tls: Any = None
 
     @property
     def remote(self) -> bool:
-        """Whether this host's folders may be out of the engine's sight."""
+        """Tell whether the engine may run on another host and not see this host's folders."""
         return not self.url.startswith("unix://")
 
     @property
     def behind_ssh(self) -> bool:
-        """Whether ssh leads to it."""
+        """Tell whether the engine is reached through ssh."""
         return self.url.startswith("ssh://")
 
     def publishing_address(self) -> str:
-        """The engine's own address on which a container's ports are reached from here, alone where there are several.
+        """Return the engine's own address on which a container's ports are published, so that they are reachable here.
 
         Raises:
-            EnvironmentFailure: its host has no address.
+            EnvironmentFailure: the name of its host does not resolve.
         """
         host = urlsplit(self.url).hostname
         if not self.remote or self.behind_ssh or host is None:
@@ -59,15 +59,15 @@ class EngineAddress:
                 f"docker engine at {self.url}",
                 f"an address of {host}",
                 str(error),
-                "mend the name in DOCKER_HOST, or unset it to use this host's engine.",
+                "correct the host in DOCKER_HOST, or unset it to use this host's engine.",
             ) from error
 
 
 def resolve(host: str | None = None) -> EngineAddress:
-    """The engine's address: `host`, else DOCKER_HOST, else the docker context, as the docker command has it.
+    """Resolve the engine's address: `host`, else DOCKER_HOST, else the docker context, as the docker command does.
 
     Raises:
-        UsageError: an address of a kind that is not spoken here.
+        UsageError: the URL's scheme is not supported.
     """
     from docker.context import ContextAPI
     from docker.utils import kwargs_from_env
@@ -81,17 +81,17 @@ def resolve(host: str | None = None) -> EngineAddress:
         tls = context.TLSConfig if context is not None else None
     url = str(url or "unix:///var/run/docker.sock").replace("http+unix://", "unix://").replace("http://", "tcp://")
     if urlsplit(url).scheme not in ("unix", "tcp", "ssh", "https"):
-        remedy = "give DOCKER_HOST as one of these, or unset it to use this host's engine."
+        remedy = "set DOCKER_HOST to one of these, or unset it to use this host's engine."
         raise UsageError("docker engine", "unix://PATH, tcp://HOST:PORT or ssh://USER@HOST", url, remedy)
     return EngineAddress(url, tls)
 
 
 @lru_cache
 def socket_of(url: str) -> str:
-    """A socket here that leads to the engine at `ssh://…`, until this process ends.
+    """Forward a unix socket of this host to the engine at `ssh://…` until this process ends; return its URL.
 
     Raises:
-        EnvironmentFailure: ssh did not get there; the message holds its words.
+        EnvironmentFailure: ssh failed; the message holds its output.
     """
     folder = tempfile.mkdtemp(prefix="tfship-ssh-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -101,7 +101,7 @@ def socket_of(url: str) -> str:
 
 
 def forwarded(url: str, ports: tuple[int, ...]) -> tuple[BoundProcess, tuple[int, ...]]:
-    """Ports of this host that lead to those of the loopback of the engine's host, while the process runs."""
+    """Forward ports of this host to loopback ports of the engine's host; return the ssh process and the ports here."""
     here = free_ports(len(ports))
     forwards = [f"{LOOPBACK}:{own}:{LOOPBACK}:{port}" for own, port in zip(here, ports, strict=True)]
     return _forward(url, forwards[0], lambda: all(map(listening, here)), *forwards[1:]), here
@@ -114,7 +114,7 @@ def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
     command += ["-p", str(target.port)] if target.port else []
     user = [target.username] if target.username else []
     command.append("@".join([*user, target.hostname or ""]))
-    where, remedy = f"docker engine at {url}", "see that `ssh` reaches it without a password, or unset DOCKER_HOST."
+    where, remedy = f"docker engine at {url}", "check that `ssh` connects without a password, or unset DOCKER_HOST."
     try:
         tunnel = BoundProcess(command, Path(tempfile.gettempdir()))
     except OSError as error:
@@ -124,6 +124,6 @@ def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
         if tunnel.returncode() is not None or time.monotonic() > until:
             said = tunnel.log().strip() or f"no connection within {TUNNEL_SECONDS} s"
             tunnel.stop()
-            raise EnvironmentFailure(where, "ssh to lead there", said[-500:], remedy)
+            raise EnvironmentFailure(where, "an ssh connection", said[-500:], remedy)
         time.sleep(0.05)
     return tunnel

@@ -1,9 +1,9 @@
-"""The container around a model server: what it gets, what it may use, and that it is shut in.
+"""The container of a model server, with no more than it needs.
 
-It gets what a model server needs and nothing else: the base path read-only, two ports on loopback that the engine
-chooses, no capabilities, no root, no writable root file system, limits.
+It gets the base path read-only, two loopback ports that the engine chooses, resource limits, no capabilities, no root
+and no writable root file system.
 
-How tensorflow/serving is driven (MODEL_NAME, /models, 8500 and 8501, flags after the entry point) is written down in
+The image's interface (MODEL_NAME, /models, 8500 and 8501, flags after the entry point):
 tensorflow_serving/tools/docker/Dockerfile.
 """
 
@@ -29,12 +29,12 @@ _OURS = (MODELS, FLAG_FILES, "/tmp", "/proc", "/dev", "/sys")  # noqa: S108  # t
 
 
 class DockerParameters(Record):
-    """What to run, and what it may use. `memory_bytes`, `cpus` and `pids` limit the container; None is no limit.
+    """Parameters of the container. `memory_bytes`, `cpus` and `pids` limit it; None is no limit.
 
-    `pull` says when the image is fetched. `user` is `uid:gid`; by default the caller, or nobody where that is root.
-    `host` is the engine's address; by default DOCKER_HOST, else the docker context, as the docker command has it.
-    `flag_files` are texts by the flag that names them (see `flag_files.py`), `mounts` folders of this host by where the
-    container sees them, read-only; `gpus` how many, or `all`.
+    `pull` says when the image is pulled. `user` is `uid:gid`; by default the caller's, or `nobody` if the caller is
+    root. `host` is the engine's address; by default DOCKER_HOST, else the docker context, as the docker command does.
+    `flag_files` maps flags to the texts of the files that they name (see `flag_files.py`), `mounts` folders of this
+    host to paths in the container, read-only; `gpus` is a number or `all`.
     """
 
     image: str
@@ -54,27 +54,27 @@ class DockerParameters(Record):
 
 
 def require_mounts(mounts: dict[Path, str]) -> None:
-    """Raise UsageError where a mount's folder is not there, or its place in the container is none or taken."""
+    """Raise UsageError if a mount's folder does not exist, or its path in the container is invalid or taken."""
     for folder, target in mounts.items():
         where = f"setting serving.mounts {folder}"
         if not folder.is_dir():
             raise UsageError(
-                where, "a folder of this host", "a file" if folder.exists() else "nothing", "mend the path."
+                where, "a folder of this host", "a file" if folder.exists() else "nothing", "correct the path."
             )
         path = PurePosixPath(target)
         if not path.is_absolute() or ".." in path.parts or path == PurePosixPath("/"):
-            raise UsageError(where, "an absolute path in the container", repr(target), "for example /opt/ops.")
+            raise UsageError(where, "an absolute path in the container", repr(target), "choose one, such as /opt/ops.")
         if any(path.is_relative_to(ours) for ours in _OURS):
-            taken = f"{target}, which the server needs for itself"
-            raise UsageError(where, f"a place outside of {', '.join(_OURS)}", taken, "for example /opt/ops.")
+            taken = f"{target}, which the server itself needs"
+            raise UsageError(where, f"a path outside {', '.join(_OURS)}", taken, "choose another, such as /opt/ops.")
 
 
 def create(
     engine: Any, address: EngineAddress, parameters: DockerParameters, image_id: str, name: str, base_path: Path
 ) -> tuple[Any, list[str]]:
-    """The container that will serve `base_path` as `name`, ready to be started; and what this engine cannot do for it.
+    """Create the container that serves `base_path` as `name`; return it and notes on limits that the engine lacks.
 
-    A remote engine does not see this host's folders: they are copied to it. The flags' files always are.
+    A remote engine does not see this host's folders: they are copied into the container. The flags' files always are.
     """
     from docker.types import LogConfig, Ulimit
 
@@ -132,10 +132,10 @@ def _devices(gpus: int | Literal["all"] | None) -> list[Any] | None:
 
 
 def user_of(info: dict[str, Any], address: EngineAddress) -> str:
-    """Who the server is: somebody who may read the model and nothing more.
+    """Return the `uid:gid` of the server: a user that may read the model and nothing more.
 
-    The root of a rootless engine's containers is the engine's own user outside of them, which here is the caller;
-    any other number is nobody's, and could not read what is the caller's alone.
+    Root in a container of a rootless engine is the engine's own user outside it, which here is the caller; any other
+    number would belong to no user, and could not read files that are private to the caller.
     """
     if address.remote:
         return NOBODY
@@ -145,7 +145,7 @@ def user_of(info: dict[str, Any], address: EngineAddress) -> str:
 
 
 def limits_of(parameters: DockerParameters, info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The limits that this engine can hold, as arguments of the creation; those that it cannot, in words."""
+    """Return the limits that this engine can enforce, as arguments of the creation, and a note on each that it cannot."""
     notes = []
     asked: dict[str, dict[str, Any]] = {}
     if parameters.memory_bytes:
@@ -154,7 +154,7 @@ def limits_of(parameters: DockerParameters, info: dict[str, Any]) -> tuple[dict[
     if parameters.cpus:
         cpus = min(parameters.cpus, float(info.get("NCPU") or parameters.cpus))
         if cpus < parameters.cpus:
-            notes.append(f"the engine has {cpus:g} CPUs, fewer than the {parameters.cpus:g} asked for")
+            notes.append(f"the engine has {cpus:g} CPUs, fewer than the requested {parameters.cpus:g}")
         asked["CPU"] = {"nano_cpus": int(cpus * 1e9)}
     if parameters.pids:
         asked["process"] = {"pids_limit": parameters.pids}
@@ -162,7 +162,7 @@ def limits_of(parameters: DockerParameters, info: dict[str, Any]) -> tuple[dict[
     limits: dict[str, Any] = {}
     for what, arguments in asked.items():
         if what in impossible:
-            notes.append(f"this engine cannot hold a {what} limit (no such cgroup): it runs without")
+            notes.append(f"this engine cannot enforce a {what} limit (no such cgroup): the server runs without one")
         else:
             limits |= arguments
     return limits, notes

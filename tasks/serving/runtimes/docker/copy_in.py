@@ -1,8 +1,7 @@
-"""Files that are copied into a container which was created and not yet started, through the engine's archive API.
+"""Copy files into a container that is created and not yet started, through the engine's archive API.
 
 The root file system of such a container is read-only, and the API refuses to write there; so each target is an
-anonymous volume, which goes with the container. What is copied belongs to root, and is read by anybody, written by
-nobody.
+anonymous volume, removed with the container. The copies belong to root and are readable by all users, writable by none.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import IO, Any
 
 
 def place(target: str) -> Any:
-    """Room for files at `target`: an argument of the container's creation."""
+    """Return a mount for files at `target`, for the container's creation."""
     from docker.types import Mount
 
     return Mount(target, None, type="volume", no_copy=True)
 
 
 def bring_folder(container: Any, target: str, folder: Path) -> None:
-    """Copy `folder` to the place `target`.
+    """Copy `folder` to `target`.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the folder cannot be read.
     """
     with tempfile.TemporaryFile() as stream:
         with tarfile.open(mode="w", fileobj=stream) as archive:
@@ -35,7 +34,7 @@ def bring_folder(container: Any, target: str, folder: Path) -> None:
 
 
 def bring_texts(container: Any, target: str, texts: Mapping[str, str]) -> None:
-    """Write each text to a file of its name at the place `target`."""
+    """Write each text to a file of its name in `target`."""
     stream = io.BytesIO()
     with tarfile.open(mode="w", fileobj=stream) as archive:
         for name, text in texts.items():
@@ -51,7 +50,7 @@ def _put(container: Any, target: str, stream: IO[bytes]) -> None:
 
 
 def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The server's user, whoever that is there, may do what the owner may here, but for writing."""
+    """Give every user the owner's permissions without writing: the server may run as any."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     owner = entry.mode >> 6 & 0o5

@@ -1,6 +1,6 @@
-"""The Docker engine: whether one answers, what it can do, and what to say when it does not.
+"""Connect to the Docker engine, and word its failures.
 
-The SDK is imported inside functions, because it costs time.
+The SDK is imported inside functions, because its import is slow.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tasks.serving.runtimes.docker import image as docker_image
 from tasks.serving.runtimes.docker.address import EngineAddress
 from tasks.serving.runtimes.docker.image import ELSEWHERE
 
-ENGINE_SECONDS = 60  # an engine that does not answer a call within this is called hung
+ENGINE_SECONDS = 60  # after which an engine that does not answer a call counts as hung
 KNOCK_SECONDS = 10
 
 
 def available(image: str, host: str | None = None) -> str | None:
-    """None if an engine answers and has `image`, else the reason. Never pulls: this is for `auto`."""
+    """Return None if an engine answers and has `image`, else the reason. Never pulls: this is for `auto`."""
     try:
         client = connect(host)
         try:
@@ -36,11 +36,11 @@ def available(image: str, host: str | None = None) -> str | None:
 
 
 def connect(host: str | None = None) -> Any:
-    """A client of the engine at `host`, by default at DOCKER_HOST, else of the docker context.
+    """Connect to the engine at `host`, by default DOCKER_HOST, else the docker context.
 
     Raises:
-        EnvironmentFailure: there is none, it is out of reach, or this user may not use it.
-        UsageError: an address of a kind that is not spoken here.
+        EnvironmentFailure: there is no engine, it cannot be reached, or this user may not use it.
+        UsageError: the address's scheme is not supported.
     """
     import docker
 
@@ -52,7 +52,7 @@ def connect(host: str | None = None) -> Any:
 
 
 def _knock(address: EngineAddress) -> None:
-    """Tell a missing socket from a forbidden and a deserted one, which the SDK does not."""
+    """Tell a missing socket from a forbidden one and from one without an engine, which the SDK does not."""
     if address.remote:
         _knock_far(address)
         return
@@ -65,7 +65,7 @@ def _knock(address: EngineAddress) -> None:
         found, remedy = {
             errno.ENOENT: (f"no socket {path}", f"install and start Docker, {ELSEWHERE}"),
             errno.ECONNREFUSED: (
-                f"a socket {path} at which nobody answers",
+                f"a socket {path} at which no engine answers",
                 f"start Docker (systemctl start docker), {ELSEWHERE}",
             ),
             errno.EACCES: (
@@ -82,40 +82,41 @@ def _knock_far(address: EngineAddress) -> None:
         socket.create_connection((parts.hostname or "", parts.port or 2375), timeout=KNOCK_SECONDS).close()
     except OSError as error:
         remedy = "start the engine there, open its port, or unset DOCKER_HOST to use this host's engine, " + ELSEWHERE
-        found = f"nobody who answers at DOCKER_HOST={address.url}: {error}"
+        found = f"no answer at DOCKER_HOST={address.url}: {error}"
         raise EnvironmentFailure("docker engine", "an engine that answers", found, remedy) from error
 
 
 @contextlib.contextmanager
 def failures(where: str) -> Iterator[None]:
-    """What the engine refuses, or its silence, as an EnvironmentFailure. The SDK raises its own errors and OSErrors."""
+    """Raise an engine's refusals and timeouts as EnvironmentFailure. The SDK raises its own errors and OSError."""
     import docker.errors
 
     try:
         yield
     except (docker.errors.DockerException, OSError) as error:
         found = str(getattr(error, "explanation", None) or error)
-        raise EnvironmentFailure(where, "the engine to do it", found, _remedy(found)) from error
+        raise EnvironmentFailure(where, "the engine to succeed", found, _remedy(found)) from error
 
 
 def _remedy(found: str) -> str:
     if "could not select device driver" in found:
-        return "install the NVIDIA Container Toolkit beside that engine, or leave `serving.gpus` out."
+        return "install the NVIDIA Container Toolkit on the engine's host, or leave `serving.gpus` out."
     if "cannot assign requested address" in found:
-        return "give DOCKER_HOST by an address that the engine's own host has, or as ssh://USER@HOST."
+        return "set DOCKER_HOST to an address of the engine's own host, or to ssh://USER@HOST."
     if "no space left on device" in found:
         return (
-            "free some space for the engine (docker system df shows who takes it; docker system prune), then run again."
+            "free disk space on the engine's host (`docker system df` shows its use, `docker system prune` frees some), "
+            "then run again."
         )
-    return f"mend what the engine names (`docker info` shows its state), {ELSEWHERE}"
+    return f"fix what the engine reports (`docker info` shows its state), {ELSEWHERE}"
 
 
 def is_rootless(info: dict[str, Any]) -> bool:
-    """Whether the engine runs without root, in a user namespace in which root is the user who started it."""
+    """Tell whether the engine runs without root, in a user namespace where root is the user who started it."""
     return any("name=rootless" in option for option in info.get("SecurityOptions") or ())
 
 
 def impossible_limits(info: dict[str, Any]) -> tuple[str, ...]:
-    """The limits that this engine cannot hold, for want of a cgroup: memory, CPU, process."""
+    """Return the limits (memory, CPU, process) that this engine cannot enforce, for lack of a cgroup."""
     able = {"memory": "MemoryLimit", "CPU": "CpuCfsQuota", "process": "PidsLimit"}
     return tuple(what for what, key in able.items() if not info.get(key))

@@ -1,4 +1,4 @@
-"""An image of the Docker engine: found, fetched with its progress shown, made for this platform, known by its digest."""
+"""Find or pull an image, and check its platform and digest."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from tasks.errors import EnvironmentFailure, UsageError
 
 ELSEWHERE = "or choose --runtime binary or --runtime embedded."
-SILENT_SECONDS = 300  # a pull that says nothing for so long is called hung
+SILENT_SECONDS = 300  # after which a pull without output counts as hung
 _WHOLE = ("Verifying Checksum", "Download complete", "Extracting", "Pull complete")
 Progress = Callable[[int, int], None]
-"""Told of a pull's bytes: those that are here, and all that are known of so far."""
+"""Called with a pull's bytes: those downloaded, and the total known so far."""
 
-# The engine passes on the registry's or the network's words (moby, distribution/errors.go and Go's net package).
+# The engine passes on the registry's or the network's message (moby, distribution/errors.go and Go's net package).
 _OUT_OF_REACH = re.compile(
     "connection refused|no such host|timeout|timed out|unreachable|context deadline|deadline exceeded|EOF|"
     "server misbehaving|connection reset|temporary failure|proxyconnect|gave HTTP response|tls: |x509: |status: 5",
@@ -26,15 +26,15 @@ _UNKNOWN = re.compile("manifest unknown|not found|does not exist|name unknown|NA
 
 
 class _NoAnswer(EnvironmentFailure):
-    """The registry was asked about an image, and did not say."""
+    """The registry did not answer a request about an image."""
 
 
 def image_of(client: Any, reference: str, pull: str, progress: Progress | None = None) -> Any:
-    """The image, fetched where `pull` (missing, always or never) says so, and made for this engine's platform.
+    """Return the image, pulled if `pull` (missing, always or never) says so, after checking its platform.
 
     Raises:
-        EnvironmentFailure: it is not here and may not or cannot be fetched, or it is made for another platform; which
-            of these is known before a byte of it is fetched.
+        EnvironmentFailure: the image is missing and may not or cannot be pulled, or is made for another platform; both
+            are known before a byte of it is pulled.
     """
     image = None if pull == "always" else local(client, reference)
     if image is None:
@@ -42,10 +42,10 @@ def image_of(client: Any, reference: str, pull: str, progress: Progress | None =
             raise EnvironmentFailure(
                 f"image {reference}",
                 "the image on this host",
-                "it is not there, and nothing is pulled here",
+                "no such image, and nothing is pulled",
                 f"docker pull {reference}, {ELSEWHERE}",
             )
-        with contextlib.suppress(_NoAnswer):  # the pull may have a mirror to ask
+        with contextlib.suppress(_NoAnswer):  # the pull may use a mirror
             require_offered(client, reference)
         _pull(client, reference, progress or (lambda done, total: None))
         image = local(client, reference)
@@ -58,7 +58,7 @@ def image_of(client: Any, reference: str, pull: str, progress: Progress | None =
 
 
 def local(client: Any, reference: str) -> Any:
-    """The image where the engine has it, or None."""
+    """Return the engine's own image, or None."""
     import docker.errors
 
     with _refusals(reference), contextlib.suppress(docker.errors.ImageNotFound):
@@ -67,10 +67,10 @@ def local(client: Any, reference: str) -> Any:
 
 
 def require_offered(client: Any, reference: str) -> None:
-    """Ask the registry for the image without fetching it.
+    """Check that the registry has the image, without pulling it.
 
     Raises:
-        EnvironmentFailure: no registry there, no such image in it, not for this user, or not for this platform.
+        EnvironmentFailure: no registry, no such image, no permission, or no image for this platform.
     """
     with _refusals(reference, _NoAnswer):
         offered = client.images.get_registry_data(reference).attrs.get("Platforms") or []
@@ -81,7 +81,7 @@ def require_offered(client: Any, reference: str) -> None:
 
 
 def _pull(client: Any, reference: str, progress: Progress) -> None:
-    """Fetch it. (moby, pkg/jsonmessage: an `error` in the stream is how a pull that began fails.)"""
+    """Pull the image. A pull that has begun fails by an `error` in the stream (moby, pkg/jsonmessage)."""
     import docker.errors
     from docker.utils import parse_repository_tag
 
@@ -102,15 +102,15 @@ def _pull(client: Any, reference: str, progress: Progress) -> None:
                 else:
                     continue
                 progress(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values()))
-        whole = sum(total for _, total in layers.values())
-        progress(whole, whole)  # the engine does not always say so of the last layer
+        total = sum(size for _, size in layers.values())
+        progress(total, total)  # the engine does not always report the last layer's end
     finally:
         client.api.timeout = patience
 
 
 @contextlib.contextmanager
 def _refusals(reference: str, failure: type[EnvironmentFailure] = EnvironmentFailure) -> Iterator[None]:
-    """What the engine or the registry behind it refuses, each with what to do about it."""
+    """Raise a refusal by the engine or its registry as an error with a remedy."""
     import docker.errors
 
     try:
@@ -126,19 +126,19 @@ def _refusals(reference: str, failure: type[EnvironmentFailure] = EnvironmentFai
 
 
 def _said(reference: str, found: str) -> tuple[str, str, str]:
-    """What was expected, what was found, and the remedy, by the engine's words."""
+    """Return what was expected, what was found, and the remedy, by the engine's message."""
     registry = reference.partition("/")[0] if re.match(r"[^/]*[.:][^/]*/", reference) else "Docker Hub"
     loaded = f"load the image from a file (docker load), {ELSEWHERE}"
     if _NOT_ALLOWED.search(found) and "does not exist" not in found:
-        return f"{registry} to let this user have it", found, f"docker login {registry}, then run again; or {loaded}"
+        return f"permission to pull from {registry}", found, f"docker login {registry}, then run again; or {loaded}"
     if _OUT_OF_REACH.search(found):
-        silent = f"the image is not here, and its registry does not answer: {found}"
-        remedy = f"check the network and the engine's proxy (docker info shows it), {loaded}"
-        return f"the registry {registry} in reach", silent, remedy
+        silent = f"no image on this host, and no answer from its registry: {found}"
+        remedy = f"check the network and the engine's proxy (`docker info` shows it), {loaded}"
+        return f"the registry {registry} to answer", silent, remedy
     if _UNKNOWN.search(found) or "denied" in found:
-        remedy = f"check the name and the tag (--image); where it is private: docker login {registry}."
-        return f"an image of that name in {registry}", f"it has none: {found}", remedy
-    return "the engine to fetch it", found, f"mend what it names, {loaded}"
+        remedy = f"check the name and the tag (--image); if the image is private: docker login {registry}."
+        return f"an image of that name in {registry}", f"none: {found}", remedy
+    return "the engine to pull it", found, f"fix what it reports, {loaded}"
 
 
 def _platform(client: Any) -> str:
@@ -156,7 +156,7 @@ def _other_platform(reference: str, needed: str, found: str) -> EnvironmentFailu
 
 
 def digest_of(image: Any, reference: str) -> str:
-    """`sha256:…` of the repository that was asked for, of any other, or the image's id."""
+    """Return the image's `sha256:…` digest in the requested repository, else in any other, else its id."""
     repository = reference.partition("@")[0].removesuffix(f":{tag_of(reference)}")
     digests = [str(found) for found in image.attrs.get("RepoDigests") or ()]
     own = [found for found in digests if found.partition("@")[0] == repository]
@@ -164,5 +164,5 @@ def digest_of(image: Any, reference: str) -> str:
 
 
 def tag_of(reference: str) -> str:
-    """The tag in `registry:5000/name:tag@digest`, or nothing."""
+    """Return the tag in `registry:5000/name:tag@digest`, or an empty string."""
     return reference.partition("@")[0].rpartition("/")[2].partition(":")[2]

@@ -1,6 +1,6 @@
-"""Whose container it is: labels that tell a container of a live process from one whose owner was killed.
+"""Labels that tell a container of a live process from one whose owner was killed.
 
-The labels are given with the creation of the container, so that there is no moment in which it is nobody's.
+The labels are set at the container's creation, so that it is never without an owner.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h, the sa
 
 
 def owner() -> dict[str, str]:
-    """This process, told apart from a later one with its number, and from one in another container or boot."""
+    """Return labels that identify this process, also after its pid is reused, or in another container or boot."""
     return {PID: str(os.getpid()), PID_START: _start_ticks(os.getpid()) or "", PID_SPACE: _pid_space() or ""}
 
 
 def abandoned(client: Any, *, remote: bool = False) -> Iterator[Any]:
-    """The containers whose owning process is dead, on this host; of a `remote` engine others may be the owners too."""
+    """Yield the containers whose owner, a process of this host, is dead; a `remote` engine has other hosts' too."""
     for container in client.containers.list(all=True, filters={"label": PID}, ignore_removed=True):
         if owner_is_dead(container.labels, remote=remote):
             yield container
 
 
 def reap(client: Any, *, remote: bool = False) -> tuple[str, ...]:
-    """Remove the containers whose owning process is dead, never one of a live process; the ids of those removed."""
+    """Remove the containers whose owner is dead, never one of a live process; return the ids of those removed."""
     import docker.errors
 
     reaped = []
@@ -42,7 +42,7 @@ def reap(client: Any, *, remote: bool = False) -> tuple[str, ...]:
 
 
 def remove(container: Any) -> None:
-    """Remove, whatever it does, with its anonymous volumes; another's removal, under way or done, is as good."""
+    """Remove a container, running or not, with its anonymous volumes, unless another process has or does."""
     import docker.errors
 
     try:
@@ -55,7 +55,7 @@ def remove(container: Any) -> None:
 
 
 def owner_is_dead(labels: dict[str, str], *, remote: bool = False) -> bool:
-    """True only where it is certain: an owner that cannot be seen from here is taken for alive."""
+    """Tell whether the owner is certainly dead: one that cannot be seen from here counts as alive."""
     space = _pid_space()
     if space is None or not labels.get(PID_SPACE) or not labels[PID].isdigit():
         return False
@@ -69,7 +69,7 @@ def owner_is_dead(labels: dict[str, str], *, remote: bool = False) -> bool:
 
 
 def _pid_space() -> str | None:
-    """Where a process number means something: `<boot id>/<inode of the pid namespace>`, or None without /proc."""
+    """Return where a pid is valid, `<boot id>/<inode of the pid namespace>`, or None without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -78,7 +78,7 @@ def _pid_space() -> str | None:
 
 
 def _start_ticks(pid: int) -> str | None:
-    """When process `pid` started, in clock ticks since boot (proc(5), field 22), or None if it is not running."""
+    """Return the start of process `pid` in clock ticks since boot (proc(5), field 22), or None if it is not running."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,7 +1,7 @@
 """TensorFlow Serving in a Docker container: the real server, wherever a Docker engine answers.
 
-What the container is, `docker_container.py` says. It is always removed: by `stop`, or, when its owner was killed before
-that, by the next `start`, which reaps. The SDK is imported inside functions, because it costs time.
+The container (see `container.py`) is always removed: by `stop`, or, when its owner was killed before that, by the next
+`start` of any run. The SDK is imported inside functions, because its import is slow.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ STAND_IN_LABEL = "tfship.stand-in"
 VERSION_LABELS = ("tensorflow_serving_github_branchtag", "org.opencontainers.image.version")
 LOG_BYTES = 256 * 1024
 STOP_SECONDS = 10
-_OOM_SECONDS = 0.5  # the engine may hear of the end before it hears that memory was why
+_OOM_SECONDS = 0.5  # the engine may learn of the end before it learns that memory was the reason
 
 
 class DockerRuntime:
-    """One container of `parameters.image`; see `ServingRuntime` for what is promised.
+    """A `ServingRuntime` that is one container of `parameters.image`.
 
-    `progress` is told of the bytes of a pull: those that are here, and all that are known of so far.
+    `progress` is called during a pull with the bytes downloaded and the total known so far.
     """
 
     def __init__(self, parameters: DockerParameters, progress: Progress | None = None) -> None:
@@ -53,7 +53,7 @@ class DockerRuntime:
 
     @property
     def identity(self) -> RuntimeIdentity:
-        """The image by its registry digest, or by its id where it never was in a registry. May pull."""
+        """The image by its registry digest, or by its id if it was never in a registry. May pull."""
         if self._identity is None:
             image = image_of(self._engine(), self.parameters.image, self.parameters.pull, self.progress)
             self._image_id = str(image.id)
@@ -68,18 +68,18 @@ class DockerRuntime:
         return self._identity
 
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
-        """Create and start the container, from exactly the image that `identity` named.
+        """Create and start the container, from exactly the image of `identity`.
 
         A server that has ended already has no ports any more: the endpoint then has port 0, where nothing listens.
 
         Raises:
-            UsageError: a mount's folder or place cannot be had.
+            UsageError: a mount's folder or its path in the container cannot be used.
         """
         if self._begun:
             raise RuntimeError("a runtime starts once")
         self._begun = True
         docker_container.require_mounts(self.parameters.mounts)
-        self.identity  # resolves the image, or says why it cannot
+        self.identity  # resolves the image, or raises
         engine, address = self._engine(), docker_address.resolve(self.parameters.host)
         engine.api.timeout = max(1.0, deadline)
         try:
@@ -90,7 +90,7 @@ class DockerRuntime:
                 )
                 self._container, notes = made
                 self._notes += notes
-                self._measured = engine.info().get("CgroupDriver") != "none"  # else it tells of its own
+                self._measured = engine.info().get("CgroupDriver") != "none"  # then stats are the engine's own
                 self._container.start()
                 self._container.reload()
             return self._endpoint(address)
@@ -99,17 +99,20 @@ class DockerRuntime:
             raise
 
     def logs(self) -> str:
-        """What the container wrote; before that, what the engine could not do."""
+        """Return the container's output, after notes on the limits that the engine could not enforce."""
         if self._container is not None:
             import docker.errors
 
-            with contextlib.suppress(docker.errors.NotFound):  # removed by somebody else: what was read last stays
+            with contextlib.suppress(docker.errors.NotFound):  # removed by another process: keep what was read last
                 raw = self._container.logs(stdout=True, stderr=True)[-LOG_BYTES:]
                 self._log = raw.decode("utf-8", errors="replace")
         return "".join([*(f"tfship: {note}\n" for note in self._notes), self._log])[-LOG_BYTES:]
 
     def exited(self) -> Exit | None:
-        """How it ended. Docker reports a death by signal N as 128+N; a container removed by others counts as killed."""
+        """Return how the server ended, or None. A container that another process removed counts as killed.
+
+        Docker reports an end by signal N as 128+N.
+        """
         if self._container is not None and self._exit is None:
             import docker.errors
 
@@ -119,7 +122,7 @@ class DockerRuntime:
                     time.sleep(_OOM_SECONDS)
                     self._container.reload()
             except docker.errors.NotFound:
-                self._notes.append("the container was removed by somebody else")
+                self._notes.append("the container was removed by another process")
                 self._exit = Exit(code=-9)
                 return self._exit
             state = self._container.attrs["State"]
@@ -129,14 +132,14 @@ class DockerRuntime:
         return self._exit
 
     def memory(self) -> int | None:
-        """Anonymous and mapped file pages of the container's cgroup, in bytes; None where the engine gives it none."""
+        """Return the bytes of anonymous and mapped file pages of the container's cgroup, or None if it has none."""
         if self._container is None or not self._measured:
             return None
         import docker.errors
 
         try:
             usage = self._container.stats(stream=False, one_shot=True).get("memory_stats", {})
-        except (docker.errors.APIError, OSError):  # gone, or an engine that is busy: the next one says
+        except (docker.errors.APIError, OSError):  # the container has ended, or the engine is busy
             return None
         counters = usage.get("stats") or {}
         for anonymous, mapped in (("anon", "file_mapped"), ("total_rss", "total_mapped_file")):  # cgroup 2, cgroup 1
@@ -145,7 +148,7 @@ class DockerRuntime:
         return int(usage["usage"]) if "usage" in usage else None
 
     def stop(self) -> None:
-        """Kill and remove the container; its log and its end stay readable here.
+        """Kill and remove the container; its log and exit stay readable.
 
         Raises:
             EnvironmentFailure: the engine did not remove it; the message names the container.
@@ -159,7 +162,7 @@ class DockerRuntime:
             container.client.api.timeout = STOP_SECONDS
             with failures(f"removing container {container.short_id}"):
                 try:
-                    with contextlib.suppress(docker.errors.APIError):  # not running any more, or never was
+                    with contextlib.suppress(docker.errors.APIError):  # not running
                         container.kill()
                         container.wait(timeout=STOP_SECONDS)
                     self.exited()
@@ -177,7 +180,7 @@ class DockerRuntime:
         return self._client
 
     def _endpoint(self, address: EngineAddress) -> Endpoint:
-        """Where the published ports are reached from here."""
+        """Return the addresses of the published ports, as seen from this host."""
         published = self._container.attrs["NetworkSettings"]["Ports"] or {}
         grpc, rest = (_host_port(published.get(port)) for port in (GRPC_PORT, REST_PORT))
         if address.behind_ssh and grpc and rest:
