@@ -22,7 +22,7 @@ from tasks.records.settings import Release, Serving
 from tasks.releases import rules
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
-from tasks.serving.checks.requests import compared, questions
+from tasks.serving.checks.requests import compare_answers, known_requests
 from tasks.serving.checks.setups import setups
 from tasks.serving.clients.grpc import GrpcPredictor
 from tasks.serving.runtimes import choose
@@ -195,7 +195,7 @@ def ask(
     signatures = {signature.key: signature for signature in reference.names.signatures}
     predictor = GrpcPredictor(endpoint, name, signatures, serving.request_timeout)
     try:
-        rows = [row for one in questions(predictor, reference, largest) for row in compared(one, tolerance)]
+        rows = [row for one in known_requests(predictor, reference, largest) for row in compare_answers(one, tolerance)]
         report = ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
     finally:
         predictor.close()

@@ -100,7 +100,7 @@ def rehearse(
         try:
             with (
                 lifecycle.serving(runtime, served.name, base, version, serving.load_timeout, memory) as (endpoint, _),
-                lifecycle.asking(runtime),
+                lifecycle.examining(runtime),
             ):
                 switch = isolate.call(
                     change, endpoint, served.name, base / str(version), run.path, step, serving, window

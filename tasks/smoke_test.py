@@ -37,7 +37,7 @@ from tasks.records.forms import CandidateForm
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Gates, Serving
-from tasks.serving.checks import examine as questions
+from tasks.serving.checks import examine as server_checks
 from tasks.serving.checks import lifecycle, preflight, production_config
 from tasks.serving.checks.examine import Findings
 from tasks.serving.checks.production_config import Entry
@@ -250,7 +250,7 @@ def _ask(
     memory: list[int] = []
     served = lifecycle.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout, memory)
     with served as (endpoint, load_seconds):
-        with lifecycle.asking(runtime):
+        with lifecycle.examining(runtime):
             found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest)
         log = runtime.logs()
     one = Round(
@@ -269,7 +269,7 @@ def examine(
 ) -> Findings:
     """In a child: everything that is asked of the server."""
     reference = Reference.read(run, training_step)
-    return questions.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest)
+    return server_checks.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest)
 
 
 def gates(limits: Gates, measured: Round) -> Iterator[Check]:

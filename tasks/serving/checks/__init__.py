@@ -1,1 +1,1 @@
-"""What a smoke test checks: files before a server starts, answers, refusals, latency, life cycle."""
+"""Checks of a smoke test: files before a server starts, answers, refusals, latency, life cycle."""

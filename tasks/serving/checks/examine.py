@@ -1,7 +1,7 @@
-"""What a smoke test asks of a running server, of any runtime alike. Runs in a child: the protos import TensorFlow.
+"""Check a running server, of any runtime. Runs in a child: the protos import TensorFlow.
 
-An order in which the first surprise is the most telling one: versions and signatures, then every answer, then what must
-be refused, and after that the same answers again.
+The order makes the first failure the most telling one: versions and signatures, then every answer, then requests that
+must be refused, and after these the same answers again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tasks.records.serving import Cause, Check, Endpoint, Latency
 from tasks.records.settings import Serving
 from tasks.records.signature import Method
 from tasks.serving.checks import latency, refusals
-from tasks.serving.checks.requests import Asked, compared, questions
+from tasks.serving.checks.requests import KnownRequest, compare_answers, known_requests
 from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching, status
 from tasks.serving.clients.rest import RestPredictor
 
 
 class Findings(Record):
-    """What the questions to a running server gave."""
+    """Results of the checks of a running server."""
 
     parity: ParityReport
     checks: tuple[Check, ...]
@@ -38,24 +38,24 @@ def examine(
     tolerance: Tolerance,
     largest: int | None,
 ) -> Findings:
-    """Ask everything; stop asking where an answer is wrong already.
+    """Run every check, stopping after the first group with a wrong answer.
 
     Raises:
         ChildFailed: the server did not answer.
     """
-    with Asker(endpoint, name, version, reference, serving) as asker:
-        checks = [*asker.versions(), *asker.signatures()]
+    with ServerChecks(endpoint, name, version, reference, serving) as server:
+        checks = [*server.versions(), *server.signatures()]
         rows: list[ParityRow] = []
         measured: list[Latency] = []
         if all(check.passed for check in checks):
-            asked = [one for protocol in asker.protocols for one in questions(protocol, reference, largest)]
-            rows = worst_of(row for one in asked for row in compared(one, tolerance))
+            requests = [one for protocol in server.protocols for one in known_requests(protocol, reference, largest)]
+            rows = worst_of(row for one in requests for row in compare_answers(one, tolerance))
             if not ParityReport(rows=tuple(rows)).failures:
-                checks += [*asker.filtered(asked), *asker.must_be_refused(asked)]
-                rows = worst_of([*rows, *(row for one in asked for row in compared(one, tolerance))])
-                measured, together, failed = _measured(asker, asked, rows, serving, tolerance)
+                checks += [*server.filtered(requests), *server.must_be_refused(requests)]
+                rows = worst_of([*rows, *(row for one in requests for row in compare_answers(one, tolerance))])
+                measured, together, failed = _measured(server, requests, rows, serving, tolerance)
                 rows, checks = [*rows, *together], [*checks, *failed]
-            checks += asker.versions_that_answered()
+            checks += server.versions_that_answered()
         return Findings(
             parity=ParityReport(baseline=reference.baseline.form, rows=tuple(rows)),
             checks=tuple(checks),
@@ -64,18 +64,18 @@ def examine(
 
 
 def _measured(
-    asker: Asker, asked: list[Asked], rows: list[ParityRow], serving: Serving, tolerance: Tolerance
+    server: ServerChecks, requests: list[KnownRequest], rows: list[ParityRow], serving: Serving, tolerance: Tolerance
 ) -> tuple[list[Latency], list[ParityRow], list[Check]]:
-    """Latency of every signature at its smallest and largest batch, `serving_default` first; then all at once.
+    """Measure every signature at its smallest and largest batch, `serving_default` first; then all at once.
 
-    An error after all these answers is one more answer, and a wrong one.
+    An error to a request that was answered before is a failed check.
     """
     not_carried = {(row.candidate, row.signature) for row in rows if row.passed is None and row.output == "*"}
-    asked = [one for one in asked if (one.form, one.signature.key) not in not_carried]
+    requests = [one for one in requests if (one.form, one.signature.key) not in not_carried]
     measured: list[Latency] = []
     together: list[ParityRow] = []
-    for protocol in asker.protocols:
-        mine = [one for one in asked if one.predictor is protocol]
+    for protocol in server.protocols:
+        mine = [one for one in requests if one.predictor is protocol]
         try:
             measured += latency.one_at_a_time(list(_smallest_and_largest(mine)), serving.latency_requests)
         except AnsweredError as error:
@@ -95,14 +95,14 @@ def _measured(
     return measured, together, []
 
 
-def _smallest_and_largest(asked: Sequence[Asked]) -> Iterator[Asked]:
-    for key in sorted({one.signature.key for one in asked}, key=lambda key: (key != "serving_default", key)):
-        sizes = {one.rows: one for one in asked if one.signature.key == key}
+def _smallest_and_largest(requests: Sequence[KnownRequest]) -> Iterator[KnownRequest]:
+    for key in sorted({one.signature.key for one in requests}, key=lambda key: (key != "serving_default", key)):
+        sizes = {one.rows: one for one in requests if one.signature.key == key}
         yield from (sizes[rows] for rows in sorted({min(sizes), max(sizes)}))
 
 
-class Asker:
-    """A server's address with a client for each protocol; closes them."""
+class ServerChecks:
+    """Checks of one server, with a client for each protocol. A context manager that closes the clients."""
 
     def __init__(self, endpoint: Endpoint, name: str, version: int, reference: Reference, serving: Serving) -> None:
         self.endpoint, self.name, self.version, self.reference = endpoint, name, version, reference
@@ -114,7 +114,7 @@ class Asker:
         self.rows = RestPredictor(endpoint, name, predicts, self.seconds, by_row=True)
         self.protocols = (self.grpc, self.rest, self.rows)
 
-    def __enter__(self) -> Asker:
+    def __enter__(self) -> ServerChecks:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +122,7 @@ class Asker:
             protocol.close()
 
     def versions(self) -> Iterator[Check]:
-        """The version under test is AVAILABLE, and no other one."""
+        """Check that the version under test is AVAILABLE, and no other."""
         expected = f"version {self.version} AVAILABLE, no other"
         for protocol, states in (
             ("gRPC", self.grpc.status()),
@@ -139,7 +139,7 @@ class Asker:
             )
 
     def signatures(self) -> Iterator[Check]:
-        """The signatures that the server reports are those of the live model."""
+        """Check that the server reports the signatures of the live model."""
         for protocol, reported in (("gRPC", self.grpc.metadata()), ("REST", self.rest.metadata())):
             difference = compare.signature_difference(self.reference.names.signatures, reported)
             yield Check(
@@ -152,7 +152,7 @@ class Asker:
             )
 
     def versions_that_answered(self) -> Iterator[Check]:
-        """The served version in the `model_spec` of every answer over gRPC, of any method; REST's answers have none."""
+        """Check the version in the `model_spec` of every gRPC answer; REST answers have none."""
         if self.grpc.versions:
             yield Check(
                 protocol="gRPC",
@@ -163,12 +163,12 @@ class Asker:
                 cause=Cause.VERSION_DIFFERS,
             )
 
-    def filtered(self, asked: Sequence[Asked]) -> Iterator[Check]:
-        """An `output_filter` brings the output that it names, and no other; asked where there are others.
+    def filtered(self, requests: Sequence[KnownRequest]) -> Iterator[Check]:
+        """Check that an `output_filter` returns the output that it names and no other, for a signature with several.
 
-        Where no signature has several outputs, that a filter is looked at shows in the refusal of an unknown output.
+        If no signature has several outputs, the refusal of an unknown output shows that filters are read.
         """
-        predicts = [one for one in asked if one.predictor is self.grpc and one.signature.method is Method.PREDICT]
+        predicts = [one for one in requests if one.predictor is self.grpc and one.signature.method is Method.PREDICT]
         one = max(predicts, key=lambda one: len(one.signature.outputs), default=None)
         if one is None or len(one.signature.outputs) == 1:
             return
@@ -189,10 +189,10 @@ class Asker:
             cause=Cause.ANSWER_DIFFERS,
         )
 
-    def must_be_refused(self, asked: Sequence[Asked]) -> Iterator[Check]:
-        """What no server may answer, made from a good request: to a Predict signature with inputs where there is one."""
+    def must_be_refused(self, requests: Sequence[KnownRequest]) -> Iterator[Check]:
+        """Check requests that must be refused, made from a valid one: of a Predict signature with inputs if there is one."""
         good = min(
-            (one for one in asked if one.predictor is self.grpc),
+            (one for one in requests if one.predictor is self.grpc),
             key=lambda one: (one.signature.method is not Method.PREDICT, not one.signature.inputs, one.rows),
         )
         yield from refusals.over_rest(self.rest, good, self.version)

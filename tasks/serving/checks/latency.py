@@ -1,6 +1,6 @@
-"""How fast a server answers: one request at a time, and several at once. Runs in a child, on the server's host.
+"""Measure a server's latency: one request at a time, and several at once. Runs in a child, on the server's host.
 
-Requests in flight at once are also a question: every answer is compared, for a server may mix up what it batches.
+Every answer to requests in flight at once is also compared, for a server may mix up the rows that it batches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.records.parity import ParityRow, Tolerance, worst_of
 from tasks.records.serving import Latency
-from tasks.serving.checks.requests import Asked, compared
+from tasks.serving.checks.requests import KnownRequest, compare_answers
 
 AT_ONCE = 8
 MEASURE_SECONDS = 10.0  # for one protocol: its signatures and batch sizes share them
@@ -22,33 +22,33 @@ AT_ONCE_SECONDS = 2.0  # for one protocol
 FEWEST = 5
 
 
-def one_at_a_time(questions: Sequence[Asked], requests: int) -> Iterator[Latency]:
-    """Up to `requests` requests of each question; fewer, but some, where they take long. The report says how many.
+def one_at_a_time(known: Sequence[KnownRequest], requests: int) -> Iterator[Latency]:
+    """Send each known request up to `requests` times; fewer, but at least `FEWEST`, if they are slow.
 
     Raises:
         ChildFailed: a request was not answered.
         AnsweredError: one was answered with an error.
     """
-    for asked in questions:
-        until = time.monotonic() + MEASURE_SECONDS / len(questions)
+    for request in known:
+        until = time.monotonic() + MEASURE_SECONDS / len(known)
         times: list[float] = []
         while len(times) < requests and (len(times) < FEWEST or time.monotonic() < until):
             started = time.perf_counter()
-            asked.predictor.predict(asked.signature.key, asked.inputs)
+            request.predictor.predict(request.signature.key, request.inputs)
             times.append(time.perf_counter() - started)
-        measured = _latency(asked.predictor.form, asked.rows, times, 1, asked.rows * len(times) / sum(times))
-        yield measured.model_copy(update={"signature": asked.signature.key})
+        measured = _latency(request.predictor.form, request.rows, times, 1, request.rows * len(times) / sum(times))
+        yield measured.model_copy(update={"signature": request.signature.key})
 
 
-def at_once(questions: Sequence[Asked], requests: int, tolerance: Tolerance) -> tuple[list[ParityRow], Latency]:
-    """All questions in turn from eight threads, over one protocol: the worst answer of each output, and how long.
+def at_once(known: Sequence[KnownRequest], requests: int, tolerance: Tolerance) -> tuple[list[ParityRow], Latency]:
+    """Send all known requests in turn from eight threads, over one protocol.
 
-    Each thread sends up to `requests`, and at least one.
+    Returns the worst answer of each output, and the latency. Each thread sends up to `requests`, and at least one.
 
     Raises:
         ChildFailed: a request was not answered.
     """
-    form, until = questions[0].predictor.form, time.monotonic() + AT_ONCE_SECONDS
+    form, until = known[0].predictor.form, time.monotonic() + AT_ONCE_SECONDS
     rows: list[ParityRow] = []
     times: list[float] = []
     carried = 0
@@ -59,13 +59,13 @@ def at_once(questions: Sequence[Asked], requests: int, tolerance: Tolerance) -> 
         for sent in range(requests):
             if sent and time.monotonic() > until:
                 break
-            asked = questions[(turn + sent) % len(questions)]
+            request = known[(turn + sent) % len(known)]
             began = time.perf_counter()
-            answer = compared(asked, tolerance)
+            answer = compare_answers(request, tolerance)
             taken = time.perf_counter() - began
             with lock:
                 times.append(taken)
-                carried += asked.rows
+                carried += request.rows
                 rows[:] = worst_of([*rows, *answer])
 
     started = time.monotonic()

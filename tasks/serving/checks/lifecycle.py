@@ -1,4 +1,4 @@
-"""A server's life in a test: started, waited for, watched, and stopped; and why it was no pass. Any runtime alike."""
+"""A server's life in a test, of any runtime: start, wait, watch, stop; and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.records.serving import Cause, Endpoint
 from tasks.serving.clients.grpc import status
 from tasks.serving.runtimes.protocol import ServingRuntime
 
-# A load that fails for one of these says nothing about the model.
+# A load that fails for one of these reasons says nothing about the model.
 _MACHINE = re.compile(
     "RESOURCE_EXHAUSTED|No space left|Too many open files|Cannot allocate|address already in use", re.IGNORECASE
 )
@@ -29,7 +29,7 @@ _NOT_COMPILED = "XLA compilation disabled"
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.2
 _LOG_TAIL = 6000
-_MEND = "mend what it names and make the model again"
+_FIX = "fix what it names and make the model again"
 NOTICED_SECONDS = 15.0
 
 
@@ -42,14 +42,14 @@ def serving(
     load_timeout: float,
     memory: list[int] | None = None,
 ) -> Iterator[tuple[Endpoint, float]]:
-    """A server with `version` AVAILABLE, and the seconds that took; stopped on the way out, whatever happens.
+    """Start a server and yield its endpoint and load time in seconds once `version` is AVAILABLE; stop it on exit.
 
-    `memory` is given what its resident memory is, sample by sample, in bytes, from its start on: a load may take more
-    than the answers after it.
+    Samples of its resident memory, in bytes, are appended to `memory` from its start on: a load may take more than the
+    answers after it.
 
     Raises:
-        SmokeRefused: the server would not load the model.
-        ChildFailed: it ended for another reason, or did not get that far within `load_timeout` seconds.
+        SmokeRefused: the server refused to load the model.
+        ChildFailed: it ended for another reason, or was not AVAILABLE within `load_timeout` seconds.
         EnvironmentFailure: it could not be started.
     """
     started = time.monotonic()
@@ -65,7 +65,7 @@ def serving(
 def wait_for(
     runtime: ServingRuntime, endpoint: Endpoint, name: str, version: int, deadline: float, load_timeout: float
 ) -> None:
-    """Return when `version` is AVAILABLE; see `serving` for what is raised where it does not become so."""
+    """Return when `version` is AVAILABLE. Raises as `serving` does if that does not happen."""
     what = f"{runtime.identity.called}, model {name} version {version}"
     while True:
         ended = runtime.exited()
@@ -98,7 +98,7 @@ def wait_for(
 
 
 def not_loaded(runtime: ServingRuntime, what: str, message: str) -> PipelineError:
-    """What it is that a version's load has failed, by the server's own words: a verdict, unless it wants for room."""
+    """Return the error for a failed load by the server's message: a refusal, unless the host lacked resources."""
     if _MACHINE.search(message):
         return _ended(runtime, Cause.LOAD_ERROR, what, f"END: {message}", "free what it names, and run again")
     return refused(runtime, _cause_of(message, runtime.logs()), what, "AVAILABLE", f"END: {message}")
@@ -110,10 +110,10 @@ def _signal(code: int) -> int | None:
 
 
 def _cause_of(message: str, log: str) -> Cause:
-    """What a load failed for, by the server's own words; a warmup that has begun and not ended is what failed.
+    """Return the cause of a failed load by the server's message and log.
 
-    ("Starting to read warmup data …", "Finished reading warmup data …",
-    tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc.)
+    A warmup that has begun and not ended is the cause ("Starting to read warmup data …", "Finished reading warmup data …",
+    tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc).
     """
     if _UNKNOWN_OP.search(message):
         return Cause.UNKNOWN_OP
@@ -124,7 +124,7 @@ def _cause_of(message: str, log: str) -> Cause:
 
 
 def _load_error(log: str) -> str | None:
-    """The server's own words for a model that it could not load, not for a machine that had no room for it.
+    """Return the log's last message on a model that could not be loaded, unless the host lacked resources for it.
 
     ("Loading servable: {name: … version: …} failed: …", tensorflow_serving/core/loader_harness.cc.)
     """
@@ -135,12 +135,11 @@ def _load_error(log: str) -> str | None:
 
 
 def require_alive(runtime: ServingRuntime, within: float = 0.0) -> None:
-    """Raise where the server has ended during the test; `within` so many seconds, for an engine notices an end only
-    after its clients have.
+    """Raise if the server has ended during the test, or ends `within` seconds: an engine notices later than clients do.
 
     Raises:
-        SmokeRefused: it crashed, or left by itself: whatever it was asked, it must not.
-        ChildFailed: somebody or something else ended it.
+        SmokeRefused: it crashed or exited by itself, which no request may cause.
+        ChildFailed: another process or the kernel ended it.
     """
     until = time.monotonic() + within
     while (ended := runtime.exited()) is None:
@@ -151,19 +150,19 @@ def require_alive(runtime: ServingRuntime, within: float = 0.0) -> None:
     number = _signal(ended.code)
     if ended.oom_killed or number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         how = "for want of memory (OOM-killed)" if ended.oom_killed else f"by signal {number}"
-        remedy = "see who ended it, or raise `serving.memory`; run again"
+        remedy = "find what ended it, or raise `serving.memory`; run again"
         raise _ended(runtime, Cause.DIED, what, f"it was killed {how}", remedy)
     found = f"it ended by signal {number}" if number else f"it ended with exit code {ended.code}"
-    raise refused(runtime, Cause.DIED, what, "it to go on serving", found)
+    raise refused(runtime, Cause.DIED, what, "it to keep serving", found)
 
 
 @contextmanager
-def asking(runtime: ServingRuntime) -> Iterator[None]:
-    """While the server is asked: what comes of it is its own end, where that is why, else as it is.
+def examining(runtime: ServingRuntime) -> Iterator[None]:
+    """Raise a failure inside the block as the server's end if that is the reason, else as it is.
 
     Raises:
-        SmokeRefused: the server crashed, or left by itself.
-        ChildFailed: it was ended by others; or it stands and did not answer: `too slow`, as far as one can tell.
+        SmokeRefused: the server crashed or exited by itself.
+        ChildFailed: another process ended it; or it runs and did not answer, whose cause is `too slow`.
     """
     try:
         yield
@@ -181,7 +180,7 @@ def asking(runtime: ServingRuntime) -> Iterator[None]:
 
 @contextmanager
 def _watched(runtime: ServingRuntime, samples: list[int] | None) -> Iterator[None]:
-    """Note the server's resident memory while the block runs."""
+    """Sample the server's resident memory while the block runs."""
     if samples is None:
         yield
         return
@@ -206,9 +205,9 @@ def _watched(runtime: ServingRuntime, samples: list[int] | None) -> Iterator[Non
 
 
 def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, found: str) -> SmokeRefused:
-    """The verdict against the model, with the end of the server's log."""
+    """Return the refusal of the model, with the end of the server's log."""
     measured = cause in (Cause.TOO_SLOW, Cause.TOO_LARGE)
-    remedy = "measure again on a quiet machine (--refresh), or raise the gate" if measured else _MEND
+    remedy = "measure again on a quiet machine (--refresh), or raise the gate" if measured else _FIX
     facts = _facts(runtime, cause, runtime.logs()[-_LOG_TAIL:])
     return SmokeRefused(
         what, expected, f"{found} ({cause.value})", f"{_remedy(found, remedy)}.{_fenced(runtime)}", facts
@@ -216,7 +215,7 @@ def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, fou
 
 
 def differs(runtime: ServingRuntime, error: ParityError) -> ParityError:
-    """The verdict against the model's answers, with its cause and the end of the server's log."""
+    """Return the refusal of the model's answers, with its cause and the end of the server's log."""
     cause = Cause.ANSWER_DIFFERS
     where = error.where
     if image := runtime.identity.image:  # one among several, perhaps
@@ -227,7 +226,7 @@ def differs(runtime: ServingRuntime, error: ParityError) -> ParityError:
 
 
 def _remedy(found: str, otherwise: str) -> str:
-    """What to do, where a server's words say it themselves."""
+    """Return the remedy that the server's message implies, or `otherwise`."""
     if _NOT_COMPILED in found:
         return (
             "make the model without `jit_compile`, or start its servers, here (`serving.flags`) and in production, "
@@ -239,7 +238,7 @@ def _remedy(found: str, otherwise: str) -> str:
 def _ended(
     runtime: ServingRuntime, cause: Cause, what: str, found: str, remedy: str, expected: str = "AVAILABLE"
 ) -> ChildFailed:
-    """No verdict, so that nothing of the step is kept: the error brings the whole log along."""
+    """Return a failure that is no verdict. Nothing of the step is kept, so the error carries the whole log."""
     found, remedy = f"{found} ({cause.value})", f"{remedy.removesuffix('.')}.{_fenced(runtime)}"
     return ChildFailed(what, expected, found, remedy, facts=_facts(runtime, cause, runtime.logs()))
 
@@ -249,6 +248,6 @@ def _facts(runtime: ServingRuntime, cause: Cause, log: str) -> dict[str, str]:
 
 
 def _fenced(runtime: ServingRuntime) -> str:
-    """The last words of the server, set apart from ours."""
+    """Quote the end of the server's log."""
     lines = runtime.logs()[-_LOG_TAIL:].splitlines()[-8:]
     return "".join(["\nThe server's last words:", *(f"\n    | {line[:300]}" for line in lines)]) if lines else ""

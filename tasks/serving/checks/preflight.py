@@ -19,15 +19,15 @@ ON_DISK = CandidateForm.SAVED_MODEL_FILES
 
 
 def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
-    """Values and assets of the SavedModel in `folder`: as they lie in its files, then as a server computes with them.
+    """Compare values and assets of the SavedModel in `folder`, first in its files, then as loaded.
 
-    Outputs alone miss a zeroed weight 8 times in 60: whatever is about to be served is looked at here. The files alone
-    miss a restore that reads another tensor into a variable, and a main op that writes one again; so what passes, and
-    does nothing but compute, is loaded by the loader that TensorFlow Serving uses and its variables are read.
+    Outputs alone miss a zeroed weight 8 times in 60, so the values are compared. The files alone miss a restore that
+    reads another tensor into a variable, and a main op that overwrites one; so a model that passes, and does nothing
+    but compute, is loaded by the loader that TensorFlow Serving uses and its variables are read.
 
     Raises:
-        UnsafeGraph: it would do more than compute; nothing of it was run.
-        SmokeRefused: the loader refuses it.
+        UnsafeGraph: the model would do more than compute; nothing of it was run.
+        SmokeRefused: the loader refuses the model.
     """
     reference = Reference.read(run, step)
     expected = [
@@ -43,7 +43,7 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
 
 
 def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
-    """A row for each variable that a server would not compute with as the live model did, and for each one too many."""
+    """Return a row for each loaded variable that differs from the live model's, or else for each one too many."""
     try:
         loaded = saved_model.loaded_values(folder, reference.session)
     except DamagedError as error:
@@ -56,28 +56,28 @@ def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
 
 
 def _once_loaded(row: ParityRow) -> ParityRow:
-    """A row that says that the files are right, and what a server makes of them is not."""
+    """Note in a row that the files are right and the loaded value is not."""
     worst = row.worst and row.worst.model_copy(update={"got": f"{row.worst.got} once it was loaded"})
     return row.model_copy(update={"worst": worst, "note": "the files are right; loading them gives another value"})
 
 
 def signatures_on_disk(folder: Path, run: Path) -> str | None:
-    """How the signatures that the SavedModel in `folder` declares differ from the live model's, None where they do not.
+    """Return how the signatures of the SavedModel in `folder` differ from the live model's, or None.
 
-    Looked at before a server is: one that refuses a warmup request for an input's name would hide the name's change.
+    Compared before a server starts: one that refuses a warmup request for an input's name would hide the name's change.
     """
     try:
         declared = saved_model.signatures(folder)
     except (ValueError, TypeError) as error:
-        return f"a method or a dtype of no known kind: {error}"
+        return f"an unknown method or dtype: {error}"
     return compare.signature_difference(TrainingRun(run).names().signatures, declared)
 
 
 def require_self_contained(folder: Path) -> None:
-    """Refuse a SavedModel that would do more in a server than compute from what it brings.
+    """Refuse a SavedModel that would do more in a server than compute from its own files.
 
     Raises:
-        UnsafeGraph: it touches other files or the network, runs Python, or ends the process.
+        UnsafeGraph: it accesses other files or the network, runs Python, or ends the process.
     """
     meta = saved_model.meta_graph(folder)
     outputs = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]

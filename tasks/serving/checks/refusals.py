@@ -1,7 +1,7 @@
-"""Requests that no server may answer: each must get the error that the real server gives it. Runs in a child.
+"""Invalid requests, each of which must get the error that the real server gives it. Runs in a child.
 
-Which errors: tensorflow_serving/servables/tensorflow/predict_util.cc, classifier.cc, regressor.cc and
-tensorflow_serving/util/json_tensor.cc, read off a running server.
+The errors: tensorflow_serving/servables/tensorflow/predict_util.cc, classifier.cc, regressor.cc and
+tensorflow_serving/util/json_tensor.cc, as observed on a running server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.records.serving import Cause, Check
 from tasks.records.signature import Method, Signature
-from tasks.serving.checks.requests import Asked
+from tasks.serving.checks.requests import KnownRequest
 from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching
 from tasks.serving.clients.rest import IN_JSON, RestPredictor, jsonable
 from tasks.tensors.tensor_file import Array, Tensors
@@ -22,15 +22,14 @@ from tasks.tensors.tensor_file import Array, Tensors
 _INVALID = frozenset({"INVALID_ARGUMENT"})
 _NO_SIGNATURE = _INVALID | {"FAILED_PRECONDITION"}
 _NOT_FOUND = frozenset({"NOT_FOUND"})
-# A rank is not looked at by the server: what the graph makes of it is its own affair, as long as the server does not
-# fall over it.
+# The server does not check ranks: any of these answers will do, as long as the server survives.
 _EITHER = frozenset({"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND"})
 
 Case = tuple[str, Callable[[Any], object], frozenset[str]]
 
 
-def over_grpc(grpc: GrpcPredictor, good: Asked, version: int) -> Iterator[Check]:
-    """A request that the server answers, changed in one way each, by the method that its signature takes."""
+def over_grpc(grpc: GrpcPredictor, good: KnownRequest, version: int) -> Iterator[Check]:
+    """Send variants of a valid request, each with one fault, by the method of its signature."""
     request, call = grpc.call(good.signature.key, good.inputs)
     for case, change, expected in _cases(good.signature, version):
         bad = type(request)()
@@ -60,8 +59,8 @@ def _cases(signature: Signature, version: int) -> Iterator[Case]:
         yield "wrong rank", lambda request: request.inputs[name].tensor_shape.dim.add(size=1), _EITHER
 
 
-def over_rest(rest: RestPredictor, good: Asked, version: int) -> Iterator[Check]:
-    """Bodies and addresses that are wrong, and a request that the server answers, changed."""
+def over_rest(rest: RestPredictor, good: KnownRequest, version: int) -> Iterator[Check]:
+    """Send invalid bodies and URLs, and variants of a valid request with one fault each."""
     model, signature = rest.model, good.signature
     elsewhere = f"{model.rpartition('/')[0]}/no_such_model:predict"
     cases: list[tuple[str, str, Any, int]] = [

@@ -1,4 +1,4 @@
-"""Requests whose right answers are known: the probe, cut as a server's set-up wants it. Runs in a child."""
+"""Requests with known answers: the probe, cut to the batch sizes that a server takes. Runs in a child."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tasks.tensors.tensor_file import Tensors
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, `rows` rows of `signature` (0 where it has none), and what the live model answers to it.
+class KnownRequest:
+    """One request of `rows` rows (0 if the signature has no rows), with the live model's outputs.
 
-    `form` is how reports call the comparison.
+    `form` is the name of the comparison in reports.
     """
 
     form: str
@@ -32,11 +32,12 @@ class Asked:
     rows: int
 
 
-def questions(predictor: Predictor, reference: Reference, largest: int | None) -> Iterator[Asked]:
-    """Every signature that `predictor` carries: the whole probe, and its first rows alone.
+def known_requests(predictor: Predictor, reference: Reference, largest: int | None) -> Iterator[KnownRequest]:
+    """Yield for every signature that `predictor` carries the complete probe, and its first rows alone.
 
-    A server that batches takes at most `largest` rows in a request: the probe in such pieces then, one row, and a full
-    batch. A piece must be answered as its rows were in the whole probe, for a server joins the rows of strangers.
+    A server that batches takes at most `largest` rows in a request: then the probe in pieces of that size, one row, and
+    a full batch. A piece must be answered as its rows were in the complete probe, for a server joins rows of several
+    clients.
     """
     for signature in reference.names.signatures:
         if signature.key not in predictor.signatures:
@@ -46,10 +47,12 @@ def questions(predictor: Predictor, reference: Reference, largest: int | None) -
         count = compare.rows_of(signature, reference.probe)
         form = predictor.form
         if largest is None or not count:
-            yield Asked(form, predictor, signature, inputs, outputs, count)
+            yield KnownRequest(form, predictor, signature, inputs, outputs, count)
             for few, answers in reference.smaller.items():
                 if smaller := compare.select(answers, signature.key):
-                    yield Asked(f"{form}, batch {few}", predictor, signature, _rows(inputs, range(few)), smaller, few)
+                    yield KnownRequest(
+                        f"{form}, batch {few}", predictor, signature, _rows(inputs, range(few)), smaller, few
+                    )
             continue
         pieces = {form: [range(start, min(start + largest, count)) for start in range(0, count, largest)]}
         pieces[f"{form}, batch 1"] = [range(1)]
@@ -57,7 +60,7 @@ def questions(predictor: Predictor, reference: Reference, largest: int | None) -
         for name, ranges in pieces.items():
             for rows in ranges:
                 taken = [row % count for row in rows]
-                yield Asked(name, predictor, signature, _rows(inputs, taken), _rows(outputs, taken), len(taken))
+                yield KnownRequest(name, predictor, signature, _rows(inputs, taken), _rows(outputs, taken), len(taken))
 
 
 def _rows(tensors: Tensors, rows: Iterable[int]) -> Tensors:
@@ -65,31 +68,33 @@ def _rows(tensors: Tensors, rows: Iterable[int]) -> Tensors:
     return {name: array[taken] for name, array in tensors.items()}
 
 
-def compared(asked: Asked, tolerance: Tolerance) -> list[ParityRow]:
-    """A row for each output; one that says why where the protocol cannot carry the request or its answer."""
-    key = asked.signature.key
+def compare_answers(request: KnownRequest, tolerance: Tolerance) -> list[ParityRow]:
+    """Return a row for each output, or one with the reason if the protocol cannot carry the request or its answer."""
+    key = request.signature.key
     try:
-        outputs = _carried(asked)
-        probe, expected = ({f"{key}/{name}": array for name, array in side.items()} for side in (asked.inputs, outputs))
-        rows = compare.outputs(asked.predictor, [asked.signature], probe, expected, ParityTest.SERVED, tolerance)
+        outputs = _carried(request)
+        probe, expected = (
+            {f"{key}/{name}": array for name, array in side.items()} for side in (request.inputs, outputs)
+        )
+        rows = compare.outputs(request.predictor, [request.signature], probe, expected, ParityTest.SERVED, tolerance)
     except NotCarriedError as reason:
         note = f"not made: {reason.where} cannot carry {reason.found}"
         rows = [ParityRow(candidate="", signature=key, output="*", test=ParityTest.SERVED, passed=None, note=note)]
-    return [row.model_copy(update={"candidate": asked.form}) for row in rows]
+    return [row.model_copy(update={"candidate": request.form}) for row in rows]
 
 
-def _carried(asked: Asked) -> Tensors:
-    """The expected outputs as the protocol shows them. Raises NotCarriedError.
+def _carried(request: KnownRequest) -> Tensors:
+    """Return the expected outputs in the form that the protocol can carry. Raises NotCarriedError.
 
-    A request too long for REST is not cut: rows of the whole probe need not be answered as they are alone. Its first
-    rows alone are questions anyway.
+    A request too long for REST is not cut: a part of the probe may be answered differently from the same rows in the
+    complete probe. Its first rows are requests of their own.
     """
-    rest = asked.predictor
+    rest = request.predictor
     if not isinstance(rest, RestPredictor):
-        return asked.outputs
-    outputs = rest.shown(asked.signature, asked.outputs)
-    if asked.rows > 1 and (size := rest.size(asked.signature, asked.inputs)) > BODY_BYTES:
+        return request.outputs
+    outputs = rest.shown(request.signature, request.outputs)
+    if request.rows > 1 and (size := rest.size(request.signature, request.inputs)) > BODY_BYTES:
         most = f"{BODY_BYTES >> 10} KiB of JSON at most"
-        found = f"{asked.rows} rows, {size >> 10} KiB of JSON ({BODY_BYTES >> 10} at most are sent; see fewer rows)"
+        found = f"{request.rows} rows, {size >> 10} KiB of JSON ({BODY_BYTES >> 10} at most are sent; see fewer rows)"
         raise NotCarriedError("REST", most, found, "use gRPC.")
     return outputs

@@ -1,4 +1,4 @@
-"""The ways in which a server is started for a test: as production starts it, and without batching first."""
+"""The ways to start a server for a test: without batching first, then as production starts it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tasks.records.settings import Serving, batches
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to start the server. `largest` is the most rows of one request, None where the server does not batch."""
+    """One way to start the server. `largest` is the most rows of one request, or None if the server does not batch."""
 
     name: str
     serving: Serving
     largest: int | None = None
 
     def named(self, rows: Iterable[ParityRow]) -> list[ParityRow]:
-        """The rows of a comparison in this setup."""
+        """Add this setup's name to the candidates of the rows."""
         if not self.name:
             return list(rows)
         return [row.model_copy(update={"candidate": f"{row.candidate}, {self.name}"}) for row in rows]
 
 
 def setups(serving: Serving) -> Iterator[Setup]:
-    """Yield the server as production has it; where that batches, first one without, so that a difference has a name."""
+    """Yield the production server; if it batches, first one without, so that a difference can be attributed."""
     serving = as_fetched(serving)
     without = tuple(flag for flag in serving.flags if not batches(flag))
     if without == serving.flags:
@@ -39,15 +39,15 @@ def setups(serving: Serving) -> Iterator[Setup]:
 
 
 def as_fetched(serving: Serving) -> Serving:
-    """The settings for an image that was fetched when its digest became part of the key: it is not pulled again."""
+    """Return the settings without a pull: the image was pulled when its digest became part of the key."""
     return serving.model_copy(update={"pull": "never"})
 
 
 def largest_request(parameters: Path | None) -> int:
-    """In a child: the most rows that a batching server takes in one request.
+    """Return the most rows that a batching server takes in one request. Runs in a child.
 
     Raises:
-        UsageError: the file is no BatchingParameters.
+        UsageError: the file does not hold BatchingParameters.
     """
     from tasks.serving.embedded.batching.session import BatchingParameters, read_parameters
     from tasks.serving.embedded.errors import ServingError
@@ -56,4 +56,4 @@ def largest_request(parameters: Path | None) -> int:
         return (read_parameters(parameters) if parameters else BatchingParameters()).queue.max_batch_size
     except ServingError as error:
         where = f"serving.batching_parameters_file {parameters}"
-        raise UsageError(where, "BatchingParameters as text", error.message, "correct the file.") from None
+        raise UsageError(where, "BatchingParameters in text format", error.message, "correct the file.") from None

@@ -1,4 +1,4 @@
-"""Steady traffic at a server while its version changes: what clients would feel. Runs in a child."""
+"""Send steady traffic to a server while its version changes, to measure what clients would see. Runs in a child."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _CALL_OF = {Method.PREDICT: "Predict", Method.CLASSIFY: "Classify", Method.REGRE
 
 @dataclass
 class _Sent:
-    """What one client saw: when each request began, how long it took, and why it failed."""
+    """One client's record: when each request began, how long it took, and why it failed."""
 
     began: list[float] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)  # one for each request, empty where it was answered
+    failed: list[str] = field(default_factory=list)  # one for each request, empty if it was answered
 
 
 @dataclass(frozen=True)
 class _Settled:
-    """Whether the new version took over, how long its load took, and what the server said where that failed."""
+    """Outcome of the change: whether the new version took over, its load time, and the server's message on a failure."""
 
     took_over: bool
     load_seconds: float | None = None
@@ -62,12 +62,13 @@ def switched(
     load_timeout: float,
     request_timeout: float,
 ) -> Switch | None:
-    """Send what clients of `current` send, rename `staged` to the next version beside it, and go on sending.
+    """Send requests that `current` answers, rename `staged` to the next version next to it, and go on sending.
 
-    Traffic runs `window` seconds before and after the change. None: there is no request that `current` answers.
+    Traffic runs `window` seconds before and after the change. Returns None if there is no request that `current`
+    answers.
 
     Raises:
-        ChildFailed: the server did not answer, or no longer.
+        ChildFailed: the server did not answer, or stopped answering.
     """
     version = int(current.name) + 1
     over_grpc = GrpcPredictor(endpoint, name, {one.key: one for one in reference.names.signatures}, request_timeout)
@@ -110,7 +111,7 @@ def switched(
 def _requests(
     current: Path, over_grpc: GrpcPredictor, reference: Reference, name: str
 ) -> tuple[str, list[tuple[str, Any]]] | None:
-    """Requests that the current version answers, each by its call: its own warmup requests, else the new one's probe."""
+    """Return a label and requests that the current version answers: its warmup requests, else the new model's probe."""
     recorded = [asked for asked in _warmup(current / warmup_requests.FILE) if _answered(over_grpc, *asked, name)]
     if recorded:
         return "the current version's warmup requests", recorded[:2]
@@ -145,7 +146,7 @@ def _answered(over_grpc: GrpcPredictor, call: str, request: Any, name: str) -> b
 def _calls(
     over_grpc: GrpcPredictor, endpoint: Endpoint, name: str, call: str, request: Any, seconds: float
 ) -> Iterator[Callable[[], None]]:
-    """The same request over gRPC and, where JSON can carry it, over REST."""
+    """Yield calls that send the request over gRPC and, if JSON can carry it, over REST."""
     import httpx
 
     asked = getattr(over_grpc.service, call)
@@ -165,12 +166,12 @@ def _calls(
 
     with reaching("REST", seconds):
         over_http_works = client.post(url, content=body).status_code == 200
-    if over_http_works:  # an output that JSON cannot carry is no failure of the change
+    if over_http_works:  # an output that JSON cannot carry is not a failure of the change
         yield over_http
 
 
 def _document(call: str, request: Any) -> dict[str, Any] | None:
-    """What a request asks, as REST's JSON has it; None where it has no way to carry that."""
+    """Return the request as REST's JSON, or None if JSON cannot carry it."""
     import tensorflow as tf
 
     if call in ("Classify", "Regress"):
@@ -182,7 +183,7 @@ def _document(call: str, request: Any) -> dict[str, Any] | None:
 
 
 def _client(call: Callable[[], None], over: threading.Event) -> _Sent:
-    """One client: a request, a pause, the next. A request that fails is counted, and the next one sent."""
+    """Send requests with a pause between two until `over`, counting those that fail."""
     import grpc
     import httpx
 
@@ -206,10 +207,10 @@ def _client(call: Callable[[], None], over: threading.Event) -> _Sent:
 
 
 def _settled(endpoint: Endpoint, name: str, version: int, deadline: float, silence: float) -> _Settled:
-    """Wait until the new version is AVAILABLE and no other is any more, or is known not to come to that.
+    """Wait until the new version alone is AVAILABLE, or has failed, or the deadline has passed.
 
     Raises:
-        ChildFailed: nobody listens there any more, or answers for `silence` seconds.
+        ChildFailed: the server does not listen any more, or has not answered for `silence` seconds.
     """
     noticed: float | None = None
     load_seconds: float | None = None
@@ -220,7 +221,7 @@ def _settled(endpoint: Endpoint, name: str, version: int, deadline: float, silen
         if states:
             heard = time.monotonic()
         elif time.monotonic() - heard > silence or not _listens(endpoint):
-            remedy = "see whether the server still runs (its log), or raise `serving.request_timeout`."
+            remedy = "check in its log whether the server still runs, or raise `serving.request_timeout`."
             raise ChildFailed("the server over REST", "its status while it changes versions", "no answer", remedy)
         state, message = states.get(version, ("", ""))
         noticed = asked if state and noticed is None else noticed
@@ -241,7 +242,7 @@ def _listens(endpoint: Endpoint) -> bool:
     except ConnectionRefusedError:
         return False
     except OSError:
-        pass  # no answer yet: the silence decides
+        pass  # no answer yet: the caller's deadlines decide
     return True
 
 

@@ -1,1 +1,1 @@
-"""Clients of a model server, one module a protocol."""
+"""Clients of a model server, one module for each protocol."""

@@ -1,6 +1,6 @@
-"""Asking a model server over gRPC, as one more form of the model. Runs in a child: the protos import TensorFlow.
+"""A model server's gRPC client, which is one more form of the model. Runs in a child: the protos import TensorFlow.
 
-Protocol facts: tensorflow_serving/apis/*.proto. `rest_client.py` does the same over REST.
+Protocol: tensorflow_serving/apis/*.proto. `rest.py` is the same over REST.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature
 from tasks.tensors.tensor_file import Array, Tensors, as_array
 
-# Answers that say nothing about the model (grpc/statuscodes.md).
+# Status codes that say nothing about the model (grpc/statuscodes.md).
 _TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED"})
 _UNLIMITED = -1  # a message is cut off by protobuf's own 2 GiB (grpc/impl/channel_arg_names.h: -1 is no limit)
 
 
 class NotCarriedError(PipelineError):
-    """This protocol cannot carry a dtype that the signature uses: not a failure, but not a comparison either."""
+    """The protocol cannot carry the request or its answer: neither a failure nor a comparison."""
 
 
 class AnsweredError(Exception):
-    """The server answered a request with an error: a finding about the model, for the comparison to record."""
+    """The server answered a request with an error, which the comparison records as a finding about the model."""
 
 
 @contextmanager
 def reaching(protocol: str, seconds: float) -> Iterator[None]:
-    """Tell a server that cannot be reached, or is too slow, from one that answers with an error."""
+    """Raise ChildFailed for a server that cannot be reached or is too slow, AnsweredError for one that answers an error."""
     import grpc
     import httpx
 
-    remedy = "see whether the server still runs (its log), or raise `serving.request_timeout`."
+    remedy = "check in its log whether the server still runs, or raise `serving.request_timeout`."
     try:
         yield
     except grpc.RpcError as error:
@@ -51,7 +51,7 @@ def reaching(protocol: str, seconds: float) -> Iterator[None]:
 
 
 class GrpcPredictor:
-    """A served model over gRPC. `versions` are those that any answer said it came from, 0 where it did not say."""
+    """A served model over gRPC. `versions` collects the versions that its answers name, 0 for an answer without one."""
 
     form = CandidateForm.SERVED_GRPC
 
@@ -91,14 +91,14 @@ class GrpcPredictor:
         return classified(spec, rows)
 
     def call(self, signature: str, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
-        """A request of the kind that the signature's method takes, and the method of the service to call with it."""
+        """Return a request for the signature's method, and the service method to call with it."""
         spec = self.signatures[signature]
         if spec.method is Method.PREDICT:
             return self.request(signature, inputs), self.service.Predict
         return self._classification(spec, inputs)
 
     def request(self, signature: str, inputs: Mapping[str, Array]) -> Any:
-        """A PredictRequest for this model."""
+        """Return a PredictRequest for this model."""
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
@@ -123,7 +123,7 @@ class GrpcPredictor:
         return request, self.service.Classify if classify else self.service.Regress
 
     def metadata(self) -> list[Signature]:
-        """The signatures that the server reports."""
+        """Return the signatures that the server reports."""
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         from tasks.forms.saved_model import signatures_in
@@ -137,7 +137,7 @@ class GrpcPredictor:
         return signatures_in(reported.signature_def)
 
     def status(self) -> dict[int, str]:
-        """version -> state, as ModelService reports it."""
+        """Return the state of each version, as ModelService reports it."""
         from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
         request = get_model_status_pb2.GetModelStatusRequest()
@@ -149,7 +149,7 @@ class GrpcPredictor:
         return {int(one.version): str(states.Name(one.state)) for one in answer.model_version_status}
 
     def values(self) -> Iterator[TensorFact]:
-        """None: a server does not show its variables."""
+        """Return an empty iterator: a server does not expose its variables."""
         return iter(())
 
     def close(self) -> None:
@@ -158,9 +158,9 @@ class GrpcPredictor:
 
 
 def classified(spec: Signature, rows: list[list[tuple[bytes, float]]]) -> Tensors:
-    """Classify answers as the arrays of the signature's outputs: `classes` and `scores`, whichever it declares.
+    """Convert a Classify answer to the arrays of the signature's outputs: `classes` and `scores`, whichever it declares.
 
-    (tensorflow/python/saved_model/signature_constants.py: CLASSIFY_OUTPUT_CLASSES, CLASSIFY_OUTPUT_SCORES.)
+    (CLASSIFY_OUTPUT_CLASSES and CLASSIFY_OUTPUT_SCORES in tensorflow/python/saved_model/signature_constants.py.)
     """
     width = max((len(row) for row in rows), default=0)
     labels = np.full((len(rows), width), b"", dtype=object)
@@ -172,14 +172,14 @@ def classified(spec: Signature, rows: list[list[tuple[bytes, float]]]) -> Tensor
 
 
 def regressed(spec: Signature, values: list[float]) -> Tensors:
-    """A Regress answer as the array of the signature's one output."""
+    """Convert a Regress answer to the array of the signature's one output."""
     ((name, output),) = spec.outputs.items()
     shape = (len(values), 1) if output.shape is not None and len(output.shape) == 2 else (len(values),)
     return {name: np.array(values, dtype=np.float32).reshape(shape)}
 
 
 def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str, str]]:
-    """version -> (state, error message), as the server reports it; empty while it does not answer.
+    """Return the state and error message of each version over REST; empty while the server does not answer.
 
     Needs no TensorFlow (`GET /v1/models/NAME`).
     """
@@ -191,5 +191,5 @@ def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str
             int(entry["version"]): (str(entry["state"]), str(entry["status"].get("error_message", "")))
             for entry in answer.json()["model_version_status"]
         }
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):  # nobody, or not such a server
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):  # no server, or not a model server
         return {}

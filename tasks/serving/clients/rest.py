@@ -1,7 +1,7 @@
-"""Asking a model server over REST, as one more form of the model. Runs in a child.
+"""A model server's REST client, which is one more form of the model. Runs in a child.
 
-Protocol facts: the REST API as described in TensorFlow Serving's `g3doc/api_rest.md`: the columnar format (one list for
-each input, under `inputs`) and the row format (one element for each row, under `instances`).
+Protocol: TensorFlow Serving's `g3doc/api_rest.md`, the columnar format (one list for each input, under `inputs`) and the
+row format (one element for each row, under `instances`).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.serving.clients.grpc import AnsweredError, NotCarriedError, classified, reaching, regressed
 from tasks.tensors.tensor_file import Array, Tensors, numpy_dtype
 
-# What REST's JSON can carry; of any other dtype it can nothing (tensorflow_serving/util/json_tensor.cc).
+# The dtypes that REST's JSON can carry (tensorflow_serving/util/json_tensor.cc).
 IN_JSON = frozenset(
     {"float32", "float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool", "string"}
 )
-# A larger body is not sent but for one row: servers and the proxies before them have limits of their own, and our
-# stand-in reads about a MiB a second on a busy machine.
+# A larger body is sent only for a single row: servers and proxies have limits of their own, and the embedded server
+# reads about a MiB a second on a busy machine.
 BODY_BYTES = 8 * 2**20
-_BUSY = frozenset({429, 502, 503, 504})  # RFC 9110: answers that say nothing about the model
+_BUSY = frozenset({429, 502, 503, 504})  # RFC 9110: status codes that say nothing about the model
 _TOO_LARGE = 413
-# Bounds of the error with which a server that is quick about it reads a decimal as a double (rapidjson: 3 units in the
-# last place, without kParseFullPrecisionFlag).
+# Bounds of the error with which a server may read a decimal as a double (RapidJSON without kParseFullPrecisionFlag:
+# 3 units in the last place).
 _MISREAD = (1 - 2**-50, 1 + 2**-50)
 
 
 class RestPredictor:
-    """A served model over REST: in columns (one list an input), or by row (one list of instances)."""
+    """A served model over REST, in columns (one list for each input) or by row (one list of instances)."""
 
     def __init__(
         self,
@@ -76,26 +76,27 @@ class RestPredictor:
         return classified(spec, [[(label.encode(), score) for label, score in row] for row in rows])
 
     def shown(self, spec: Signature, outputs: Mapping[str, Array]) -> Tensors:
-        """What an answer that holds `outputs` can be taken for: JSON does not write the dimensions after an empty one.
+        """Return `outputs` as JSON can carry them: without the dimensions after an empty one.
 
-        Judged by what the live model answers, so that no server is excused for what it says.
+        `outputs` are the live model's, so that no answer of a server excuses it.
 
         Raises:
-            NotCarriedError: JSON cannot hold these outputs; a row cannot, where rows are asked for.
+            NotCarriedError: JSON, or its row format, cannot hold these outputs.
         """
         _require_carried(spec)
         for name, array in outputs.items():
             as_text = spec.method is not Method.PREDICT or not name.endswith("_bytes")  # others come in base64
             if array.dtype.kind in "OSU" and as_text and not all(map(_is_text, array.ravel().tolist())):
-                raise NotCarriedError("REST", "text", f"strings that are no UTF-8 in {name}", "name it `…_bytes`.")
+                found = f"strings in {name} that are not UTF-8"
+                raise NotCarriedError("REST", "text", found, "give the output a name that ends in `_bytes`.")
         # (json_tensor.cc: "has no shape information", "has inconsistent batch size".)
         lengths = {array.shape[:1] for array in outputs.values()}
         if self.by_row and (len(lengths) != 1 or () in lengths):
-            raise NotCarriedError("REST by row", "one row an answer", "outputs of several lengths", "use columns.")
+            raise NotCarriedError("REST by row", "outputs of one length", "several lengths", "use columns.")
         return {name: _cut(array) for name, array in outputs.items()}
 
     def size(self, spec: Signature, inputs: Mapping[str, Array]) -> int:
-        """About how many bytes of JSON a request of these inputs takes, by their first rows."""
+        """Estimate the bytes of JSON of a request with these inputs, by their first rows."""
         written = jsonable if spec.method is Method.PREDICT else lambda rows: [example(row) for row in rows.ravel()]
         return sum(len(json.dumps(written(array[:1]))) * len(array) for array in inputs.values() if array.ndim)
 
@@ -105,7 +106,7 @@ class RestPredictor:
         return {next(iter(spec.outputs)): answer} if len(spec.outputs) == 1 else answer
 
     def _rows(self, spec: Signature, inputs: Mapping[str, Array]) -> dict[str, Any]:
-        """Rows are what all inputs and outputs have in common: their first dimension, which must be open and equal."""
+        """Send inputs row by row: all inputs and outputs must have an open first dimension of equal length."""
         sides = (*spec.inputs.values(), *spec.outputs.values())
         if not inputs or any(one.shape is not None and (not one.shape or one.shape[0] is not None) for one in sides):
             raise NotCarriedError("REST by row", "a batch in every input and output", "one without", "use columns.")
@@ -121,7 +122,7 @@ class RestPredictor:
         return {name: [row[name] for row in answer] for name in (answer[0] if answer else spec.outputs)}
 
     def metadata(self) -> list[Signature]:
-        """The signatures that the server reports (`GET …/metadata`)."""
+        """Return the signatures that the server reports (`GET …/metadata`)."""
         from google.protobuf import json_format
         from tensorflow_serving.apis import get_model_metadata_pb2
 
@@ -136,11 +137,11 @@ class RestPredictor:
         return signatures_in(reported.signature_def)
 
     def ask(self, verb: str, body: Mapping[str, Any], part: str) -> Any:
-        """POST one request; the part of the JSON answer that holds what was asked for.
+        """POST one request and return the member `part` of the JSON answer.
 
         Raises:
-            AnsweredError: the server answered with an error, or something else than such an answer.
-            NotCarriedError: the server takes no body of this length.
+            AnsweredError: the server answered with an error, or with something else.
+            NotCarriedError: the server does not take a body of this length.
             ChildFailed: it did not answer.
         """
         content = json.dumps(body)
@@ -156,7 +157,7 @@ class RestPredictor:
         raise AnsweredError(f"{answer.status_code} {answer.text[:300]}")
 
     def post(self, url: str, content: str) -> Any:
-        """POST; the answer, of whatever status it is. Raises ChildFailed where there is none, or the server is busy."""
+        """POST and return the answer of any status. Raises ChildFailed if there is none, or the server is busy."""
         with reaching("REST", self.client.timeout.read or 0):
             answer = self.client.post(url, content=content)
         if answer.status_code in _BUSY:
@@ -165,7 +166,7 @@ class RestPredictor:
         return answer
 
     def values(self) -> Iterator[TensorFact]:
-        """None: a server does not show its variables."""
+        """Return an empty iterator: a server does not expose its variables."""
         return iter(())
 
     def close(self) -> None:
@@ -181,7 +182,7 @@ def _require_carried(spec: Signature) -> None:
 
 
 def jsonable(array: Array) -> Any:
-    """An array as nested lists for JSON; strings as `{"b64": …}`, a float32 with no more digits than it needs."""
+    """Convert an array to nested lists for JSON: strings as `{"b64": …}`, a float32 with as few digits as it needs."""
     if array.dtype.kind in "OSU":
         encoded = [{"b64": base64.b64encode(item).decode()} for item in array.ravel().tolist()]
         nested = np.empty(array.shape, dtype=object)
@@ -193,7 +194,7 @@ def jsonable(array: Array) -> Any:
 
 
 def _shortest(array: Array) -> Array:
-    """float32 as the doubles that are written with the fewest digits and are read as the same float32s."""
+    """Return for each float32 the double with the fewest digits that is read as the same float32."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         exact, short = array.astype(np.float64), array.astype("U").astype(np.float64)
         same = np.all([(short * misread).astype(np.float32) == array for misread in _MISREAD], axis=0)
@@ -210,14 +211,14 @@ def _is_text(item: bytes | str) -> bool:
 
 
 def _cut(array: Array) -> Array:
-    """Without the dimensions after the first empty one."""
+    """Drop the dimensions after the first empty one."""
     if array.size:
         return array
     return array.reshape(array.shape[: array.shape.index(0) + 1])
 
 
 def _parsed(value: Any, spec: TensorSpec | None) -> Array:
-    """JSON as an array of the expected dtype; left as it is where it does not fit, so that the comparison sees it."""
+    """Convert JSON to an array of the expected dtype, or of its own if it does not fit, for the comparison to refuse."""
     flat, shape = _flattened(value)
     if spec is None or shape is None:
         return np.array(json.dumps(value), dtype=object)
@@ -240,7 +241,7 @@ def _parsed(value: Any, spec: TensorSpec | None) -> Array:
 
 
 def _flattened(value: Any) -> tuple[list[Any], tuple[int, ...] | None]:
-    """Nested lists as (items, shape); no shape where the lists are ragged."""
+    """Flatten nested lists to (items, shape); the shape is None if the lists are ragged."""
     shape: list[int] = []
     level = [value]
     while level and isinstance(level[0], list):
@@ -252,7 +253,7 @@ def _flattened(value: Any) -> tuple[list[Any], tuple[int, ...] | None]:
 
 
 def example(encoded: bytes) -> dict[str, Any]:
-    """A serialized `tf.Example` as REST wants it: flat lists by feature name."""
+    """Convert a serialized `tf.Example` to REST's JSON: flat lists by feature name."""
     import tensorflow as tf
 
     features = {}

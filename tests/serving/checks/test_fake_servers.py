@@ -101,11 +101,11 @@ def test_warmup_requests_that_the_server_says_nothing_of_are_not_proven(
 @pytest.mark.parametrize(
     ("model", "not_made"),
     [
-        ("NothingFound", {BY_ROW: "outputs of several lengths"}),
+        ("NothingFound", {BY_ROW: "several lengths"}),
         ("NothingInside", {}),
         ("NoInput", {OVER_REST: "a signature without inputs", BY_ROW: "a signature without inputs"}),
-        ("RawBytes", {OVER_REST: "no UTF-8", BY_ROW: "no UTF-8"}),
-        ("UnknownScalar", {BY_ROW: "outputs of several lengths"}),
+        ("RawBytes", {OVER_REST: "not UTF-8", BY_ROW: "not UTF-8"}),
+        ("UnknownScalar", {BY_ROW: "several lengths"}),
         ("Quantised", {OVER_REST: "quint8", BY_ROW: "quint8"}),
         ("Classed", {}),
     ],

@@ -15,7 +15,7 @@ from tasks.records.serving import Endpoint
 from tasks.records.settings import Serving
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.serving.checks import requests
-from tasks.serving.checks.requests import Asked, compared
+from tasks.serving.checks.requests import KnownRequest, compare_answers
 from tasks.serving.clients.grpc import AnsweredError, NotCarriedError
 from tasks.serving.clients.rest import RestPredictor, _parsed, jsonable
 from tasks.tensors.tensor_file import Array, Tensors, as_array, numpy_dtype
@@ -173,7 +173,7 @@ def test_a_request_too_long_for_rest_is_not_sent_and_said_so(monkeypatch: pytest
     outputs = {"y": np.ones((3,), np.float32)}
     spec = signature(outputs)
     rest = RestPredictor(NOBODY, "model", {spec.key: spec}, 1.0)
-    (row,) = compared(Asked("served (REST)", rest, spec, {"x": x}, outputs, 3), Tolerance())
+    (row,) = compare_answers(KnownRequest("served (REST)", rest, spec, {"x": x}, outputs, 3), Tolerance())
     assert row.passed is None and row.note.startswith("not made: REST cannot carry 3 rows, 14 KiB of JSON")
 
 
