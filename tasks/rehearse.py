@@ -116,7 +116,7 @@ def rehearse(
         found = f"version {version}, which answers neither its own warmup requests nor the new model's probe"
         raise _impossible(runtime, served.name, found)
     peak = max(memory, default=None)
-    checks = tuple(_checks(switch, peak, serving.gates))
+    checks = tuple(gate_checks(switch, peak, serving.gates))
     rehearsal = Rehearsal(
         identity=runtime.identity,
         switch=switch,
@@ -156,7 +156,9 @@ def change(
     )
 
 
-def _checks(switch: Switch, peak: int | None, gates: Gates) -> Iterator[Check]:
+def gate_checks(switch: Switch, peak: int | None, gates: Gates) -> Iterator[Check]:
+    """Compare the change of versions with the gates; `peak` is the memory with both loaded, in bytes."""
+
     def check(case: str, expected: str, answered: str, passed: bool, cause: Cause) -> Check:
         return Check(protocol="both", case=case, expected=expected, answered=answered, passed=passed, cause=cause)
 

@@ -151,7 +151,7 @@ def slow(name: str) -> dict[str, Any]:
 def test_each_gate_holds_for_the_change_too(
     changes: dict[str, Any], peak: int | None, case: str, cause: Cause | None
 ) -> None:
-    failed = [(one.case, one.cause) for one in step._checks(switch(**changes), peak, GOOD) if not one.passed]
+    failed = [(one.case, one.cause) for one in step.gate_checks(switch(**changes), peak, GOOD) if not one.passed]
     assert failed == ([(case, cause)] if cause else [])
 
 
@@ -179,7 +179,7 @@ class Told:
 
     def settled(self) -> Any:
         """What comes of waiting for version 2, which may take a week."""
-        return traffic._settled(self.endpoint, "m", 2, time.monotonic() + 7 * 86400, 60.0)
+        return traffic.wait_until_settled(self.endpoint, "m", 2, time.monotonic() + 7 * 86400, 60.0)
 
 
 ONE = {1: "AVAILABLE"}

@@ -55,7 +55,7 @@ def doctor(
     folders = {"store": store, "serving_root": serving_root}
     options = {**folders, "images": image or None, "serving": {"runtime": runtime}}
     settings = configuration.load(config, options)
-    findings = list(_findings(settings))
+    findings = list(checks(settings))
     failed = any(finding.verdict == "failed" for finding in findings)
     if as_json:
         import json
@@ -66,7 +66,8 @@ def doctor(
     return ExitCode.ENVIRONMENT if failed else ExitCode.DONE
 
 
-def _findings(settings: PipelineConfig) -> Iterator[Finding]:
+def checks(settings: PipelineConfig) -> Iterator[Finding]:
+    """Look at each thing that a run needs, one after the other."""
     yield _looked("python", _python)
     yield _looked("tensorflow", _tensorflow)
     yield _looked("memory and cores", _machine)
@@ -192,13 +193,13 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
         for image in images:
             reference = image or choose.default_image()
             check = f"docker image {reference}" if len(images) > 1 else "docker image"
-            yield _looked(check, partial(_image, clients[0], reference, serving), otherwise)
+            yield _looked(check, partial(look_at_image, clients[0], reference, serving), otherwise)
         yield _looked("docker limits", limits, "unused")  # the log of each server says so too
         if serving.mounts:
             yield _looked("docker mounts", mounts, otherwise)
 
 
-def _image(client: Any, reference: str, serving: Serving) -> str:
+def look_at_image(client: Any, reference: str, serving: Serving) -> str:
     """Nothing is fetched: where a run would, its registry is asked."""
     from tasks.serving.runtimes.docker import image as docker_image
 

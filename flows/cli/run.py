@@ -155,13 +155,13 @@ def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
             print(output, file=sys.stderr)
         if summary and summary.report and not as_json:
             print(f"report  {summary.report}")
-            print(f"next    {_next_after(error, settings, given, summary)}")
+            print(f"next    {next_after(error, settings, given, summary)}")
         raise error
     assert summary is not None
     return summary
 
 
-def _next_after(error: BaseException, settings: PipelineConfig, given: Mapping[str, Any], summary: RunSummary) -> str:
+def next_after(error: BaseException, settings: PipelineConfig, given: Mapping[str, Any], summary: RunSummary) -> str:
     """The command that says more of what ended the run, or the same one, for when the remedy was followed."""
     same = ["tfship", *sys.argv[1:]]
     if isinstance(error, HeldError):

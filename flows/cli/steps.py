@@ -123,7 +123,7 @@ def convert(
     for row in compared.rows if compared else ():
         if row.is_not_made:
             raise UsageError(f"--to {to.value}", "a form that this model has", row.note, "choose another form.")
-    _place(artifact / folder, out, to)
+    place(artifact / folder, out, to)
     if options["as_json"]:
         termination.show(summary.model_dump_json(indent=1))
     else:
@@ -145,7 +145,7 @@ def _require_named_as(to: Target, out: Path) -> None:
         raise UsageError(f"OUT {out}, --to {to.value}", expected, f"one that ends with {out.suffix}", "give another.")
 
 
-def _place(made: Path, out: Path, to: Target) -> None:
+def place(made: Path, out: Path, to: Target) -> None:
     """Copy what was made to `out`, whole or not at all: the one file that is the form, where `out` is named as one."""
     suffix, single = _FILES.get(to, ("", ""))
     alone = bool(suffix) and out.suffix == suffix

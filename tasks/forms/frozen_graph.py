@@ -48,7 +48,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
         return NotMade(f"{size / 2**30:.1f} GiB > 2 GiB")
     try:
         frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-            _Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
+            Placeholders(facts), meta.graph_def, sorted({graphs.node_name(target) for target in targets})
         )
     except (ValueError, NotImplementedError) as error:
         if not _raised_by_converter(error):
@@ -126,7 +126,7 @@ def _read(folder: Path) -> tuple[GraphNames, Any]:
     return names, graph_def
 
 
-class _Placeholders:
+class Placeholders:
     """Stands in for a session where TensorFlow's converter asks for all variables at once.
 
     It answers with empty scalars of the right dtype: the converter copies them into Const nodes, whose values are
@@ -137,6 +137,7 @@ class _Placeholders:
         self.facts = facts
 
     def run(self, tensors: list[str]) -> list[Any]:
+        """Return what the converter takes for each tensor's value."""
         import numpy as np
         import tensorflow as tf
 

@@ -112,24 +112,25 @@ class Child:
         """End the child and its subprocesses: SIGTERM, `grace` seconds, SIGKILL. Returns when they are gone."""
         if self.reply.fileno() < 0:
             return
-        self._wait(0.0)
+        self.wait(0.0)
         if self.exit is None and self.pid is None:
             # The server is still importing. From here on the child cannot send its pid, and ends instead of starting.
             with contextlib.suppress(OSError):
                 self.reply.shutdown(socket.SHUT_RD)
-            self._wait(0.0)
+            self.wait(0.0)
             self._signal(signal.SIGKILL)  # in case it has sent its pid meanwhile
         elif self.exit is None and grace:
             self._signal(signal.SIGTERM)
-            self._wait(grace)
+            self.wait(grace)
         if self.exit is None:
             self._signal(signal.SIGKILL)
-            self._wait(10.0)
+            self.wait(10.0)
         if not self.server.alive():  # which would have ended the child's subprocesses
             self._signal(signal.SIGKILL)
         self.reply.close()
 
-    def _wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
+        """Return when it has ended, or `seconds` later; the frames that arrived meanwhile are kept for `poll`."""
         deadline = time.monotonic() + seconds
         arrived = self.poll()
         while self.exit is None and time.monotonic() < deadline:
@@ -144,15 +145,22 @@ class Child:
 
 def start(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Child:
     """Run `function(*args, **kwargs)` in a fresh child and return at once."""
-    return _start(Settings(), function, args, kwargs)
+    return start_with(function, args, kwargs)
 
 
-def _start(settings: Settings, function: Callable[..., Any], args: Any, kwargs: Any) -> Child:
-    request = pickle.dumps((function.__module__, function.__qualname__, args, kwargs, Path.cwd()))
+def start_with(
+    function: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    settings: Settings | None = None,
+) -> Child:
+    """`start`, in a child of a server of other settings."""
+    request = pickle.dumps((function.__module__, function.__qualname__, args, dict(kwargs or {}), Path.cwd()))
     ours, theirs = socket.socketpair()
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the child is held
     with theirs:
-        server = _ask(settings, theirs, log)
+        server = _ask(settings or Settings(), theirs, log)
     child = Child(f"{function.__module__}.{function.__qualname__}", ours, log, server)
     try:
         ours.sendall(struct.pack("<Q", len(request)) + request)
@@ -197,7 +205,7 @@ def call_with(
 ) -> T:
     """Do as `call`, reporting progress to `on_progress`, in a child of a fork server with these settings."""
     bounds = _limits.get()
-    child = _start(settings or Settings(), function, args, dict(kwargs or {}))
+    child = start_with(function, args, kwargs, settings=settings)
     deadline = time.monotonic() + bounds.seconds
     answer: dict[str, Any] | None = None
     try:

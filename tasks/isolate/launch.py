@@ -123,11 +123,11 @@ def server_for(settings: Settings) -> Server:
         return server
 
 
-def shutdown() -> None:
-    """End every fork server of this process; the next call starts a new one."""
+def shutdown(settings: Settings | None = None) -> None:
+    """End every fork server of this process, or the one of these settings; the next call starts a new one."""
     with _lock:
-        while _servers:
-            _servers.popitem()[1].close()
+        for ending in list(_servers) if settings is None else {settings} & _servers.keys():
+            _servers.pop(ending).close()
 
 
 def _forget_in_fork() -> None:

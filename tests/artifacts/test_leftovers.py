@@ -10,8 +10,7 @@ import pytest
 
 from tasks.artifacts.leftovers import Leftover, leftovers, remove
 from tasks.artifacts.store import Recipe, Store
-
-DAY = 86400.0
+from tests.makers.leftovers import DAY, aged, unfinished
 
 
 def recipe(key: str) -> Recipe:
@@ -20,26 +19,6 @@ def recipe(key: str) -> Recipe:
 
 def build(out: Path) -> None:
     (out / "model").write_text("a model")
-
-
-def aged(path: Path, days: float) -> Path:
-    """`path` and everything below it as if nobody had touched them for days."""
-    then = time.time() - days * DAY
-    for one in [*sorted(path.rglob("*"), reverse=True), path]:
-        os.utime(one, (then, then))
-    return path
-
-
-def unfinished(store: Store, key: str, days: float) -> Path:
-    """What a killed build leaves: read-only files of 1000 bytes, and the lock's file."""
-    staging = store.staging("train", key)
-    (staging / "checkpoints").mkdir(parents=True)
-    (staging / "checkpoints" / "bundle").write_bytes(b"x" * 1000)
-    (staging / "checkpoints" / "bundle").chmod(0o444)
-    (staging / "checkpoints").chmod(0o555)
-    with store.lock("train", key):
-        pass
-    return aged(staging, days)
 
 
 def found(store: Store, days: float = 7) -> list[Leftover]:

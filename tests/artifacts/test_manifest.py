@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tasks.artifacts import manifest as manifests
 from tasks.artifacts.manifest import FileEntry, Manifest
 from tasks.errors import DamagedError
 from tests.artifacts.disk import writing
+from tests.makers.special_files import SPECIAL
 
 FILES = {"graph.pb": b"graph", "variables/index": b"index", "variables/data": b""}
 
@@ -174,39 +174,6 @@ def test_a_digest_does_not_depend_on_times_modes_or_place(directory: Path, tmp_p
     assert manifests.digest_of(manifests.entries(moved)) == before
     (moved / "graph.pb").rename(moved / "graph2.pb")
     assert manifests.digest_of(manifests.entries(moved)) != before
-
-
-def link_to_a_file(path: Path) -> None:
-    path.symlink_to(path.parent / "graph.pb")
-
-
-def link_to_a_folder(path: Path) -> None:
-    path.symlink_to(path.parent / "variables")
-
-
-def link_to_nothing(path: Path) -> None:
-    path.symlink_to("nothing")
-
-
-def pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def listening_socket(path: Path) -> None:
-    folder = Path.cwd()
-    os.chdir(path.parent)  # a socket's path is short
-    try:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path.name)
-    finally:
-        os.chdir(folder)
-
-
-def unreadable_name(path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(path.parent) + b"/\xff")).write_bytes(b"")
-
-
-SPECIAL = [link_to_a_file, link_to_a_folder, link_to_nothing, pipe, listening_socket, unreadable_name]
 
 
 @pytest.mark.parametrize("make", SPECIAL)

@@ -16,7 +16,7 @@ from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import DamagedError
 from tasks.step import Run, running, step
 from tests.artifacts.disk import tree, whole, writable, writing
-from tests.artifacts.test_manifest import SPECIAL
+from tests.makers.special_files import SPECIAL
 from tests.silent import Silent
 
 built: Counter[str] = Counter()

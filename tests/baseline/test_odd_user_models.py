@@ -119,8 +119,8 @@ def served(run: Run, tmp_path: Path) -> tuple[EmbeddedRuntime, Callable[[int], N
         import time
 
         with lifecycle.serving(runtime, "model", tmp_path / "base", 1, 60.0):
-            assert runtime._child is not None and runtime._child.pid is not None
-            os.kill(runtime._child.pid, number)
+            assert runtime.pid is not None
+            os.kill(runtime.pid, number)
             until = time.monotonic() + 20
             while runtime.exited() is None and time.monotonic() < until:
                 time.sleep(0.05)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tasks import isolate
 from tasks.isolate import Settings
 from tasks.isolate.server import PRELOADED
 
@@ -22,9 +23,17 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture
-def finding(tmp_path: Path) -> MakeSettings:
-    """`finding(program)`: settings of a server that runs that program when it imports TensorFlow."""
-    return lambda program: _settings(tmp_path / "modules", program)
+def finding(tmp_path: Path) -> Iterator[MakeSettings]:
+    """`finding(program)`: settings of a server that runs that program when it imports TensorFlow, and ends with the test."""
+    made = []
+
+    def settings(program: str) -> Settings:
+        made.append(_settings(tmp_path / "modules", program))
+        return made[-1]
+
+    yield settings
+    for one in made:
+        isolate.shutdown(one)
 
 
 def _settings(folder: Path, tensorflow: str) -> Settings:

@@ -291,7 +291,7 @@ def test_a_stopped_child_may_end_in_order(tmp_path: Path) -> None:
 def test_a_child_that_will_not_end_is_killed_and_what_it_said_is_kept_once() -> None:
     child = isolate.start(calls.count_then_ignore_sigterm, 3)
     while sum("progress" in frame for frame in child.frames) < 3:  # by then it ignores the signal
-        child._wait(0.05)
+        child.wait(0.05)
     started = time.monotonic()
     child.stop(grace=0.5)
     assert 0.5 <= time.monotonic() - started < 20.0

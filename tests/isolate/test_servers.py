@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -18,8 +18,7 @@ import pytest
 from tasks import isolate
 from tasks.errors import ChildFailed, EnvironmentFailure, ExitCode
 from tasks.isolate import Limits, Settings
-from tasks.isolate.client import Child, call_with
-from tasks.isolate.client import _start as start_with
+from tasks.isolate.client import Child, call_with, start_with
 from tasks.step import together
 from tests.artifacts.disk import exit_of, fork
 from tests.isolate import calls
@@ -68,23 +67,14 @@ def all_gone(pids: list[int], seconds: float = PATIENCE) -> bool:
 
 
 @pytest.fixture
-def own(finding: MakeSettings) -> Iterator[Settings]:
+def own(finding: MakeSettings) -> Settings:
     """Settings of a light server for this test alone."""
-    yield finding("")
-    end_all()
-
-
-def end_all() -> None:
-    """End the light servers and keep the session's, which took seconds to start."""
-    from tasks.isolate import launch
-
-    for settings in [settings for settings in launch._servers if settings.environment]:
-        launch._servers.pop(settings).close()
+    return finding("")
 
 
 def waiting(function: Callable[..., Any], tell: Path, settings: Settings) -> Child:
     """A child under way that has written down its pids."""
-    child = start_with(settings, function, (tell,), {})
+    child = start_with(function, (tell,), settings=settings)
     told(tell)
     return child
 
@@ -144,7 +134,7 @@ def test_a_fork_of_the_client_keeps_no_server_alive(tmp_path: Path, own: Setting
         child = waiting(calls.hang, tmp_path / "pids", own)
         bystander = fork(lambda: time.sleep(60))
         calls.write(tmp_path / "bystander", str(bystander))
-        child._wait(60.0)
+        child.wait(60.0)
 
     client = fork(work)
     pids = told(tmp_path / "pids")
@@ -208,11 +198,11 @@ def test_a_childs_temporary_files_go_with_it(own: Settings, how: str) -> None:
 @pytest.mark.parametrize("victim", ["client", "server", "nobody"])
 def test_temporary_files_go_with_whoever_ends_first(own: Settings, tmp_path: Path, victim: str) -> None:
     def work() -> None:
-        child = start_with(own, calls.leave_a_temporary_file, ("hang",), {})
+        child = start_with(calls.leave_a_temporary_file, ("hang",), settings=own)
         (said,) = until(lambda: [frame for frame in child.poll(1.0) if "progress" in frame])
         calls.write(tmp_path / "told", f"{child.server.process.pid} {said['progress']['files'][0]}")
         if victim != "nobody":
-            child._wait(60.0)
+            child.wait(60.0)
         isolate.shutdown()
 
     client = fork(work)
@@ -275,13 +265,11 @@ def test_a_server_that_cannot_import_tensorflow_says_why(finding: MakeSettings) 
         assert caught.value.exit_code == ExitCode.ENVIRONMENT
     with pytest.raises(EnvironmentFailure, match="this CPU has no AVX"):
         call_with(calls.digest, (bytes(50 << 20),), settings=broken)
-    end_all()
 
 
 def test_a_server_that_crashes_while_it_imports_says_so(finding: MakeSettings) -> None:
     with pytest.raises(EnvironmentFailure, match="signal SIGILL"):
         call_with(calls.double, (1,), settings=finding("import os; os.kill(os.getpid(), 4)"))
-    end_all()
 
 
 def test_who_gives_up_during_the_import_waits_no_longer_and_nothing_runs(tmp_path: Path, finding: MakeSettings) -> None:
@@ -292,7 +280,6 @@ def test_who_gives_up_during_the_import_waits_no_longer_and_nothing_runs(tmp_pat
     assert time.monotonic() - started < 4.0
     assert call_with(calls.double, (1,), settings=slow) == 2, "the import goes on for the next call"
     assert not (tmp_path / "touched").exists()
-    end_all()
 
 
 def test_an_interruption_stops_the_child_and_not_the_server(tmp_path: Path, own: Settings) -> None:
@@ -348,9 +335,10 @@ def test_a_users_tasks_package_does_not_shadow_ours(
     (tmp_path / "tasks" / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     monkeypatch.chdir(tmp_path)
     for path in (dict(own.environment)["PYTHONPATH"], f"{tmp_path}{os.pathsep}{dict(own.environment)['PYTHONPATH']}"):
-        ours, folders = call_with(calls.which_tasks, settings=Settings((("PYTHONPATH", path),), modules=()))
+        settings = Settings((("PYTHONPATH", path),), modules=())
+        ours, folders = call_with(calls.which_tasks, settings=settings)
         assert ours == ROOT / "tasks" / "__init__.py" and "" not in folders
-    end_all()
+        isolate.shutdown(settings)
 
 
 def test_a_child_may_call(own: Settings) -> None:

@@ -16,7 +16,7 @@ LOGITS, PROBABILITIES, CLASS, IMAGES = "dense/logits:0", "probabilities:0", "cla
 
 def meta(change: Callable[[Any], None]) -> Callable[[Path], None]:
     """The MetaGraphDef changed."""
-    return lambda folder: saved_model_faults._change(folder, change)
+    return lambda folder: saved_model_faults.change_meta_graph(folder, change)
 
 
 def graft(name: str, made_of: Callable[[Any], Any]) -> Callable[[Path], None]:
@@ -146,7 +146,7 @@ def another_epsilon(folder: Path) -> None:
         node = _node(meta_graph, "conv1/batchnorm/add")
         node.input[:] = [node.input[0], "epsilon", f"^{node.input[1]}"]
 
-    saved_model_faults._change(folder, change)
+    saved_model_faults.change_meta_graph(folder, change)
 
 
 def constant_changed(meta_graph: Any) -> None:

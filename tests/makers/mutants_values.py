@@ -158,7 +158,7 @@ def stale_vocabulary(folder: Path) -> None:
     def point(meta: Any) -> None:
         meta.asset_file_def[0].filename = "labels.old.txt"
 
-    saved_model_faults._change(folder, point)
+    saved_model_faults.change_meta_graph(folder, point)
 
 
 def vocabulary_of_this_host(folder: Path) -> None:
@@ -173,7 +173,7 @@ def vocabulary_of_this_host(folder: Path) -> None:
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(str(elsewhere)))
         del meta.asset_file_def[:]
 
-    saved_model_faults._change(folder, bake)
+    saved_model_faults.change_meta_graph(folder, bake)
 
 
 # Warmup requests ------------------------------------------------------------------------------------------------------

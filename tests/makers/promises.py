@@ -170,7 +170,7 @@ def freeze_with_a_bug(error: str, folder: Path, prefix: Path, names: GraphNames,
     def run(self: Any, tensors: list[str]) -> list[Any]:
         raise kind("ours")
 
-    frozen_graph._Placeholders.run = run  # type: ignore[method-assign]
+    frozen_graph.Placeholders.run = run  # type: ignore[method-assign]
     try:
         return frozen_graph.write(folder, prefix, names, out)
     except Exception as raised:

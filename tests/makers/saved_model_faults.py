@@ -92,7 +92,7 @@ def outputs_swapped(folder: Path) -> None:
         first, second = outputs["logits"].name, outputs["probabilities"].name
         outputs["logits"].name, outputs["probabilities"].name = second, first
 
-    _change(folder, swap)
+    change_meta_graph(folder, swap)
 
 
 def wrong_dtype(folder: Path) -> None:
@@ -107,7 +107,7 @@ def wrong_dtype(folder: Path) -> None:
         cast.attr["DstT"].type = info.dtype = tf.int32.as_datatype_enum
         info.name = "narrowed:0"
 
-    _change(folder, narrow)
+    change_meta_graph(folder, narrow)
 
 
 def variable_not_restored(folder: Path) -> None:
@@ -126,7 +126,7 @@ def variable_not_restored(folder: Path) -> None:
                 del node.input[:]
                 node.input.extend(kept)
 
-    _change(folder, forget)
+    change_meta_graph(folder, forget)
 
 
 def other_vocabulary(folder: Path) -> None:
@@ -146,7 +146,7 @@ def nodes_in_other_order(folder: Path) -> None:
         del meta.graph_def.node[:]
         meta.graph_def.node.extend(copies)
 
-    _change(folder, reverse)
+    change_meta_graph(folder, reverse)
 
 
 def _force_training(path: Path, chosen: Callable[[set[str]], bool]) -> None:
@@ -177,7 +177,7 @@ def _feed_true(graph_def: Any, chosen: Callable[[set[str]], bool]) -> int:
     return changed
 
 
-def _change(folder: Path, change: Callable[[Any], None]) -> None:
+def change_meta_graph(folder: Path, change: Callable[[Any], None]) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = folder / "saved_model.pb"

@@ -84,7 +84,7 @@ def wait_for(
             if re.search("address already in use|failed to bind", log, re.IGNORECASE):
                 remedy = "end what listens there (`ss -ltnp` names it), or leave the ports out of `serving.flags`."
                 raise EnvironmentFailure(what, "its ports free", "a port that is taken", remedy)
-            if (line := _load_error(log)) is not None:
+            if (line := load_error(log)) is not None:
                 raise refused(runtime, _cause_of(line, log), what, "AVAILABLE", line)
             if number is not None:
                 found = f"it crashed by signal {number} ({signal.Signals(number).name})"
@@ -123,7 +123,7 @@ def _cause_of(message: str, log: str) -> Cause:
     return Cause.WARMUP_REFUSED if _WARMUP.search(message) or begun > ended else Cause.LOAD_ERROR
 
 
-def _load_error(log: str) -> str | None:
+def load_error(log: str) -> str | None:
     """Return the log's last message on a model that could not be loaded, unless the host lacked resources for it.
 
     ("Loading servable: {name: … version: …} failed: …", tensorflow_serving/core/loader_harness.cc.)

@@ -86,7 +86,7 @@ def switched(
                 time.sleep(window)
                 changed = time.monotonic()
                 os.rename(staged, current.with_name(str(version)))
-                settled = _settled(endpoint, name, version, changed + load_timeout, request_timeout)
+                settled = wait_until_settled(endpoint, name, version, changed + load_timeout, request_timeout)
                 done = time.monotonic()
                 time.sleep(window if settled.took_over else 0.0)
                 ended = time.monotonic()
@@ -206,7 +206,7 @@ def _client(call: Callable[[], None], over: threading.Event) -> _Sent:
     return sent
 
 
-def _settled(endpoint: Endpoint, name: str, version: int, deadline: float, silence: float) -> _Settled:
+def wait_until_settled(endpoint: Endpoint, name: str, version: int, deadline: float, silence: float) -> _Settled:
     """Wait until the new version alone is AVAILABLE, or has failed, or the deadline has passed.
 
     Raises:

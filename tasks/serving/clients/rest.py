@@ -67,7 +67,7 @@ class RestPredictor:
         _require_carried(spec)
         if spec.method is Method.PREDICT:
             outputs = self._rows(spec, inputs) if self.by_row else self._columns(spec, inputs)
-            return {name: _parsed(value, spec.outputs.get(name)) for name, value in outputs.items()}
+            return {name: parsed(value, spec.outputs.get(name)) for name, value in outputs.items()}
         (examples,) = inputs.values()
         body = {"signature_name": signature, "examples": [example(encoded) for encoded in examples.ravel()]}
         if spec.method is Method.REGRESS:
@@ -217,7 +217,7 @@ def _cut(array: Array) -> Array:
     return array.reshape(array.shape[: array.shape.index(0) + 1])
 
 
-def _parsed(value: Any, spec: TensorSpec | None) -> Array:
+def parsed(value: Any, spec: TensorSpec | None) -> Array:
     """Convert JSON to an array of the expected dtype, or of its own if it does not fit, for the comparison to refuse."""
     flat, shape = _flattened(value)
     if spec is None or shape is None:

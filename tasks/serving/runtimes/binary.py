@@ -26,7 +26,7 @@ from tasks.serving.runtimes.flag_files import WrittenFiles
 PROGRAM = "tensorflow_model_server"
 VERSION_SECONDS = 30
 ATTEMPTS = 5
-_COLLISION_SECONDS = 0.5  # REST is bound at once, gRPC when the first load has ended
+COLLISION_SECONDS = 0.5  # REST is bound at once, gRPC when the first load has ended
 _IN_USE = re.compile(r"address already in use|failed to (bind|start http server)|error adding port", re.IGNORECASE)
 
 
@@ -89,7 +89,7 @@ class BinaryRuntime:
                 self._server = BoundProcess([str(self.path), *arguments], self.log_dir)
             except OSError as error:
                 raise self._unusable(str(error)) from error
-            if not self._collided((grpc, rest), min(until, time.monotonic() + _COLLISION_SECONDS)):
+            if not self._collided((grpc, rest), min(until, time.monotonic() + COLLISION_SECONDS)):
                 return Endpoint(grpc=f"127.0.0.1:{grpc}", rest=f"http://127.0.0.1:{rest}")
         log = self.logs()[-2000:]
         raise EnvironmentFailure(

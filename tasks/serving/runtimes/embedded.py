@@ -74,6 +74,11 @@ class EmbeddedRuntime:
         """Return the resident bytes, or None."""
         return self._child.memory() if self._child else None
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process, None before it runs."""
+        return self._child.pid if self._child else None
+
     def stop(self) -> None:
         """End the server by SIGTERM, then SIGKILL."""
         if self._child is not None:

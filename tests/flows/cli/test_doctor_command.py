@@ -77,7 +77,7 @@ def test_every_image_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return reference
 
     monkeypatch.setattr("tasks.serving.runtimes.docker.engine.connect", Engine)
-    monkeypatch.setattr(doctor, "_image", image)
+    monkeypatch.setattr(doctor, "look_at_image", image)
     _, checks = looked(tmp_path, "--runtime", "docker", "--image", "one:1", "--image", "two:2")
     assert looked_at == ["one:1", "two:2"]
     assert {"docker image one:1", "docker image two:2"} <= checks.keys()

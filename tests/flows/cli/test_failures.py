@@ -92,7 +92,7 @@ def test_the_last_line_of_a_refused_run_is_the_command_that_says_more(copied: Pa
     summary = RunSummary(run_id="", name="graph", steps=(failed,), parity=(), smoke=None, promotion=None, report=None)
     given = {"inputs": ["x"], "outputs": ["y"], "verbose": False}
     refusal, settings = ParityError("a", "b", "c", "d"), PipelineConfig(source="graph.pb")
-    command = pipeline._next_after(refusal, settings, given, summary)
+    command = pipeline.next_after(refusal, settings, given, summary)
     assert command == f"tfship verify graph.pb {artifact}/saved_model --input x --output y --explain"
 
 

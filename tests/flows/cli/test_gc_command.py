@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tasks.artifacts.store import Store
-from tests.artifacts.test_leftovers import unfinished
 from tests.flows.cli.process import tfship
+from tests.makers.leftovers import unfinished
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///no/engine.sock"}
 

@@ -96,9 +96,9 @@ def test_a_graph_that_reads_files_beside_it_is_no_single_file(folder: Path) -> N
     (made / "frozen_graph.pb").write_bytes(b"graph")
     (made / "assets" / "words.txt").write_text("a")
     with pytest.raises(UsageError, match="a folder: this graph reads files beside it"):
-        steps._place(made, folder / "out.pb", Target.FROZEN)
+        steps.place(made, folder / "out.pb", Target.FROZEN)
     assert not (folder / "out.pb").exists()
-    steps._place(made, folder / "out", Target.FROZEN)
+    steps.place(made, folder / "out", Target.FROZEN)
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["assets", "frozen_graph.pb"]
 
 

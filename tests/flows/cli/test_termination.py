@@ -84,7 +84,7 @@ def test_a_store_that_cannot_be_written_is_one_document(folder: Path) -> None:
 
 
 def test_a_mistake_of_ours_is_one_document_and_a_traceback(shell: Callable[..., Shell]) -> None:
-    program = "from flows.cli import doctor, main; doctor._findings = lambda _: 1 // 0; main()"
+    program = "from flows.cli import doctor, main; doctor.checks = lambda _: 1 // 0; main()"
     answer = shell("-c", program, "doctor", "--json", program=Path(sys.executable)).answer()
     assert answer.code == 1 and "Traceback" in answer.err
     assert "ZeroDivisionError" in json.loads(answer.out)["error"]["found"]

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.artifacts.store import Builder, Recipe, Store
 from tasks.errors import DamagedError
-from tasks.serving.checks.lifecycle import _load_error
+from tasks.serving.checks.lifecycle import load_error
 
 FAILED = "Loading servable: {name: model version: 1} failed: "
 
@@ -25,7 +25,7 @@ FAILED = "Loading servable: {name: model version: 1} failed: "
     ],
 )
 def test_only_a_load_that_failed_for_the_models_sake_is_held_against_it(line: str, blamed: bool) -> None:
-    assert (_load_error(f"starting\n{line}\n") is not None) is blamed
+    assert (load_error(f"starting\n{line}\n") is not None) is blamed
 
 
 def test_an_artifact_that_was_replaced_meanwhile_is_not_the_one_that_was_blessed(store: Store) -> None:

@@ -17,7 +17,7 @@ from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.serving.checks import requests
 from tasks.serving.checks.requests import KnownRequest, compare_answers
 from tasks.serving.clients.grpc import AnsweredError, NotCarriedError
-from tasks.serving.clients.rest import RestPredictor, _parsed, jsonable
+from tasks.serving.clients.rest import RestPredictor, jsonable, parsed
 from tasks.tensors.tensor_file import Array, Tensors, as_array, numpy_dtype
 
 DRAWN = np.random.default_rng(0).bytes(40_000)
@@ -25,7 +25,7 @@ NOBODY = Endpoint(grpc="127.0.0.1:1", rest="http://127.0.0.1:1")
 
 
 def read(value: Any, dtype: str) -> Array:
-    return _parsed(value, TensorSpec(tensor="y:0", dtype=dtype, shape=None))
+    return parsed(value, TensorSpec(tensor="y:0", dtype=dtype, shape=None))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_only_an_empty_answer_is_excused_from_the_dimensions_that_json_does_not_
     shape: tuple[int, ...], answer: Any, same: bool
 ) -> None:
     expected = shown({"y": np.ones(shape, np.float32)})["y"]
-    found = _parsed(answer, TensorSpec(tensor="y:0", dtype="float32", shape=None))
+    found = parsed(answer, TensorSpec(tensor="y:0", dtype="float32", shape=None))
     row = compare.compare("f", "s", "y", ParityTest.SERVED, expected, found, (1e-5, 1e-5))
     assert row.passed is (None if same else False), "nothing was compared, or it differs"
 

@@ -129,7 +129,7 @@ def test_too_large_is_refused_and_so_is_what_a_full_queue_has_no_room_for() -> N
         running = pool.submit(servable.run, feeds(3), ["y:0"])
         assert entered.wait(30)
         queued = pool.submit(servable.run, feeds(3), ["y:0"])
-        while not servable._queues[frozenset({"a:0", "n:0"}), frozenset({"y:0"})].due():
+        while not servable.queues[frozenset({"a:0", "n:0"}), frozenset({"y:0"})].due():
             time.sleep(0.01)
         with pytest.raises(ServingError) as refused:
             servable.run(feeds(2), ["y:0"])

@@ -102,7 +102,7 @@ def test_a_failed_version_is_tried_again_only_after_its_directory_was_away(tmp_p
         assert loads.tried == [1, 2, 2, 2]
 
         (tmp_path / "2").rename(tmp_path / "away")
-        until(lambda: 2 not in manager._aspired["m"])
+        until(lambda: 2 not in manager.aspired["m"])
         (tmp_path / "away").rename(tmp_path / "2")
         until(lambda: states(manager) == {2: State.AVAILABLE, 1: State.END})
         assert loads.tried == [1, 2, 2, 2, 2]

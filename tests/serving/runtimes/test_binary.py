@@ -63,7 +63,7 @@ def test_a_port_taken_meanwhile_is_chosen_again(
         used = int(silent.getsockname()[1])
         free = free_ports(1)[0]
         offered = iter([(used, free), (free, used), free_ports(2)])
-        monkeypatch.setattr(binary, "_COLLISION_SECONDS", 20.0)  # a slow host must not hide the collision
+        monkeypatch.setattr(binary, "COLLISION_SECONDS", 20.0)  # a slow host must not hide the collision
         monkeypatch.setattr(binary, "free_ports", lambda _: next(offered))
         runtime = BinaryRuntime(listener, tmp_path / "logs")
         endpoint = runtime.start("model", tmp_path, deadline=30)
@@ -80,7 +80,7 @@ def test_ports_that_are_always_taken_are_an_environment_failure(
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         used = int(silent.getsockname()[1])
-        monkeypatch.setattr(binary, "_COLLISION_SECONDS", 20.0)  # a slow host must not hide the collision
+        monkeypatch.setattr(binary, "COLLISION_SECONDS", 20.0)  # a slow host must not hide the collision
         monkeypatch.setattr(binary, "free_ports", lambda _: (used, used))
         with pytest.raises(EnvironmentFailure, match="two free ports"):
             BinaryRuntime(listener, tmp_path / "logs").start("model", tmp_path, deadline=30)

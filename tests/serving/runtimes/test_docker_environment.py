@@ -193,15 +193,15 @@ def test_only_a_certainly_dead_owner_is_dead(labels: dict[str, str], dead: bool)
 
 
 def test_an_owner_on_this_host_before_its_restart_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    namespace = owner._HOST_PID_NAMESPACE
-    monkeypatch.setattr(owner, "_pid_space", lambda: f"boot-2/{namespace}")
+    namespace = owner.HOST_PID_NAMESPACE
+    monkeypatch.setattr(owner, "pid_space", lambda: f"boot-2/{namespace}")
     assert owner.owner_is_dead({**HERE, PID_SPACE: f"boot-1/{namespace}"})
     assert not owner.owner_is_dead({**HERE, PID_SPACE: "boot-1/4026532000"}), "a container's may live elsewhere"
 
 
 def test_an_engines_other_clients_are_never_judged_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    namespace = owner._HOST_PID_NAMESPACE
-    monkeypatch.setattr(owner, "_pid_space", lambda: f"boot-2/{namespace}")
+    namespace = owner.HOST_PID_NAMESPACE
+    monkeypatch.setattr(owner, "pid_space", lambda: f"boot-2/{namespace}")
     assert not owner.owner_is_dead({**HERE, PID_SPACE: f"boot-1/{namespace}"}, remote=True)
 
 

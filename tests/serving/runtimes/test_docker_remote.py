@@ -143,7 +143,7 @@ def behind_ssh(socket_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F none -i {keys}/user {known} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{keys}:{os.environ['PATH']}")
-    monkeypatch.setattr(address, "_REMOTE_SOCKET", socket_path)
+    monkeypatch.setattr(address, "REMOTE_SOCKET", socket_path)
     command = [SSHD, "-D", "-e", "-f", str(keys / "config"), "-p", str(port), "-o", "ListenAddress=127.0.0.1"]
     with (keys / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as daemon:
         until = time.monotonic() + 10

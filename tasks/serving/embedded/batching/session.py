@@ -133,13 +133,13 @@ class BatchedServable:
         self._single = single
         self._scheduler = scheduler
         self._parameters = parameters
-        self._queues: dict[tuple[frozenset[str], frozenset[str]], BatchQueue[RunTask]] = {}
+        self.queues: dict[tuple[frozenset[str], frozenset[str]], BatchQueue[RunTask]] = {}
         self._bypass_logged = -_BYPASS_LOG_SECONDS
         for signature in single.signatures.values():
             feeds = frozenset(info.name for info in signature.inputs.values())
             fetches = frozenset(info.name for info in signature.outputs.values())
-            if (feeds, fetches) not in self._queues:
-                self._queues[feeds, fetches] = scheduler.add_queue(parameters.queue, self._processor(sorted(fetches)))
+            if (feeds, fetches) not in self.queues:
+                self.queues[feeds, fetches] = scheduler.add_queue(parameters.queue, self._processor(sorted(fetches)))
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int | None = None) -> list[Array]:
         """As `Servable.run`, in a batch with others.
@@ -147,7 +147,7 @@ class BatchedServable:
         Raises:
             ServingError: also for what cannot be batched, and what the whole batch was refused for.
         """
-        queue = self._queues.get((frozenset(feeds), frozenset(fetches)))
+        queue = self.queues.get((frozenset(feeds), frozenset(fetches)))
         if queue is None:
             if time.monotonic() >= self._bypass_logged + _BYPASS_LOG_SECONDS:
                 self._bypass_logged = time.monotonic()
@@ -162,7 +162,7 @@ class BatchedServable:
 
     def close(self) -> None:
         """As `Servable.close`."""
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             self._scheduler.remove_queue(queue)
         self._single.close()
 

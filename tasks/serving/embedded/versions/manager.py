@@ -32,7 +32,7 @@ class Manager:
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
         self._models: dict[str, ServedModel] = {}
-        self._aspired: dict[str, dict[int, Path]] = {}
+        self.aspired: dict[str, dict[int, Path]] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         self._reconfigured = False
         self._stopping = False
@@ -83,7 +83,7 @@ class Manager:
     def _progress(self, name: str) -> list[Version] | None:
         """None while undecided, the failed versions when all failed, nothing when one is available."""
         versions = self._versions.get(name, {})
-        wanted = [versions[number] for number in self._aspired.get(name, {}) if number in versions]
+        wanted = [versions[number] for number in self.aspired.get(name, {}) if number in versions]
         # A version that is being retried is not waited for when another one answers.
         if any(version.state in (State.START, State.LOADING) and version.error is None for version in wanted):
             return None
@@ -170,7 +170,7 @@ class Manager:
             self._changed.notify_all()
 
     def _aspire(self, name: str, wanted: Mapping[int, Path]) -> None:
-        self._aspired[name] = dict(wanted)
+        self.aspired[name] = dict(wanted)
         versions = self._versions.setdefault(name, {})
         for number, version in versions.items():
             version.failed = version.failed and number in wanted
@@ -199,7 +199,7 @@ class Manager:
 
     def _next_change(self) -> Version | None:
         """The version to unload or else to load next."""
-        for name, wanted in self._aspired.items():
+        for name, wanted in self.aspired.items():
             versions = self._versions.get(name, {})
             wanted_serves = any(versions[number].state is State.AVAILABLE for number in wanted if number in versions)
             for number, version in versions.items():
@@ -216,7 +216,7 @@ class Manager:
 
     def _load_version(self, version: Version) -> None:
         def is_unwanted() -> bool:
-            return self._stopping or version.number not in self._aspired.get(version.name, {})
+            return self._stopping or version.number not in self.aspired.get(version.name, {})
 
         def waited_in_vain(seconds: float) -> bool:
             with self._changed:

@@ -23,7 +23,7 @@ from tasks.isolate.process import BoundProcess
 
 LOOPBACK = "127.0.0.1"
 TUNNEL_SECONDS = 30
-_REMOTE_SOCKET = "/var/run/docker.sock"
+REMOTE_SOCKET = "/var/run/docker.sock"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def socket_of(url: str) -> str:
     folder = tempfile.mkdtemp(prefix="tfship-ssh-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder, "docker.sock")
-    _forward(url, f"{path}:{_REMOTE_SOCKET}", path.exists)
+    _forward(url, f"{path}:{REMOTE_SOCKET}", path.exists)
     return f"unix://{path}"
 
 

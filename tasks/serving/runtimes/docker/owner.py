@@ -14,12 +14,12 @@ from typing import Any
 RUN, STEP, PID, PID_START, PID_SPACE = (
     f"tfship.{name}" for name in ("run-id", "step", "pid", "pid-start", "pid-namespace")
 )
-_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h, the same at every boot
+HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h, the same at every boot
 
 
 def owner() -> dict[str, str]:
     """Return labels that identify this process, also after its pid is reused, or in another container or boot."""
-    return {PID: str(os.getpid()), PID_START: _start_ticks(os.getpid()) or "", PID_SPACE: _pid_space() or ""}
+    return {PID: str(os.getpid()), PID_START: _start_ticks(os.getpid()) or "", PID_SPACE: pid_space() or ""}
 
 
 def abandoned(client: Any, *, remote: bool = False) -> Iterator[Any]:
@@ -56,7 +56,7 @@ def remove(container: Any) -> None:
 
 def owner_is_dead(labels: dict[str, str], *, remote: bool = False) -> bool:
     """Tell whether the owner is certainly dead: one that cannot be seen from here counts as alive."""
-    space = _pid_space()
+    space = pid_space()
     if space is None or not labels.get(PID_SPACE) or not labels[PID].isdigit():
         return False
     if labels[PID_SPACE] == space:
@@ -65,10 +65,10 @@ def owner_is_dead(labels: dict[str, str], *, remote: bool = False) -> bool:
         return False
     boot, _, namespace = labels[PID_SPACE].partition("/")
     here_boot, _, here = space.partition("/")
-    return boot != here_boot and namespace == here == str(_HOST_PID_NAMESPACE)  # this host, before it was restarted
+    return boot != here_boot and namespace == here == str(HOST_PID_NAMESPACE)  # this host, before it was restarted
 
 
-def _pid_space() -> str | None:
+def pid_space() -> str | None:
     """Return where a pid is valid, `<boot id>/<inode of the pid namespace>`, or None without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
