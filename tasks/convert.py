@@ -129,7 +129,7 @@ def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance:
     outputs = [spec.tensor for signature in reference.names.signatures for spec in signature.outputs.values()]
     with saver.restored(folder, prefix, reference.names, reference.session) as opened:
         opened.form = to.value
-        constants = list(graphs.constants(meta.graph_def, outputs, reference.names.assets))
+        constants = list(graphs.Graph(meta.graph_def).constants(outputs, reference.names.assets))
         return proof.judge(opened, folder, reference, reference.needed, constants, tolerance)
 
 

@@ -19,6 +19,7 @@ from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, EnvironmentFailure, ParityError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
+from tasks.graphs import variables as graph_variables
 from tasks.isolate.hide import hide
 from tasks.quality import evaluate as evaluations
 from tasks.quality.probe_sensitivity import probe_worth
@@ -77,11 +78,11 @@ def verify(
     names, prefix = reference.names, moved / pin.prefix
     meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
     _require_recorded(meta, names, recorded, pin)
-    coverage = saver.coverage(meta, prefix, graphs.targets(names))
+    coverage = saver.coverage(meta, prefix, graph_variables.signature_targets(names))
     restored = {status.name for status in coverage.variables if status.status == "matched"}
     variables = [variable for variable in reference.baseline.variables if variable.name in restored]
     with saver.restored(moved, prefix, names, reference.session) as opened:
-        constants = list(graphs.constants(meta.graph_def, _outputs(names), names.assets))
+        constants = list(graphs.Graph(meta.graph_def).constants(_outputs(names), names.assets))
         parity = proof.judge(opened, moved, reference, variables, constants, tolerance)
         if not hidden:
             parity = parity.model_copy(update={"notes": (*parity.notes, NOT_HIDDEN)})
@@ -163,7 +164,7 @@ def _global_step(session: Any, names: GraphNames, pin: PinnedCheckpoint, restore
     if names.global_step is None or graphs.node_name(names.global_step) not in restored:
         return None
     variable = graphs.node_name(names.global_step)
-    found = int(session.run(graphs.readers(session.graph, [variable])[variable]))
+    found = int(session.run(graph_variables.read_tensors(session.graph, [variable])[variable]))
     if found != pin.step:
         raise CoverageError(
             f"{pin.prefix}: {names.global_step}", str(pin.step), str(found), "pin the step that the weights are of."
@@ -179,7 +180,7 @@ def _one_more_step(
         return "not tried: no train op"
     if batch is None:
         return "not tried: no batches"
-    missing = sorted(set(unsaved) & graphs.variables_needed(session.graph.as_graph_def(), [names.train_op]))
+    missing = sorted(set(unsaved) & graphs.Graph(session.graph.as_graph_def()).variables([names.train_op]))
     if missing:
         return f"not tried: {', '.join(missing[:3])} not in the checkpoint"
     if names.loss is None and global_step is None:
@@ -189,7 +190,7 @@ def _one_more_step(
     problem = "" if abs(float(loss)) < float("inf") else f"a loss of {loss}"
     if global_step is not None:
         variable = graphs.node_name(str(names.global_step))
-        after = int(session.run(graphs.readers(session.graph, [variable])[variable]))
+        after = int(session.run(graph_variables.read_tensors(session.graph, [variable])[variable]))
         problem = problem or ("" if after == global_step + 1 else f"global step {after} after {global_step}")
     if problem:
         remedy = "the checkpoint cannot be trained on; look at what the train op reads."

@@ -190,17 +190,17 @@ def _look(
     try:
         report = isolate.call(look, *args, **kwargs)
     except Refusal:
-        _require_whole(artifact)
+        _require_valid_meta_graph(artifact)
         raise
     except DamagedError as error:
         if not error.where.startswith(str(place)):
             raise
-        _require_whole(artifact)
+        _require_valid_meta_graph(artifact)
         facts = {"cause": Cause.LOAD_ERROR.value}
         raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
     if not report.passed and report.failures:
         Smoked(out).write_parity(report)
-        _require_whole(artifact)
+        _require_valid_meta_graph(artifact)
         raise ParityError.of(report)
     return report
 
@@ -217,7 +217,7 @@ def look_at_files(model: Path, run: Path, training_step: int) -> ParityReport:
     return on_disk
 
 
-def _require_whole(exported: Artifact) -> None:
+def _require_valid_meta_graph(exported: Artifact) -> None:
     """Raise DamagedError where the quick check has missed damage: that must not be kept as a verdict on the model."""
     if current().store.find(exported.step, exported.key, full=True) is None:
         raise damaged(exported.path, ["a file has changed since it was committed"])

@@ -24,8 +24,9 @@ from tasks.forms.keras import model
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
 from tasks.graphs import lookup_tables, rewrite, scan
-from tasks.graphs.graph import Slice
-from tasks.graphs.validate_meta_graph import require_whole
+from tasks.graphs import variables as graph_variables
+from tasks.graphs.validate import require_valid_meta_graph
+from tasks.graphs.variables import Slice
 from tasks.parity import compare
 from tasks.parity.predictor import Predictor
 from tasks.probe import establish
@@ -107,7 +108,7 @@ def _of_graph(
     found: Found, given: ModelOptions, meta: Any, options: SessionOptions, scratch: Path
 ) -> Iterator[SourceModel]:
     where = str(found.path)
-    require_whole(meta, where)
+    require_valid_meta_graph(meta, where)
     resolved = resolve.resolve(meta, given)
     asked = tuple(one.model_copy(update={"allow_nonfinite": given.allow_nonfinite}) for one in resolved.signatures)
     graph_names.require_keys(asked, where)
@@ -119,8 +120,8 @@ def _of_graph(
     theirs = rewrite.operated(flat.graph_def, asked, pins)
     outputs = [spec.tensor for signature in theirs for spec in signature.outputs.values()]
     table_init, assets, places = lookup_tables.find(flat, outputs, folder)
-    names = graph_names.of(meta, theirs, assets, table_init, graphs.variables_needed(flat.graph_def, outputs))
-    targets = graphs.targets(names)
+    names = graph_names.of(meta, theirs, assets, table_init, graphs.Graph(flat.graph_def).variables(outputs))
+    targets = graph_variables.signature_targets(names)
     scan.require_runnable(flat.graph_def, targets, where)
     graph_names.require_unwritten(flat.graph_def, names, where)
     notes = tuple(dict.fromkeys((*found.notes, *resolved.notes)))  # a thing may be so for several signatures
@@ -141,7 +142,7 @@ def _of_graph(
             scan.require_known(meta.graph_def, where)
         with original.loaded(found.path, meta, asked, pins, options, reduced=bool(unknown)) as live:
             values = scratch / PREFIX
-            held = flatten.session_values(live.session, graphs.variable_facts(flat.graph_def), values)
+            held = flatten.session_values(live.session, graph_variables.variable_facts(flat.graph_def), values)
             saver.require_coverage(saver.compared(flat.graph_def, held, values, targets), values)
             complete = flatten.with_saver(flat, held, None)
             names = _described(complete, names)
@@ -194,7 +195,7 @@ def _of_object(live: LivePredictor, given: ModelOptions, scratch: Path) -> Sourc
     outputs = outputs_of(signatures_)
     scan.require_runnable(meta.graph_def, outputs, live.form)
     places = {asset.filename: scratch / "exported" / "assets" / asset.filename for asset in names.assets}
-    sources = graphs.restored_slices(meta.graph_def, meta.saver_def)
+    sources = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
     asked = tuple(chosen[one.key].model_copy(update={"allow_nonfinite": one.allow_nonfinite}) for one in signatures_)
     notes = _training(meta.graph_def, outputs)
     return SourceModel(meta, prefix, sources, live, asked, names, places, notes, paths=paths)
@@ -234,7 +235,7 @@ def _leave(brought: SourceModel, found: Found, source: ProbeSource, options: Ses
             sources = placed
             meta.ClearField("saver_def")
             meta = flatten.with_saver(meta, sources, None)
-    graphs.declare(meta, names.signatures)
+    rewrite.declare(meta, names.signatures)
     run.graph_file.write_bytes(meta.SerializeToString(deterministic=True))
     run.write_names(names)
     tensor_file.write_tensors(run.probe_file, rows)
@@ -247,7 +248,7 @@ def _leave(brought: SourceModel, found: Found, source: ProbeSource, options: Ses
         brought.asked,
         rows,
         _variables(brought, sources),
-        graphs.constants(meta.graph_def, outputs, names.assets),
+        graphs.Graph(meta.graph_def).constants(outputs, names.assets),
         options,
     )
     _require_usable(record, reference.must_be_finite(run.graph_file, names))

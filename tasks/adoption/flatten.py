@@ -16,8 +16,9 @@ from tasks.errors import DamagedError, UsageError
 from tasks.forms import saved_model as loader
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
-from tasks.graphs import lookup_tables, validate_meta_graph
-from tasks.graphs.graph import Slice
+from tasks.graphs import lookup_tables, rewrite, validate
+from tasks.graphs import variables as graph_variables
+from tasks.graphs.variables import Slice
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 from tasks.tensors import tensor_file
@@ -35,7 +36,7 @@ def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[s
         UsageError: `renamed` names a variable or a key that there is not.
     """
     keys = set(saver.reader(prefix).get_variable_to_shape_map())
-    variables = graphs.variable_facts(meta.graph_def)
+    variables = graph_variables.variable_facts(meta.graph_def)
     for variable, key in renamed.items():
         if variable not in variables or key not in keys:
             wrong, known = (variable, variables) if variable not in variables else (key, keys)
@@ -152,17 +153,17 @@ def saved_model(folder: Path, tags: Iterable[str], out_meta: Path, out_prefix: P
     Its assets stay where they are; the names say which they are.
     """
     with loader.session_of(folder, tags, SessionOptions()) as (session, meta):
-        graphs.modernise(meta)
+        rewrite.modernise(meta)
         signatures = tuple(loader.signatures_in(meta.signature_def))
         outputs = [spec.tensor for signature in signatures for spec in signature.outputs.values()]
         table_init, assets, _ = lookup_tables.find(meta, outputs, folder)
-        held = session_values(session, graphs.variable_facts(meta.graph_def), out_prefix)
+        held = session_values(session, graph_variables.variable_facts(meta.graph_def), out_prefix)
     completed = with_saver(meta, held, None)
     out_meta.write_bytes(completed.SerializeToString(deterministic=True))
     return GraphNames(
         signatures=signatures,
         assets=assets,
-        needed=tuple(sorted(graphs.variables_needed(completed.graph_def, outputs))),
+        needed=tuple(sorted(graphs.Graph(completed.graph_def).variables(outputs))),
         table_init=table_init,
     )
 
@@ -171,7 +172,7 @@ def session_values(session: Any, variables: Iterable[str], target: Path) -> dict
     """Write the values of a session's variables as a checkpoint, one by one; those without a value are left out."""
     import tensorflow as tf
 
-    readers = graphs.readers(session.graph, variables)
+    readers = graph_variables.read_tensors(session.graph, variables)
     held: dict[str, Slice] = {}
 
     def values() -> Any:
@@ -200,8 +201,8 @@ class _Saver:
 def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
     """Those that find something among a checkpoint's keys, the graph's own first."""
     found = []
-    for definition in validate_meta_graph.savers(meta):
-        restored = graphs.restored_slices(meta.graph_def, definition)
+    for definition in validate.savers(meta):
+        restored = graph_variables.restored_slices(meta.graph_def, definition)
         there = {name: source for name, source in restored.items() if source.key in keys}
         if there:
             found.append(_Saver(definition, there, len(there) == len(restored)))
@@ -231,7 +232,7 @@ def _saver(graph: Any, found: Mapping[str, Slice]) -> Any | None:
     keys, parts = [found[name].key for name in names], [found[name].spec for name in names]
     handles = [graph.get_operation_by_name(name) for name in names]
     dtypes = [handle.get_attr("dtype") for handle in handles]
-    values = list(graphs.readers(graph, names).values())
+    values = list(graph_variables.read_tensors(graph, names).values())
     with tf.name_scope(f"{_SCOPE}save/"):
         filename = tf.compat.v1.placeholder_with_default("model", (), name="filename")
         restored = tf.raw_ops.RestoreV2(prefix=filename, tensor_names=keys, shape_and_slices=parts, dtypes=dtypes)

@@ -11,7 +11,7 @@ from tasks.errors import UsageError
 from tasks.forms import object_checkpoint
 from tasks.forms.keras import model as keras
 from tasks.forms.live_object import LivePredictor
-from tasks.graphs import graph as graphs
+from tasks.graphs import rewrite
 from tasks.parity import predictor as predictors
 from tasks.records.adoption import Found
 from tasks.records.forms import Form
@@ -62,7 +62,7 @@ def graph(code: ModelSource, found: Found) -> Built:
                 )
             )
         meta.ClearField("saver_def")
-    return Built(graphs.modernise(meta), _probe(model))
+    return Built(rewrite.modernise(meta), _probe(model))
 
 
 def _probe(model: Any) -> Tensors | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.errors import UnsupportedGraph, UsageError
 from tasks.graphs import graph as graphs
+from tasks.graphs import variables as graph_variables
 from tasks.records.signature import Asset, GraphNames, Signature
 
 _WRITING = re.compile(r"Assign|Scatter|Apply|CountUpTo")  # in the names of ops that write variables
@@ -16,8 +17,8 @@ def of(
     meta: Any, asked: tuple[Signature, ...], assets: tuple[Asset, ...], table_init: str | None, needed: set[str]
 ) -> GraphNames:
     """What later steps look for, with the train op, loss and global step that the graph's collections name."""
-    nodes = {node.name: node for node in meta.graph_def.node}
-    variables = graphs.variable_facts(meta.graph_def)
+    nodes = graphs.Graph(meta.graph_def).nodes
+    variables = graph_variables.variable_facts(meta.graph_def)
 
     def listed(collection: str) -> list[str]:
         held = meta.collection_def.get(collection)
@@ -70,8 +71,8 @@ def require_unwritten(graph_def: Any, names: GraphNames, where: str) -> None:
     """
     if names.table_init is None:
         return
-    touched = sorted(graphs.variables_needed(graph_def, [names.table_init]) & set(names.needed))
-    nodes = graphs.reached_nodes(graph_def, [names.table_init])
+    touched = sorted(graphs.Graph(graph_def).variables([names.table_init]) & set(names.needed))
+    nodes = graphs.Graph(graph_def).reached_nodes([names.table_init])
     writing = sorted(f"{name} ({node.op})" for name, node in nodes.items() if _WRITING.search(node.op))
     if touched and writing:
         raise UnsupportedGraph(

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from tasks.adoption import flatten, option_use
 from tasks.errors import ChildFailed, DamagedError, UsageError
 from tasks.forms import detect, file_signature, frozen_graph, saved_model, saver
-from tasks.graphs import constant_folding
-from tasks.graphs import graph as graphs
-from tasks.graphs.graph import Slice
+from tasks.graphs import constant_folding, rewrite
+from tasks.graphs import variables as graph_variables
+from tasks.graphs.variables import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.adoption import Found, ModelOptions
@@ -120,7 +120,7 @@ def _of_file(path: Path, form: Form) -> Any:
 
 def _declare(meta: Any, names: GraphNames) -> None:
     """What a graph that we froze cannot say of itself: its signatures, and what fills its tables from which files."""
-    graphs.declare(meta, names.signatures)
+    rewrite.declare(meta, names.signatures)
     if names.table_init:
         meta.collection_def["table_initializer"].node_list.value.append(names.table_init)
     for asset in names.assets:
@@ -160,7 +160,7 @@ def _importable(meta: Any) -> Any:
     version = meta.meta_info_def.tensorflow_version
     if version and not re.fullmatch(r"\d+\.\d+\.\d+.*", version):
         meta.meta_info_def.tensorflow_version = ""  # `0.12.head` cannot be parsed, and stops an import
-    graphs.modernise(meta)
+    rewrite.modernise(meta)
     constant_folding.guard(meta.graph_def)
     return meta
 
@@ -219,7 +219,7 @@ def restored(
         except (tf.errors.OpError, DecodeError, ValueError, TypeError, KeyError) as error:
             remedy = "save the model again, or restore its `.meta` from a backup."
             raise DamagedError(f"the graph of the {form}", "one that can be imported", _said(error), remedy) from None
-    readers = graphs.readers(imported, variables)
+    readers = graph_variables.read_tensors(imported, variables)
     # Closed, but not entered: an entered session's graph is the default one, where nothing eager is done.
     with closing(predictors.session(imported, options)) as session:
         if prefix is not None and variables:
@@ -264,7 +264,7 @@ def loaded(
             if (folder / "variables").is_dir():
                 saver.tensor_table(folder / "variables" / "variables")  # says which file it is, if it is one of these
             raise
-        readers = graphs.readers(session.graph, graphs.variable_facts(meta.graph_def))
+        readers = graph_variables.read_tensors(session.graph, graph_variables.variable_facts(meta.graph_def))
         yield OriginalPredictor("SavedModel", session, signatures, readers, pins)
 
 

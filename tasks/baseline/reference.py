@@ -101,7 +101,7 @@ def must_be_finite(graph_file: Path, names: GraphNames) -> frozenset[str]:
         return frozenset(names.needed if strict else ())
     graph_def = saver.meta_graph(graph_file).graph_def
     outputs = [spec.tensor for signature in strict for spec in signature.outputs.values()]
-    return frozenset(graphs.variables_needed(graph_def, outputs))
+    return frozenset(graphs.Graph(graph_def).variables(outputs))
 
 
 def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:

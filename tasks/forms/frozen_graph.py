@@ -16,6 +16,8 @@ from typing import Any
 from tasks.errors import DamagedError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
+from tasks.graphs import rewrite
+from tasks.graphs import variables as graph_variables
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
@@ -23,6 +25,7 @@ from tasks.records.forms import CandidateForm
 from tasks.records.parity import NotMade
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
+from tasks.tensors.tensor_type import Shape
 
 GRAPH = "frozen_graph.pb"
 NAMES = "signature.json"
@@ -41,7 +44,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
 
     meta, targets, needed = saver.to_convert(prefix, names)
     checkpoint = saver.reader(prefix)
-    facts, shapes = graphs.variable_facts(meta.graph_def), checkpoint.get_variable_to_shape_map()
+    facts, shapes = graph_variables.variable_facts(meta.graph_def), checkpoint.get_variable_to_shape_map()
     held = [(facts[name][0], source.shape(tuple(shapes[source.key]))) for name, source in needed.items()]
     size = sum(map(_bytes_of, held)) + meta.graph_def.ByteSize()
     if size >= LIMIT:
@@ -59,9 +62,9 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
         value = tf.make_tensor_proto(saver.read_slice(checkpoint, source, prefix))
         constants[name].attr["value"].tensor.CopyFrom(value)
         constants[name].attr.pop("_output_shapes", None)
-    graphs.name_assets(frozen, names.assets)
+    rewrite.name_assets(frozen, names.assets)
     graphs.drop_unused_functions(frozen)  # the unconverted originals are still in the library
-    for node in graphs.all_nodes(frozen):
+    for node in graphs.Graph(frozen).every_node():
         node.device = ""
     if left := variables_left(frozen):
         return NotMade(f"the graph keeps state that cannot be folded, {', '.join(left[:3])}")
@@ -76,7 +79,11 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
 def variables_left(graph_def: Any) -> list[str]:
     """What still needs a variable, in the graph or in a function's body."""
     return sorted(
-        {f"{node.name} ({node.op})" for node in graphs.all_nodes(graph_def) if node.op in graphs.STATEFUL_OPS}
+        {
+            f"{node.name} ({node.op})"
+            for node in graphs.Graph(graph_def).every_node()
+            if node.op in graph_variables.STATEFUL_OPS
+        }
     )
 
 
@@ -97,7 +104,7 @@ def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
     try:
         with graph.as_default():
             tf.import_graph_def(graph_def, name="")
-        for target in graphs.targets(names):
+        for target in graph_variables.signature_targets(names):
             graph.as_graph_element(target)
     except (ValueError, KeyError) as error:
         raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
@@ -110,7 +117,7 @@ def constants(folder: Path) -> list[TensorFact]:
     """The constants that its signatures read, what were variables included, from its file."""
     names, graph_def = _read(folder)
     outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
-    return list(graphs.constants(graph_def, outputs, names.assets))
+    return list(graphs.Graph(graph_def).constants(outputs, names.assets))
 
 
 def _read(folder: Path) -> tuple[GraphNames, Any]:
@@ -133,7 +140,7 @@ class Placeholders:
     then filled in from the checkpoint one by one.
     """
 
-    def __init__(self, facts: dict[str, tuple[str, graphs.OpenShape]]) -> None:
+    def __init__(self, facts: dict[str, tuple[str, Shape]]) -> None:
         self.facts = facts
 
     def run(self, tensors: list[str]) -> list[Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UnsupportedGraph, UsageError
+from tasks.graphs.graph import Graph, node_name
 from tasks.records.baseline import TensorFact
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -206,25 +207,24 @@ def _exported(folder: Path) -> dict[str, int]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     (meta,) = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs
-    nodes = {node.name: node for node in meta.graph_def.node}
-    functions = {function.signature.name: function for function in meta.graph_def.library.function}
-    restore = nodes[meta.saver_def.restore_op_name]
-    body = functions[restore.attr["f"].func.name]
-    handles = dict(zip((argument.name for argument in body.signature.input_arg), restore.input, strict=True))
-    inner = {node.name: node for node in body.node_def}
+    graph = Graph(meta.graph_def)
+    restore = graph.nodes[meta.saver_def.restore_op_name]
+    body = graph.functions[restore.attr["f"].func.name]
+    handles = dict(zip(body.arguments, restore.input, strict=True))
+    inner = body.nodes
     found = {}
     for node in inner.values():
         if node.op != "AssignVariableOp":
             continue
-        source = inner[node.input[1].split(":")[0]]
+        source = inner[node_name(node.input[1])]
         position = 0
         while source.op in ("Identity", "Cast"):
             position = int(source.input[0].rpartition(":")[2])
-            source = inner[source.input[0].split(":")[0]]
-        keys = tf.make_ndarray(inner[source.input[1].split(":")[0]].attr["value"].tensor).ravel()
+            source = inner[node_name(source.input[0])]
+        keys = tf.make_ndarray(inner[node_name(source.input[1])].attr["value"].tensor).ravel()
         key = keys[position].decode()
         if key.startswith("state/"):
-            found[handles[node.input[0]].split(":")[0]] = int(key.removeprefix("state/").removesuffix(_ATTRIBUTE))
+            found[node_name(handles[node.input[0]])] = int(key.removeprefix("state/").removesuffix(_ATTRIBUTE))
     return found
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from tasks.errors import DamagedError, PipelineError
 from tasks.forms import saver, warmup_requests
 from tasks.graphs import graph as graphs
+from tasks.graphs import rewrite
+from tasks.graphs import variables as graph_variables
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.parity.transient_errors import failure, transient
@@ -59,7 +61,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
         exported = tf.compat.v1.train.export_meta_graph(
             graph=graph, saver_def=saver_def, clear_devices=True, strip_default_attrs=True
         )
-    graphs.name_assets(exported.graph_def, names.assets)
+    rewrite.name_assets(exported.graph_def, names.assets)
     exported.meta_info_def.tags.append(SERVE)
     with graph.as_default():
         for signature in names.signatures:
@@ -193,7 +195,7 @@ def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredicto
     """The SavedModel by `session_of`."""
     with session_of(folder, [SERVE], options) as (session, meta):
         named = [variable.op.name for variable in session.graph.get_collection("variables")]
-        readers = graphs.readers(session.graph, named)
+        readers = graph_variables.read_tensors(session.graph, named)
         yield SessionPredictor(CandidateForm.SAVED_MODEL_V1, session, signatures_in(meta.signature_def), readers)
 
 
@@ -250,7 +252,7 @@ def constants(folder: Path) -> list[TensorFact]:
     targets = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
     assets = [Asset(filename=entry.filename, tensor=entry.tensor_info.name, sha256="") for entry in meta.asset_file_def]
     try:
-        return list(graphs.constants(meta.graph_def, [target for target in targets if target], assets))
+        return list(graphs.Graph(meta.graph_def).constants([target for target in targets if target], assets))
     except PipelineError as error:  # a signature or a node that reads what is not there
         raise unloadable(folder, error) from None
 
@@ -291,11 +293,11 @@ def loaded_values(folder: Path, options: SessionOptions) -> list[TensorFact]:
         definitions = meta.signature_def.values()
         outputs = [info.name for definition in definitions for info in definition.outputs.values() if info.name]
         graph_def = session.graph.as_graph_def()
-        readers = graphs.readers(session.graph, sorted(graphs.variables_needed(graph_def, outputs)))
+        readers = graph_variables.read_tensors(session.graph, sorted(graphs.Graph(graph_def).variables(outputs)))
         found = list(SessionPredictor("", session, (), readers).values())
         inside = (
             name
-            for name, node in graphs.reached_nodes(graph_def, outputs).items()
+            for name, node in graphs.Graph(graph_def).reached_nodes(outputs).items()
             if "@" in name and node.op in graphs.VARIABLE_OPS
         )
         return found + [TensorFact(name=name, dtype="hidden", shape=(), sha256="") for name in inside]

@@ -15,7 +15,9 @@ from typing import Any
 from tasks.artifacts import manifest as manifests
 from tasks.errors import CoverageError, DamagedError
 from tasks.graphs import graph as graphs
-from tasks.graphs.graph import Slice
+from tasks.graphs import rewrite
+from tasks.graphs import variables as graph_variables
+from tasks.graphs.variables import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.parity.transient_errors import failure, transient
@@ -26,6 +28,7 @@ from tasks.records.parity import NotMade
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Asset, GraphNames
 from tasks.tensors import tensor_file
+from tasks.tensors.tensor_type import Shape
 
 META = ".meta"
 # What a reader of the format knows; a writer knows some more (tensorflow/core/util/tensor_slice_reader.cc, GetTensor).
@@ -153,12 +156,12 @@ def meta_graph(path: Path) -> Any:
         graph.Clear()
     if not graph.graph_def.node:
         raise DamagedError(str(path), "a MetaGraphDef with a graph", "none", "give the `.meta` that Saver wrote.")
-    return graphs.modernise(graph)
+    return rewrite.modernise(graph)
 
 
 def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
     """What restoring `prefix` into the graph would write, by the graph's own saver."""
-    return compared(meta.graph_def, graphs.restored_slices(meta.graph_def, meta.saver_def), prefix, targets)
+    return compared(meta.graph_def, graph_variables.restored_slices(meta.graph_def, meta.saver_def), prefix, targets)
 
 
 def compared(graph_def: Any, sources: Mapping[str, Slice], prefix: Path, targets: Iterable[str]) -> Coverage:
@@ -170,14 +173,14 @@ def compared(graph_def: Any, sources: Mapping[str, Slice], prefix: Path, targets
     targets = list(targets)
     checkpoint = reader(prefix)
     shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
-    needed = graphs.variables_needed(graph_def, targets)
+    needed = graphs.Graph(graph_def).variables(targets)
     statuses = []
-    for name, (dtype, shape) in sorted(graphs.variable_facts(graph_def).items()):
+    for name, (dtype, shape) in sorted(graph_variables.variable_facts(graph_def).items()):
         source = sources.get(name)
         found = None
         if source is not None and source.key in shapes:
             found = dtypes[source.key].base_dtype.name, source.shape(tuple(shapes[source.key]))
-        matched = found is not None and found[0] == dtype and graphs.takes(shape, found[1])
+        matched = found is not None and found[0] == dtype and graph_variables.takes(shape, found[1])
         status: Status = "missing" if found is None else "matched" if matched else "changed"
         statuses.append(
             VariableStatus(
@@ -193,7 +196,7 @@ def compared(graph_def: Any, sources: Mapping[str, Slice], prefix: Path, targets
     return Coverage(
         variables=tuple(statuses),
         extra=tuple(sorted(set(shapes) - used)),
-        other_state=tuple(graphs.other_state(graph_def, targets)),
+        other_state=tuple(graphs.Graph(graph_def).other_state(targets)),
     )
 
 
@@ -228,10 +231,10 @@ def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[st
         DamagedError: a file cannot be read.
     """
     meta = meta_graph(prefix.with_name(prefix.name + META))
-    targets = graphs.targets(names)
+    targets = graph_variables.signature_targets(names)
     found = coverage(meta, prefix, targets)
     require_coverage(found, prefix)
-    sources = graphs.restored_slices(meta.graph_def, meta.saver_def)
+    sources = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
     return meta, targets, {status.name: sources[status.name] for status in found.variables if status.needed}
 
 
@@ -246,7 +249,7 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
     import tensorflow as tf
 
     meta = meta_graph(prefix.with_name(prefix.name + META))
-    found = coverage(meta, prefix, graphs.targets(names))
+    found = coverage(meta, prefix, graph_variables.signature_targets(names))
     require_coverage(found, prefix)
     matched = {status.name: status.key for status in found.variables if status.status == "matched"}
     graph = tf.Graph()
@@ -255,7 +258,7 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
         if any(status.status != "matched" and status.key for status in found.variables):
             by_name = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
             saver = tf.compat.v1.train.Saver({key: by_name[name] for name, key in matched.items() if name in by_name})
-    readers = graphs.readers(graph, matched)
+    readers = graph_variables.read_tensors(graph, matched)
     with predictors.session(graph, options) as session:
         if matched:
             saver.restore(session, spelled(prefix))
@@ -275,7 +278,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path
     from tensorflow.core.protobuf import saver_pb2
 
     meta, _, _ = to_convert(prefix, names)
-    held = graphs.restored_slices(meta.graph_def, meta.saver_def)
+    held = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
     if not held:
         return NotMade("there are no variables to save")
     with restored(folder, prefix, names, SessionOptions()) as opened:
@@ -294,7 +297,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path
             )
             saver.save(opened.session, str(out / prefix.name), write_meta_graph=False)
             written = saver.export_meta_graph(clear_devices=True)
-    graphs.declare(written, names.signatures)
+    rewrite.declare(written, names.signatures)
     (out / f"{prefix.name}{META}").write_bytes(written.SerializeToString(deterministic=True))
     (out / "checkpoint").write_text(state_file(prefix.name))
     for asset in names.assets:
@@ -321,7 +324,7 @@ def changed_assets(folder: Path, assets: Iterable[Asset]) -> Mapping[str, str]:
     return found
 
 
-def _written(shape: graphs.OpenShape) -> str:
+def _written(shape: Shape) -> str:
     return " of any shape" if shape is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 

@@ -6,34 +6,33 @@ It folds any op without state whose inputs are constants (tensorflow/core/common
 
 from __future__ import annotations
 
-from typing import Any
-
 from tasks.graphs import graph as graphs
 from tasks.graphs import op_registry, scan
-from tasks.graphs.scopes import Placed, placed
+from tasks.graphs.graph import Graph, Placed
+from tasks.graphs.protos import GraphDef, NodeDef
 
 _GUARD = "tfship_unfolded/"
 
 
-def guard(graph_def: Any) -> None:
+def guard(graph_def: GraphDef) -> None:
     """Keep, in place, what must not run from being folded; the graph computes what it did."""
-    for at in list(placed(graph_def, None)):
+    for at in list(Graph(graph_def).placed(None)):
         if not _would_fold(at):
             continue
         name = f"{_GUARD}{at.node.name}"
-        while name in at.within:
+        while name in at.body.nodes:
             name += "_"
-        guarding = (graph_def.node if at.function is None else at.function.node_def).add()
+        guarding = (graph_def.node if at.body.definition is None else at.body.definition.node_def).add()
         guarding.name, guarding.op = name, "PlaceholderWithDefault"
         guarding.input.append(at.node.input[0])
         guarding.attr["dtype"].type = _first_type(at.node)
         guarding.attr["shape"].shape.unknown_rank = True
-        at.node.input[0] = name if at.function is None else f"{name}:output:0"
+        at.node.input[0] = name if at.body.definition is None else f"{name}:output:0"
 
 
-def guarded(graph_def: Any) -> bool:
+def guarded(graph_def: GraphDef) -> bool:
     """Whether `guard` has changed it."""
-    return any(node.name.startswith(_GUARD) for node in graphs.all_nodes(graph_def))
+    return any(node.name.startswith(_GUARD) for node in graphs.Graph(graph_def).every_node())
 
 
 def _would_fold(at: Placed) -> bool:
@@ -51,11 +50,11 @@ def _constant(at: Placed) -> bool:
             return False
         sources = {graphs.node_name(source) for source in node.input if not source.startswith("^")} - seen
         seen |= sources
-        waiting += [at.within[name] for name in sources if name in at.within]
+        waiting += [at.body.nodes[name] for name in sources if name in at.body.nodes]
     return True
 
 
-def _first_type(node: Any) -> int:
+def _first_type(node: NodeDef) -> int:
     """The dtype of a node's first input, as an enum value."""
     first = op_registry.definition(node.op).input_arg[0]
     listed = graphs.attribute(node, first.type_list_attr).list.type

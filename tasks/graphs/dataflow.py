@@ -7,12 +7,14 @@ Works on protos and runs nothing. A tensor of a function's body is called `argum
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tasks.graphs import graph as graphs
+from tasks.graphs.graph import Body, Graph
+from tasks.graphs.protos import NodeDef
 from tasks.tensors.tensor_file import Array
 
 # Ops that hand on the elements of the inputs at these positions, rearranged, selected or in another dtype.
@@ -35,35 +37,8 @@ _HANDS_ON: Mapping[str, tuple[int, ...]] = {
     "Split": (1,),
 }
 _HANDS_ALL_ON = {"ConcatV2", "Concat", "IdentityN", "Merge", "Pack"}
-# Attributes that name functions, and how many inputs come before the functions' arguments
-# (tensorflow/core/ops/functional_ops.cc).
-_CALLS: Mapping[str, tuple[tuple[str, ...], int]] = {
-    "PartitionedCall": (("f",), 0),
-    "StatefulPartitionedCall": (("f",), 0),
-    "If": (("then_branch", "else_branch"), 1),
-    "StatelessIf": (("then_branch", "else_branch"), 1),
-    "While": (("cond", "body"), 0),
-    "StatelessWhile": (("cond", "body"), 0),
-}
 _DEEPEST = 16
 _SAME = {"Identity", "ReadVariableOp", "Enter", "RefEnter", "StopGradient", "Snapshot", "Cast"}
-
-
-@dataclass
-class Body:
-    """The nodes of a graph or of a function, and who reads what: node or argument -> (reader, position, output)."""
-
-    nodes: dict[str, Any]
-    arguments: list[str] = field(default_factory=list)
-    returned: dict[str, list[int]] = field(default_factory=dict)
-    readers: dict[str, list[tuple[Any, int, str]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for node in self.nodes.values():
-            for position, source in enumerate(node.input):
-                if not source.startswith("^"):
-                    name, _, output = source.partition(":")
-                    self.readers.setdefault(name, []).append((node, position, output or "0"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +60,12 @@ class Use(NamedTuple):
     position: int
 
 
-class Flow:
-    """The ways of tensors through one GraphDef."""
+class Dataflow:
+    """The paths of tensors through one graph and the functions that it calls."""
 
-    def __init__(self, graph_def: Any) -> None:
-        self._functions = {function.signature.name: function for function in graph_def.library.function}
-        self._bodies: dict[str, Body] = {}
-        self.graph = Scope(Body({node.name: node for node in graph_def.node}))
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.graph = Scope(graph.body)
 
     def uses(self, scope: Scope, name: str, outputs: Iterable[str] | None = None) -> list[Use]:
         """What uses the node or argument `name`, or only those of its `outputs`, directly or handed on."""
@@ -110,7 +84,7 @@ class Flow:
             for node, position, output in scope.body.readers.get(name, ()):
                 if wanted is not None and output not in wanted:
                     continue
-                calls = self._calls(node)
+                calls = self._graph.calls(node)
                 if calls:
                     for function, offset in calls:
                         key = (id(scope), node.name, offset, function)
@@ -128,24 +102,8 @@ class Flow:
                     waiting.append((scope.caller, scope.call.name, frozenset((str(index), f"output:{index}"))))
         return found
 
-    def _calls(self, node: Any) -> list[tuple[str, int]]:
-        if node.op in self._functions:
-            return [(node.op, 0)]
-        attributes, offset = _CALLS.get(node.op, ((), 0))
-        names = [graphs.attribute(node, attribute).func.name for attribute in attributes]
-        return [(name, offset) for name in names if name in self._functions]
-
-    def _enter(self, scope: Scope, node: Any, function: str, offset: int) -> Scope:
-        if function not in self._bodies:
-            definition = self._functions[function]
-            body = Body(
-                {inner.name: inner for inner in definition.node_def},
-                [argument.name for argument in definition.signature.input_arg],
-            )
-            for index, output in enumerate(definition.signature.output_arg):
-                body.returned.setdefault(definition.ret[output.name].partition(":")[0], []).append(index)
-            self._bodies[function] = body
-        return Scope(self._bodies[function], scope, node, offset, scope.depth + 1)
+    def _enter(self, scope: Scope, node: NodeDef, function: str, offset: int) -> Scope:
+        return Scope(self._graph.functions[function], scope, node, offset, scope.depth + 1)
 
     def everywhere(self) -> Iterator[tuple[Scope, Any]]:
         """Every node of the graph, and of every function by each call that leads to it."""
@@ -153,10 +111,12 @@ class Flow:
         while waiting and count < 10_000:  # calls can multiply: what is not seen is only not known
             scope = waiting.pop()
             count += 1
-            for node in scope.body.nodes.values():
+            for node in scope.body.every:
                 yield scope, node
                 if scope.depth < _DEEPEST:
-                    waiting += [self._enter(scope, node, function, offset) for function, offset in self._calls(node)]
+                    waiting += [
+                        self._enter(scope, node, function, offset) for function, offset in self._graph.calls(node)
+                    ]
 
     def origin(self, scope: Scope, tensor: str) -> tuple[Scope, Any] | None:
         """The node that a tensor comes from, past what hands it on unchanged and out of functions' arguments."""

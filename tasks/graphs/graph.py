@@ -1,314 +1,366 @@
-"""Reading a GraphDef without running it: what the outputs reach, which variables those need, what a restore writes.
+"""The one index of a GraphDef: nodes, functions, readers, reach, order and calls. Runs nothing.
 
-Works on protos. Names are as in GraphDef: `node`, `node:1`, `^node` for a control input.
+Names are as in GraphDef: `node`, `node:1`, `^node` for a control input; in the body of a function `argument` or
+`node:output:index` (tensorflow/core/framework/function.proto). A Graph indexes the proto as it is when it is made: make
+a new one after changing the proto.
 """
 
 from __future__ import annotations
 
+import graphlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 from tasks.errors import PipelineError
+from tasks.graphs.protos import AttrValue, FunctionDef, GraphDef, NodeDef
 from tasks.records.baseline import TensorFact
 from tasks.tensors import tensor_file
 
-OpenShape = tuple[int | None, ...] | None
-"""A variable's shape: a size is None where any goes, the whole where any rank goes."""
-
 # Every op that holds a variable's state; the first two are TF1's reference variables.
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "TemporaryVariable", "AutoReloadVariable"})
-# Every op that only makes sense with such a state: none may be left in a frozen graph.
-STATEFUL_OPS = VARIABLE_OPS | {
-    "Assign",
-    "AssignAdd",
-    "AssignSub",
-    "AssignVariableOp",
-    "AssignAddVariableOp",
-    "AssignSubVariableOp",
-    "IsVariableInitialized",
-    "ReadVariableOp",
-    "ResourceGather",
-    "ResourceGatherNd",
-    "VarIsInitializedOp",
-    "VariableShape",
-}
-
-
-# Every op whose state lies outside variables and comes back with no restore of theirs: mutable tables, queues,
-# iterators, tree ensembles. (Immutable hash tables are filled by their initialiser, each time the model is loaded.)
+# Ops whose state is not in a variable and is not restored: mutable tables, queues, iterators, tree ensembles.
+# (Immutable hash tables are filled by their initialiser each time the model is loaded.)
 OTHER_STATE = re.compile(
     r"(Anonymous)?Mutable(Dense)?HashTable\w*|(FIFO|PaddingFIFO|RandomShuffle|Priority)Queue(V2)?|Barrier"
     r"|(Anonymous|OneShot)?Iterator(V[23])?|\w*ConditionalAccumulator|(BoostedTrees|DecisionTree|FertileStats)\w*"
 )
+# The inputs of these nodes close a loop; without them a graph has no cycles.
+BACK_EDGES = frozenset({"NextIteration", "RefNextIteration"})
 
 
-def attribute(node: Any, name: str) -> Any:
-    """An attribute's AttrValue, an empty one where the node has none: asking a protobuf map itself would add it."""
+class CallSpec(NamedTuple):
+    """How an op calls functions: the attributes that name them, and the input that is their first argument.
+
+    A function of an op that `repeats` takes the op's inputs in the first iteration only.
+    """
+
+    attributes: tuple[str, ...]
+    first: int
+    repeats: bool = False
+
+
+# Ops that pass their inputs to functions in order (tensorflow/core/ops/functional_ops.cc, tensorflow/compiler/tf2xla/ops).
+# Any other op that names a function in an attribute calls it too, with arguments that cannot be followed.
+CALLS: Mapping[str, CallSpec] = {
+    **dict.fromkeys(("PartitionedCall", "StatefulPartitionedCall"), CallSpec(("f",), 0)),
+    "RemoteCall": CallSpec(("f",), 1),
+    **dict.fromkeys(("If", "StatelessIf", "_If", "XlaIf"), CallSpec(("then_branch", "else_branch"), 1)),
+    **dict.fromkeys(("Case", "StatelessCase"), CallSpec(("branches",), 1)),
+    **dict.fromkeys(("While", "StatelessWhile", "_While", "XlaWhile"), CallSpec(("cond", "body"), 0, repeats=True)),
+}
+
+
+def node_name(tensor: str) -> str:
+    """Return the name of the node that a tensor or control input comes from."""
+    return tensor.lstrip("^").split(":")[0]
+
+
+def full_name(tensor: str) -> str:
+    """Return `node:0` for `node`; full names of tensors and control inputs stay as they are."""
+    return tensor if ":" in tensor or tensor.startswith("^") else f"{tensor}:0"
+
+
+def output_index(tensor: str) -> int:
+    """Return the index of a tensor among its node's outputs."""
+    return int(tensor.partition(":")[2] or 0)
+
+
+def attribute(node: NodeDef | FunctionDef, name: str) -> AttrValue:
+    """Return an attribute's AttrValue, an empty one if it is not set: indexing a protobuf map would add it."""
     return node.attr[name] if name in node.attr else _no_attribute()
 
 
 @lru_cache(maxsize=1)
-def _no_attribute() -> Any:
+def _no_attribute() -> AttrValue:
     from tensorflow.core.framework import attr_value_pb2
 
-    return attr_value_pb2.AttrValue()
+    empty: AttrValue = attr_value_pb2.AttrValue()
+    return empty
 
 
-def node_name(tensor: str) -> str:
-    """The node that a tensor or control input comes from."""
-    return tensor.lstrip("^").split(":")[0]
+class Read(NamedTuple):
+    """A node that reads a tensor: at which of its inputs, and which output of the source (`0`, or `output:0`)."""
+
+    node: NodeDef
+    position: int
+    output: str
 
 
-def reached(graph_def: Any, targets: Iterable[str]) -> set[str]:
-    """The names of all nodes that `targets` (tensors or operations) depend on, themselves included.
+def readers(nodes: Iterable[NodeDef]) -> dict[str, list[Read]]:
+    """Map each node or argument to the reads of its outputs, control inputs excluded."""
+    found: dict[str, list[Read]] = {}
+    for node in nodes:
+        for position, source in enumerate(node.input):
+            if not source.startswith("^"):
+                name, _, output = source.partition(":")
+                found.setdefault(name, []).append(Read(node, position, output or "0"))
+    return found
+
+
+def in_order(nodes: Mapping[str, NodeDef], stops: Collection[str] = ()) -> list[str]:
+    """Return the names of `nodes` in topological order; inputs of `stops` and inputs outside `nodes` do not count.
 
     Raises:
-        PipelineError: a target is not in the graph.
+        graphlib.CycleError: there is a cycle that no NextIteration closes; `args[1]` lists its nodes.
     """
-    nodes = {node.name: node for node in graph_def.node}
-    waiting = [node_name(target) for target in targets]
-    found: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        if name not in nodes:
-            raise PipelineError(
-                "the graph", f"a node named {name!r}", f"{len(nodes)} other nodes", "name a tensor of this graph."
-            )
-        found.add(name)
-        waiting.extend(node_name(source) for source in nodes[name].input)
-    return found
+    sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+    for name, node in nodes.items():
+        sources = [] if name in stops else [node_name(source) for source in node.input]
+        sorter.add(name, *(one for one in sources if one in nodes and nodes[one].op not in BACK_EDGES))
+    return list(sorter.static_order())
 
 
-def variables_needed(graph_def: Any, targets: Iterable[str]) -> set[str]:
-    """The variable operations that `targets` read, directly or through functions that take them as arguments."""
-    names = reached(graph_def, targets)
-    return {node.name for node in graph_def.node if node.name in names and node.op in VARIABLE_OPS}
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The nodes of a graph, or of the function `definition`.
 
-
-def reached_nodes(graph_def: Any, targets: Iterable[str]) -> dict[str, Any]:
-    """Every node that `targets` depend on, with the bodies of the functions that they call.
-
-    A node of a function is called `node@function`, for its own name is unique in its function only; no node's name has
-    an `@` (tensorflow/core/graph/graph_constructor.cc), so nobody can hide one behind the other.
-    """
-    names = reached(graph_def, targets)
-    found = {node.name: node for node in graph_def.node if node.name in names}
-    functions = {function.signature.name: function for function in graph_def.library.function}
-    for name in called(functions, found.values()):
-        found |= {f"{node.name}@{name}": node for node in functions[name].node_def}
-    return found
-
-
-def called(functions: Mapping[str, Any], nodes: Iterable[Any]) -> set[str]:
-    """The functions that these nodes lead to, directly or through another function."""
-    found: set[str] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        names = [node.op]
-        for attribute in node.attr.values():
-            names += [attribute.func.name, *(function.name for function in attribute.list.func)]
-        for name in names:
-            if name in functions and name not in found:
-                found.add(name)
-                waiting.extend(functions[name].node_def)
-    return found
-
-
-def other_state(graph_def: Any, targets: Iterable[str]) -> list[str]:
-    """What `targets` read that no restored variable holds: `name (op)`."""
-    nodes = reached_nodes(graph_def, targets)
-    return sorted(f"{name} ({node.op})" for name, node in nodes.items() if OTHER_STATE.fullmatch(node.op))
-
-
-def constants(graph_def: Any, targets: Iterable[str], assets: Iterable[Any]) -> Iterator[TensorFact]:
-    """Every constant that `targets` read, paths of assets excepted: weights can be baked in, too."""
-    import tensorflow as tf
-
-    paths = {node_name(asset.tensor) for asset in assets}
-    for name, node in reached_nodes(graph_def, targets).items():
-        if node.op == "Const" and name not in paths:
-            yield tensor_file.fact(name, tensor_file.as_array(tf.make_ndarray(attribute(node, "value").tensor)))
-
-
-def all_nodes(graph_def: Any) -> Iterator[Any]:
-    """Every node of the graph and of every function in its library."""
-    yield from graph_def.node
-    for function in graph_def.library.function:
-        yield from function.node_def
-
-
-def drop_unused_functions(graph_def: Any) -> None:
-    """Remove from the library, in place, every function that no node of the graph leads to."""
-    functions = {function.signature.name: function for function in graph_def.library.function}
-    gradients = {gradient.function_name: gradient for gradient in graph_def.library.gradient}
-    kept = called(functions, graph_def.node)
-    while more := {gradients[name].gradient_func for name in kept if name in gradients} - kept:
-        kept |= more | called(functions, (node for name in more for node in functions[name].node_def))
-    library = type(graph_def.library)()
-    library.function.extend(function for name, function in functions.items() if name in kept)
-    library.gradient.extend(gradient for name, gradient in gradients.items() if name in kept)
-    graph_def.library.CopyFrom(library)
-
-
-def variable_facts(graph_def: Any) -> dict[str, tuple[str, OpenShape]]:
-    """(dtype, shape) of every variable operation; a shape may be open, and is the value's then."""
-    import tensorflow as tf
-
-    def shape(node: Any) -> OpenShape:
-        proto = attribute(node, "shape").shape
-        return None if proto.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in proto.dim)
-
-    return {
-        node.name: (tf.dtypes.as_dtype(attribute(node, "dtype").type).base_dtype.name, shape(node))
-        for node in graph_def.node
-        if node.op in VARIABLE_OPS
-    }
-
-
-def takes(shape: OpenShape, found: tuple[int, ...]) -> bool:
-    """Whether a variable of that shape can hold a value of the other."""
-    if shape is None:
-        return True
-    return len(shape) == len(found) and all(one in (None, size) for one, size in zip(shape, found, strict=True))
-
-
-def readers(graph: Any, variables: Iterable[str]) -> dict[str, str]:
-    """For each variable operation a tensor that holds its value; resource variables get a new read operation."""
-    import tensorflow as tf
-
-    found = {}
-    for name in variables:
-        operation = graph.get_operation_by_name(name)
-        tensor = operation.outputs[0]
-        if operation.type == "VarHandleOp":
-            with graph.as_default(), graph.name_scope("tfship_read/"):
-                tensor = tf.raw_ops.ReadVariableOp(resource=tensor, dtype=operation.get_attr("dtype"))
-        found[name] = tensor.name
-    return found
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where a checkpoint holds a variable: its key, and for a part of a partitioned one which part of that tensor.
-
-    `spec` is "" for the whole, else `10 4 0,5:-`: the whole shape, then start and length of each dimension, `-` for all
-    (tensorflow/python/ops/variables.py, SaveSliceInfo; core/framework/tensor_slice.h).
+    `every` holds all of them, also where a file that is not valid has several of one name; `nodes` finds one by name.
     """
 
-    key: str
-    spec: str = ""
+    every: Sequence[NodeDef]
+    definition: FunctionDef | None = None
+
+    @cached_property
+    def nodes(self) -> Mapping[str, NodeDef]:
+        """The nodes by name."""
+        return {node.name: node for node in self.every}
 
     @property
-    def window(self) -> tuple[slice, ...]:
-        """The part, as an index into the whole."""
-        parts = self.spec.split(" ")[-1].split(":") if self.spec else []
-        edges = [None if part == "-" else [int(number) for number in part.split(",")] for part in parts]
-        return tuple(slice(None) if edge is None else slice(edge[0], edge[0] + edge[1]) for edge in edges)
+    def function(self) -> str:
+        """The function's name, "" for a graph."""
+        return str(self.definition.signature.name) if self.definition is not None else ""
 
-    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
-        """The part's shape, of a tensor of shape `whole`."""
-        window = self.window or tuple(slice(None) for _ in whole)
-        return tuple(len(range(*part.indices(size))) for part, size in zip(window, whole, strict=False))
+    @cached_property
+    def arguments(self) -> list[str]:
+        """The names of the function's arguments."""
+        return [one.name for one in self.definition.signature.input_arg] if self.definition is not None else []
 
-
-def restored(graph_def: Any, saver_def: Any) -> dict[str, str]:
-    """What a Saver's restore operation writes: variable operation -> the key it reads from the checkpoint."""
-    return {name: source.key for name, source in restored_slices(graph_def, saver_def).items()}
-
-
-def restored_slices(graph_def: Any, saver_def: Any) -> dict[str, Slice]:
-    """What a Saver's restore operation writes: variable operation -> what it reads from the checkpoint.
-
-    Keys are what counts, not operation names: a moving average is restored under another name than its own.
-    (tensorflow/python/training/saver.py: restore ops are Assigns fed by RestoreV2, gathered under `restore_all`.)
-    """
-    nodes = {node.name: node for node in graph_def.node}
-    assigns: dict[str, Slice] = {}
-    waiting, seen = [node_name(saver_def.restore_op_name)], set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in nodes:
-            continue
-        seen.add(name)
-        node = nodes[name]
-        if node.op in ("Assign", "AssignVariableOp"):
-            source = _restored_slice(nodes, node.input[1])
-            if source is not None:
-                assigns[node_name(node.input[0])] = source
-        waiting.extend(node_name(source) for source in node.input if source.startswith("^"))
-    return assigns
-
-
-def _restored_slice(nodes: Mapping[str, Any], tensor: str) -> Slice | None:
-    import tensorflow as tf
-
-    def listed(name: str) -> Any:
-        return tf.make_ndarray(attribute(nodes[node_name(name)], "value").tensor).ravel()
-
-    while True:
-        node = nodes[node_name(tensor)]
-        if node.op in ("Identity", "Reshape", "Cast"):
-            tensor = node.input[0]
-            continue
-        if node.op not in ("RestoreV2", "Restore", "RestoreSlice"):
-            return None
-        position = int(tensor.partition(":")[2] or 0)
-        specs = listed(node.input[2]) if node.op != "Restore" else [b""]
-        return Slice(listed(node.input[1])[position].decode(), specs[position].decode())
-
-
-def modernise(meta_graph: Any) -> Any:
-    """Make an old MetaGraphDef importable: devices cleared, TF<1 `Variable` ops given their later name, in place.
-
-    `Variable` and `VariableV2` differ in nothing but shape inference (tensorflow/core/ops/state_ops.cc); TensorFlow's
-    own converter overlooks the first.
-    """
-    for node in all_nodes(meta_graph.graph_def):
-        node.device = ""
-        if node.op == "Variable":
-            node.op = "VariableV2"
-    return meta_graph
-
-
-def name_assets(graph_def: Any, assets: Iterable[Any]) -> None:
-    """Leave only the file's name, in place, in the Consts that hold an asset's path: the path was of one machine.
-
-    Whoever loads the model feeds the path (tensorflow/cc/saved_model/loader.cc).
-    """
-    import tensorflow as tf
-
-    names = {node_name(asset.tensor): asset.filename for asset in assets}
-    for node in graph_def.node:
-        if node.name in names and node.op == "Const":
-            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(names[node.name]))
-
-
-def declare(meta: Any, signatures: Iterable[Any]) -> None:
-    """Write SignatureDefs into a MetaGraphDef, in place: whoever reads it again need not be told."""
-    import tensorflow as tf
-    from tensorflow.core.protobuf import meta_graph_pb2
-
-    def info(spec: Any) -> Any:
-        found = meta_graph_pb2.TensorInfo(name=spec.tensor, dtype=tf.dtypes.as_dtype(spec.dtype).as_datatype_enum)
-        found.tensor_shape.CopyFrom(tf.TensorShape(spec.shape).as_proto())
+    @cached_property
+    def returned(self) -> dict[str, list[int]]:
+        """The outputs of the function by the node or argument that they come from."""
+        found: dict[str, list[int]] = {}
+        if self.definition is not None:
+            for index, output in enumerate(self.definition.signature.output_arg):
+                found.setdefault(self.definition.ret[output.name].partition(":")[0], []).append(index)
         return found
 
-    meta.ClearField("signature_def")
-    for signature in signatures:
-        definition = meta.signature_def[signature.key]
-        definition.method_name = signature.method.value
-        for side, specs in ((definition.inputs, signature.inputs), (definition.outputs, signature.outputs)):
-            for name, spec in specs.items():
-                side[name].CopyFrom(info(spec))
+    @cached_property
+    def readers(self) -> dict[str, list[Read]]:
+        """The reads of each node and argument."""
+        return readers(self.every)
 
 
-def targets(names: Any) -> list[str]:
-    """Every tensor and operation that a model's signatures name: outputs, inputs that no output may need, tables' filling."""
-    wanted = [spec.tensor for one in names.signatures for specs in (one.outputs, one.inputs) for spec in specs.values()]
-    return wanted + ([names.table_init] if names.table_init else [])
+class Placed(NamedTuple):
+    """A node with its body. `name` is `function/node` in a function; `gpu_only` marks a function that prefers a GPU."""
+
+    name: str
+    node: NodeDef
+    body: Body
+    gpu_only: bool = False
+
+
+class Graph:
+    """An index of a GraphDef and its function library, built in linear time."""
+
+    def __init__(self, graph_def: GraphDef) -> None:
+        self.graph_def = graph_def
+        self.body = Body(list(graph_def.node))
+        self._library = [Body(list(function.node_def), function) for function in graph_def.library.function]
+        self.functions = {body.function: body for body in self._library}
+
+    @property
+    def nodes(self) -> Mapping[str, NodeDef]:
+        """The nodes of the graph itself, by name."""
+        return self.body.nodes
+
+    def every_node(self) -> Iterator[NodeDef]:
+        """Yield the nodes of the graph and of every function of its library."""
+        yield from self.body.every
+        for body in self._library:
+            yield from body.every
+
+    def reach(self, targets: Iterable[str], stops: Collection[str] = ()) -> set[str]:
+        """Return the names of all nodes that `targets` (tensors or operations) depend on, themselves included.
+
+        The inputs of the nodes in `stops` are not followed.
+
+        Raises:
+            PipelineError: a target is not in the graph.
+        """
+        waiting = [node_name(target) for target in targets]
+        found: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            if name not in self.nodes:
+                remedy = "name a tensor of this graph."
+                raise PipelineError("the graph", f"a node named {name!r}", f"{len(self.nodes)} other nodes", remedy)
+            found.add(name)
+            if name not in stops:
+                waiting.extend(node_name(source) for source in self.nodes[name].input)
+        return found
+
+    def reached_nodes(self, targets: Iterable[str]) -> dict[str, NodeDef]:
+        """Return every node that `targets` depend on, with the bodies of the functions that they call.
+
+        A node of a function is named `node@function`, because its own name is unique in its function only. No node has
+        an `@` in its name (tensorflow/core/graph/graph_constructor.cc), so no name can hide another.
+        """
+        names = self.reach(targets)
+        found = {name: node for name, node in self.nodes.items() if name in names}
+        for function in self.called(list(found.values())):
+            found |= {f"{name}@{function}": node for name, node in self.functions[function].nodes.items()}
+        return found
+
+    def placed(self, targets: Iterable[str] | None, *, swapped_in: bool = False) -> Iterator[Placed]:
+        """Yield every node that `targets` reach, function bodies included; without targets every node there is.
+
+        With `swapped_in`, also the nodes of functions that TensorFlow may put in another's place: gradients, and those
+        that implement the same interface (tensorflow/core/grappler/optimizers/implementation_selector.cc).
+
+        Raises:
+            PipelineError: a target is not in the graph.
+        """
+        names: Collection[str] = self.nodes.keys() if targets is None else self.reach(targets)
+        reached = [node for node in self.body.every if node.name in names]
+        yield from (Placed(node.name, node, self.body) for node in reached)
+        functions = set(self.functions)
+        if targets is not None:
+            functions = self.called(reached)
+            while swapped_in and (more := self._in_place_of(functions) - functions):
+                functions |= more | self.called(node for name in more for node in self.functions[name].every)
+        for body in self._library:
+            if body.function in functions and body.definition is not None:
+                gpu_only = attribute(body.definition, "api_preferred_device").s == b"GPU"
+                yield from (Placed(f"{body.function}/{node.name}", node, body, gpu_only) for node in body.every)
+
+    def _in_place_of(self, functions: set[str]) -> set[str]:
+        def interface(name: str) -> bytes:
+            definition = self.functions[name].definition
+            return b"" if definition is None else bytes(attribute(definition, "api_implements").s)
+
+        gradients = {one.gradient_func for one in self.graph_def.library.gradient if one.function_name in functions}
+        interfaces = {interface(name) for name in functions} - {b""}
+        return (gradients & self.functions.keys()) | {name for name in self.functions if interface(name) in interfaces}
+
+    def named_functions(self, node: NodeDef) -> list[str]:
+        """Return the functions of the library that a node names: as its op, or in any attribute of it."""
+        names = [node.op]
+        for value in node.attr.values():
+            names += [value.func.name, *(function.name for function in value.list.func)]
+        return [name for name in names if name in self.functions]
+
+    def called(self, nodes: Iterable[NodeDef]) -> set[str]:
+        """Return the functions that these nodes lead to, directly or through another function."""
+        found: set[str] = set()
+        waiting = list(nodes)
+        while waiting:
+            for name in self.named_functions(waiting.pop()):
+                if name not in found:
+                    found.add(name)
+                    waiting.extend(self.functions[name].every)
+        return found
+
+    def calls(self, node: NodeDef) -> list[tuple[str, int]]:
+        """Return the functions to which a node passes its inputs in order, with the input of their first argument."""
+        if node.op in self.functions:
+            return [(node.op, 0)]
+        if node.op not in CALLS:
+            return []
+        spec = CALLS[node.op]
+        values = [attribute(node, name) for name in spec.attributes]
+        names = [name for value in values for name in (value.func.name, *(one.name for one in value.list.func))]
+        return [(name, spec.first) for name in names if name in self.functions]
+
+    def variables(self, targets: Iterable[str]) -> set[str]:
+        """Return the variable operations that `targets` read, directly or through functions that take them."""
+        return {name for name in self.reach(targets) if self.nodes[name].op in VARIABLE_OPS}
+
+    def other_state(self, targets: Iterable[str]) -> list[str]:
+        """Return, as `name (op)`, the state that `targets` read and no restored variable holds."""
+        nodes = self.reached_nodes(targets)
+        return sorted(f"{name} ({node.op})" for name, node in nodes.items() if OTHER_STATE.fullmatch(node.op))
+
+    def constants(self, targets: Iterable[str], assets: Iterable[Any]) -> Iterator[TensorFact]:
+        """Yield the facts of every constant that `targets` read, paths of assets excluded: weights can be constants."""
+        import tensorflow as tf
+
+        paths = {node_name(asset.tensor) for asset in assets}
+        for name, node in self.reached_nodes(targets).items():
+            if node.op == "Const" and name not in paths:
+                yield tensor_file.fact(name, tensor_file.as_array(tf.make_ndarray(attribute(node, "value").tensor)))
+
+
+class Cone:
+    """The nodes that `outputs` depend on, no further back than the tensors in `fed`, in topological order."""
+
+    def __init__(self, graph: Graph, outputs: Iterable[str], fed: Collection[str]) -> None:
+        self._graph = graph
+        self._fed = {node_name(tensor) for tensor in fed}
+        names = graph.reach(outputs, self._fed)
+        self.order = in_order({name: node for name, node in graph.nodes.items() if name in names}, self._fed)
+        self.nodes = {name: graph.nodes[name] for name in self.order}
+        self._loops: dict[str, int] = {}  # the number of loops around a node
+        for name in self.order:
+            depth = max((self._loops.get(source, 0) for source in self._sources(name)), default=0)
+            op = self.nodes[name].op
+            self._loops[name] = depth + (1 if op in ("Enter", "RefEnter") else -1 if op in ("Exit", "RefExit") else 0)
+
+    def fed(self, name: str) -> bool:
+        """Return True if the node's value is fed."""
+        return name in self._fed
+
+    def fetchable(self, name: str) -> bool:
+        """Return True if the node has a single value: inside a loop it has one in each iteration."""
+        return self._loops[name] <= 0
+
+    def calls(self, name: str) -> bool:
+        """Return True if the node calls a function."""
+        return bool(self._graph.named_functions(self.nodes[name]))
+
+    def reads(self, name: str) -> bool:
+        """Return True if the node only passes on the value of a constant or a variable."""
+        return self.nodes[name].op in _READS and self.stored(name)
+
+    def stored(self, name: str) -> bool:
+        """Return True if the node's value is that of a constant or a variable."""
+        while name in self.nodes and not self.fed(name):
+            node = self.nodes[name]
+            if node.op == "Const" or node.op in VARIABLE_OPS:
+                return True
+            if node.op not in _READS:
+                return False
+            name = node_name(node.input[0])
+        return False
+
+    def after(self, names: Collection[str]) -> set[str]:
+        """Return the nodes that depend on any of `names`."""
+        found: set[str] = set()
+        for name in self.order:
+            if any(source in names or source in found for source in self._sources(name)):
+                found.add(name)
+        return found
+
+    def _sources(self, name: str) -> list[str]:
+        return [] if self.fed(name) else [node_name(source) for source in self.nodes[name].input]
+
+
+_READS = frozenset({"Identity", "RefIdentity", "ReadVariableOp"})
+
+
+def drop_unused_functions(graph_def: GraphDef) -> None:
+    """Remove from the library, in place, every function that no node of the graph leads to."""
+    graph = Graph(graph_def)
+    gradients = {gradient.function_name: gradient for gradient in graph_def.library.gradient}
+    kept = graph.called(graph.body.every)
+    while more := {gradients[name].gradient_func for name in kept if name in gradients} - kept:
+        known = [name for name in more if name in graph.functions]
+        kept |= more | graph.called(node for name in known for node in graph.functions[name].every)
+    library: Any = type(graph_def.library)()
+    library.function.extend(body.definition for name, body in graph.functions.items() if name in kept)
+    library.gradient.extend(gradient for name, gradient in gradients.items() if name in kept)
+    graph_def.library.CopyFrom(library)

@@ -11,6 +11,8 @@ from tasks.artifacts.manifest import hash_file
 from tasks.errors import DamagedError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import table_files
+from tasks.graphs import variables as graph_variables
+from tasks.graphs.graph import Graph, full_name
 from tasks.records.signature import Asset
 
 _TABLES = "tfship_tables"
@@ -35,7 +37,7 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
     operation, written, declared = _main_op(meta), paths(meta), _declared(meta)
     _constant_paths(meta.graph_def, declared)
     if operation is None:
-        needed = graphs.reached(meta.graph_def, outputs) - graphs.variable_facts(meta.graph_def).keys()
+        needed = graphs.Graph(meta.graph_def).reach(outputs) - graph_variables.variable_facts(meta.graph_def).keys()
         filling = [node for node in _collected(meta) if node.input and graphs.node_name(node.input[0]) in needed]
         if not filling:
             return None, (), {}
@@ -43,7 +45,7 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
         while any(node.name == operation for node in meta.graph_def.node):  # a run of ours, brought again
             operation += "_"
         meta.graph_def.node.add(name=operation, op="NoOp", input=[f"^{node.name}" for node in filling])
-    reached = graphs.reached(meta.graph_def, [operation, *outputs])
+    reached = graphs.Graph(meta.graph_def).reach([operation, *outputs])
     assets: list[Asset] = []
     places: dict[str, Path] = {}
     spelled: dict[Path, str] = {}
@@ -73,9 +75,9 @@ def paths(meta: Any) -> dict[str, str]:
     declared = _declared(meta)
     if _main_op(meta) is not None:
         return declared
-    nodes = {node.name: node for node in meta.graph_def.node}
+    nodes = Graph(meta.graph_def).nodes
     filled = [node.input[1] for node in _collected(meta) if node.op in table_files.FILLS and len(node.input) > 1]
-    return {tensor if ":" in tensor else f"{tensor}:0": _path_in(nodes, tensor) for tensor in filled} | declared
+    return {full_name(tensor): _path_in(nodes, tensor) for tensor in filled} | declared
 
 
 def initialisers(meta: Any) -> list[str]:
@@ -132,7 +134,7 @@ def _constant_paths(graph_def: Any, assets: Iterable[str]) -> None:
     """Let everything read an asset's path from its own tensor, and not from a variable that is assigned it at load."""
     import tensorflow as tf
 
-    nodes = {node.name: node for node in graph_def.node}
+    nodes = Graph(graph_def).nodes
     for tensor in assets:
         path = nodes.get(graphs.node_name(tensor))
         if path is not None and path.op in ("Placeholder", "PlaceholderV2"):
@@ -173,7 +175,7 @@ def _main_op(meta: Any) -> str | None:
 
 def _collected(meta: Any) -> list[Any]:
     """What a graph's collection of initialisers, or our own operation, fills tables with; groups are taken apart."""
-    nodes = {node.name: node for node in meta.graph_def.node}
+    nodes = Graph(meta.graph_def).nodes
     held = (
         meta.collection_def["table_initializer"].node_list.value if "table_initializer" in meta.collection_def else ()
     )

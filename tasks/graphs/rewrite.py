@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.graphs import graph as graphs
+from tasks.graphs.protos import GraphDef
 from tasks.graphs.tensor_specs import Specs
 from tasks.records.signature import Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -145,7 +146,7 @@ def _rejoin(graph_def: Any, signatures: Sequence[Signature], moved: Mapping[str,
         foreign: set[str] = set()
         for one in signatures:
             own = {graphs.node_name(spec.tensor) for spec in one.inputs.values()}
-            foreign |= graphs.reached(graph_def, (spec.tensor for spec in one.outputs.values())) & before.keys() - own
+            foreign |= graphs.Graph(graph_def).reach(spec.tensor for spec in one.outputs.values()) & before.keys() - own
         if foreign <= computed:
             return
         for name in foreign - computed:
@@ -170,3 +171,48 @@ def _shape(tensor: Any) -> Shape:
 def _node(graph_def: Any, tensor: str) -> Any:
     name = graphs.node_name(tensor)
     return next(node for node in graph_def.node if node.name == name)
+
+
+def modernise(meta_graph: Any) -> Any:
+    """Make an old MetaGraphDef importable, in place: clear devices, rename the `Variable` ops of TensorFlow < 1.
+
+    `Variable` and `VariableV2` differ in shape inference only (tensorflow/core/ops/state_ops.cc); TensorFlow's own
+    converter overlooks the first.
+    """
+    for node in graphs.Graph(meta_graph.graph_def).every_node():
+        node.device = ""
+        if node.op == "Variable":
+            node.op = "VariableV2"
+    return meta_graph
+
+
+def name_assets(graph_def: GraphDef, assets: Iterable[Any]) -> None:
+    """Leave only the name of the file, in place, in the Consts that hold the path of an asset: a path of one machine.
+
+    The loader of the model feeds the path (tensorflow/cc/saved_model/loader.cc).
+    """
+    import tensorflow as tf
+
+    names = {graphs.node_name(asset.tensor): asset.filename for asset in assets}
+    for node in graph_def.node:
+        if node.name in names and node.op == "Const":
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(names[node.name]))
+
+
+def declare(meta: Any, signatures: Iterable[Signature]) -> None:
+    """Write SignatureDefs into a MetaGraphDef, in place, so that its next reader finds them declared."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    def info(spec: TensorSpec) -> Any:
+        found = meta_graph_pb2.TensorInfo(name=spec.tensor, dtype=tf.dtypes.as_dtype(spec.dtype).as_datatype_enum)
+        found.tensor_shape.CopyFrom(tf.TensorShape(spec.shape).as_proto())
+        return found
+
+    meta.ClearField("signature_def")
+    for signature in signatures:
+        definition = meta.signature_def[signature.key]
+        definition.method_name = signature.method.value
+        for side, specs in ((definition.inputs, signature.inputs), (definition.outputs, signature.outputs)):
+            for name, spec in specs.items():
+                side[name].CopyFrom(info(spec))

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from tasks.errors import UnsafeGraph, UnsupportedGraph
 from tasks.graphs import graph as graphs
 from tasks.graphs import lookup_tables, op_policy, op_registry, table_files, training_ops
-from tasks.graphs.scopes import Placed, placed
-from tasks.graphs.validate import and_more, require_well_formed
+from tasks.graphs.graph import Graph, Placed
+from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
+from tasks.graphs.validate import and_more, require_valid_graph
 from tasks.records.adoption import OpsFound
 
 __all__ = [
@@ -22,14 +22,14 @@ __all__ = [
     "require_known",
     "require_loadable",
     "require_runnable",
-    "require_well_formed",
+    "require_valid_graph",
     "scan",
 ]
 
 _RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
 
 
-def scan(graph_def: Any, targets: Iterable[str] | None) -> OpsFound:
+def scan(graph_def: GraphDef, targets: Iterable[str] | None) -> OpsFound:
     """What a graph is made of, and what of it must not or cannot run.
 
     Counts and devices are of the whole graph and its function library. `unsafe`, `unknown`, `no_kernel` and
@@ -39,31 +39,31 @@ def scan(graph_def: Any, targets: Iterable[str] | None) -> OpsFound:
         PipelineError: a target is not in the graph.
     """
     targets = None if targets is None else list(targets)
-    every = list(graphs.all_nodes(graph_def))
-    reached = list(placed(graph_def, targets))
-    functions = {function.signature.name for function in graph_def.library.function}
+    graph = Graph(graph_def)
+    every = list(graph.every_node())
+    reached = list(graph.placed(targets))
     unknown = {
         at.node.op: op_policy.library_of(at.node.op)
         for at in reached
-        if at.node.op not in functions and op_registry.definition(at.node.op) is None
+        if at.node.op not in graph.functions and op_registry.definition(at.node.op) is None
     }
     no_kernel = {
         at.node.op
         for at in reached
-        if not at.gpu_only and at.node.op not in functions and not op_registry.has_kernel(at.node)
+        if not at.gpu_only and at.node.op not in graph.functions and not op_registry.has_kernel(at.node)
     }
-    hostile = reached if targets is None else list(placed(graph_def, targets, swapped_in=True))
+    hostile = reached if targets is None else list(graph.placed(targets, swapped_in=True))
     return OpsFound(
         counts=dict(sorted(Counter(node.op for node in every).items(), key=lambda item: (-item[1], item[0]))),
         unknown=dict(sorted(unknown.items())),
         no_kernel=tuple(sorted(no_kernel - set(unknown))),
         unsafe=tuple(sorted({f"{at.name} ({at.node.op})" for at in hostile if does(at)})),
-        train_mode=training_ops.found(((at.name, at.node, at.within) for at in reached), reached=targets is not None),
+        train_mode=training_ops.found(reached, reached=targets is not None),
         devices=tuple(sorted({node.device for node in every if node.device})),
     )
 
 
-def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None:
+def require_runnable(graph_def: GraphDef, targets: Iterable[str], where: str) -> None:
     """Refuse what must not or cannot run, before anything is loaded.
 
     Raises:
@@ -71,7 +71,7 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
         UnsafeGraph: the targets reach an op that touches files or the network, runs Python, or ends the process.
         UnsupportedGraph: they reach an op that this TensorFlow does not know, or has no kernel for on a CPU.
     """
-    require_well_formed(graph_def, where)
+    require_valid_graph(graph_def, where)
     targets = list(targets)
     require_harmless(graph_def, targets, where)
     found = scan(graph_def, targets)
@@ -79,7 +79,7 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
     if found.no_kernel:
         at = next(
             at
-            for at in placed(graph_def, targets)
+            for at in Graph(graph_def).placed(targets)
             if at.node.op in found.no_kernel and not op_registry.has_kernel(at.node)
         )
         types = op_registry.types_of(at.node)
@@ -94,16 +94,16 @@ def require_runnable(graph_def: Any, targets: Iterable[str], where: str) -> None
         )
 
 
-def require_known(graph_def: Any, where: str) -> None:
+def require_known(graph_def: GraphDef, where: str) -> None:
     """Raise UnsupportedGraph for an op that this TensorFlow does not know, anywhere in a graph that is to be imported."""
     _require_known(graph_def, None, scan(graph_def, None), where)
 
 
-def _require_known(graph_def: Any, targets: list[str] | None, found: OpsFound, where: str) -> None:
+def _require_known(graph_def: GraphDef, targets: list[str] | None, found: OpsFound, where: str) -> None:
     if not found.unknown:
         return
     op, library = next(iter(found.unknown.items()))
-    at = next(at for at in placed(graph_def, targets) if at.node.op == op)
+    at = next(at for at in Graph(graph_def).placed(targets) if at.node.op == op)
     brings = f"the library that has it is {library}" if library else "no library is known to define it"
     reaching = "which the outputs reach" if targets is not None else "without which it cannot be loaded"
     raise UnsupportedGraph(
@@ -116,19 +116,19 @@ def _require_known(graph_def: Any, targets: list[str] | None, found: OpsFound, w
     )
 
 
-def in_training(graph_def: Any, targets: Iterable[str]) -> tuple[str, ...]:
+def in_training(graph_def: GraphDef, targets: Iterable[str]) -> tuple[str, ...]:
     """`node (op)` of what the targets reach and what computes as it does in training, unless a switch turns it off.
 
     Without what draws anew, which shows by itself: the model answers otherwise each time. Dropout whose rate is a
     constant that keeps everything is none.
     """
-    nodes = {node.name: node for node in graph_def.node}
+    nodes = Graph(graph_def).nodes
     off = {one.mask for one in training_ops.dropouts(nodes) if _constant(nodes.get(one.source)) == one.off}
     named = (at.removesuffix(")").rpartition(" (") for at in scan(graph_def, targets).train_mode)
     return tuple(f"{name} ({op})" for name, _, op in named if name not in off and not training_ops.RANDOM.fullmatch(op))
 
 
-def _constant(node: Any) -> float | None:
+def _constant(node: NodeDef | None) -> float | None:
     import tensorflow as tf
 
     if node is None or node.op != "Const":
@@ -137,9 +137,9 @@ def _constant(node: Any) -> float | None:
     return float(value) if value.ndim == 0 and value.dtype.kind == "f" else None
 
 
-def require_harmless(graph_def: Any, targets: Iterable[str], where: str) -> None:
+def require_harmless(graph_def: GraphDef, targets: Iterable[str], where: str) -> None:
     """Refuse what the targets must not run. Raises UnsafeGraph, or PipelineError where a target is not in the graph."""
-    unsafe = [at for at in placed(graph_def, list(targets), swapped_in=True) if does(at)]
+    unsafe = [at for at in Graph(graph_def).placed(list(targets), swapped_in=True) if does(at)]
     if unsafe:
         at, named = unsafe[0], sorted({f"{at.name} ({at.node.op})" for at in unsafe})
         first = f"{at.name} ({at.node.op})"
@@ -153,7 +153,7 @@ def require_harmless(graph_def: Any, targets: Iterable[str], where: str) -> None
         )
 
 
-def require_loadable(meta: Any, where: str) -> None:
+def require_loadable(meta: MetaGraphDef, where: str) -> None:
     """Refuse what a loader would run of itself: the operations that initialise and restore, before any output is asked.
 
     (tensorflow/cc/saved_model/loader.cc runs `restore_op_name` and the main op.) Reading a checkpoint is all that a
@@ -164,11 +164,11 @@ def require_loadable(meta: Any, where: str) -> None:
     """
     restore = meta.saver_def.restore_op_name
     starts = {name for name in (restore, *lookup_tables.initialisers(meta)) if name}
-    nodes = {node.name for node in meta.graph_def.node}
+    graph = Graph(meta.graph_def)
     for start in sorted(starts):
-        if graphs.node_name(start) not in nodes:
+        if graphs.node_name(start) not in graph.nodes:
             continue
-        for at in placed(meta.graph_def, [start], swapped_in=True):
+        for at in graph.placed([start], swapped_in=True):
             if does(at) and not (start == restore and at.node.op in _RESTORES):
                 raise UnsafeGraph(
                     f"{where}: {at.name} ({at.node.op}), which runs when the model is loaded ({start})",
@@ -200,7 +200,7 @@ def does(at: Placed) -> str:
 
 
 def _is_empty_string(at: Placed) -> bool:
-    filename = at.within.get(graphs.node_name(at.node.input[1])) if len(at.node.input) > 1 else None
+    filename = at.body.nodes.get(graphs.node_name(at.node.input[1])) if len(at.node.input) > 1 else None
     if filename is None or filename.op != "Const":
         return False
     tensor = graphs.attribute(filename, "value").tensor

@@ -14,7 +14,9 @@ from typing import Any
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
-from tasks.graphs.validate_meta_graph import output_types
+from tasks.graphs.graph import Graph, full_name, output_index
+from tasks.graphs.protos import GraphDef
+from tasks.graphs.validate import output_types
 from tasks.records.signature import TensorSpec
 from tasks.tensors.tensor_type import Shape
 
@@ -33,15 +35,14 @@ _HANDLES = frozenset({20, 21})  # DT_RESOURCE, DT_VARIANT
 class Specs:
     """The tensors of one graph."""
 
-    def __init__(self, graph_def: Any) -> None:
-        self.graph_def = graph_def
-        self.nodes: dict[str, Any] = {node.name: node for node in graph_def.node}
-        self._functions = {function.signature.name: function for function in graph_def.library.function}
+    def __init__(self, graph_def: GraphDef) -> None:
+        self.graph = Graph(graph_def)
+        self.graph_def, self.nodes = graph_def, self.graph.nodes
         self._inferred: dict[str, Shape] = {}
 
     def types(self, name: str) -> list[int]:
         """The dtypes of a node's outputs, as enum values; none where its op is unknown."""
-        found = output_types(self.nodes[name], self._functions)
+        found = output_types(self.nodes[name], self.graph)
         return [dtype - _REFERENCE if dtype > _REFERENCE else dtype for dtype in found]
 
     def named(self, name: str, option: str) -> str:
@@ -71,7 +72,7 @@ class Specs:
         """What a tensor is; its shape as `infer` and the node's attributes know it."""
         import tensorflow as tf
 
-        node, index = _split(tensor)
+        node, index = graphs.node_name(tensor), output_index(tensor)
         types = self.types(node)
         known = index < len(types) and bool(types[index])
         dtype = tf.dtypes.as_dtype(types[index]).name if known else "unknown"
@@ -83,7 +84,7 @@ class Specs:
 
     def _said(self, tensor: str) -> Shape:
         """The shape that attributes tell, None where they tell none."""
-        name, index = _split(tensor)
+        name, index = graphs.node_name(tensor), output_index(tensor)
         node = self.nodes[name]
         proto = None
         if "_output_shapes" in node.attr and index < len(node.attr["_output_shapes"].list.shape):
@@ -131,10 +132,10 @@ class Specs:
             node.device = ""
             node.attr.pop("_class", None)  # it may name a node that is not in this part
             for position, source in enumerate(node.input):
-                if not source.startswith("^") and full(source) in stops:
-                    node.input[position] = stand_ins.setdefault(full(source), f"tfship_stop_{len(stand_ins)}")
+                if not source.startswith("^") and full_name(source) in stops:
+                    node.input[position] = stand_ins.setdefault(full_name(source), f"tfship_stop_{len(stand_ins)}")
         for tensor, name in stand_ins.items():
-            said, (source, index) = self._shape(tensor), _split(tensor)
+            said, source, index = self._shape(tensor), graphs.node_name(tensor), output_index(tensor)
             node = part.node.add(name=name, op="Placeholder")
             node.attr["dtype"].type = self.types(source)[index]
             node.attr["shape"].shape.CopyFrom(proto_of(said))
@@ -149,7 +150,7 @@ class Specs:
         pinned = {graphs.node_name(stop) for stop in stopped if self.nodes[graphs.node_name(stop)].op in PLACEHOLDERS}
         found: set[str] = set()
         entered: dict[str, str] = {}
-        waiting = [(full(tensor), "the outputs") for tensor in tensors]
+        waiting = [(full_name(tensor), "the outputs") for tensor in tensors]
         while waiting:
             tensor, reader = waiting.pop()
             name = graphs.node_name(tensor)
@@ -160,13 +161,8 @@ class Specs:
             if name not in found:
                 found.add(name)
                 sources = self.nodes[name].input
-                waiting += [(source if source.startswith("^") else full(source), name) for source in sources]
+                waiting += [(source if source.startswith("^") else full_name(source), name) for source in sources]
         return found, entered
-
-
-def full(tensor: str) -> str:
-    """`node:0` for `node`; a control input and a tensor stay as they are."""
-    return tensor if ":" in tensor or tensor.startswith("^") else f"{tensor}:0"
 
 
 def shape_of(proto: Any) -> Shape:
@@ -182,11 +178,6 @@ def proto_of(shape: Shape) -> Any:
         return tensor_shape_pb2.TensorShapeProto(unknown_rank=True)
     dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=-1 if size is None else size) for size in shape]
     return tensor_shape_pb2.TensorShapeProto(dim=dims)
-
-
-def _split(tensor: str) -> tuple[str, int]:
-    name, _, position = tensor.partition(":")
-    return name, int(position or 0)
 
 
 def _taken_by(output: Any) -> Shape:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tasks.graphs import graph as graphs
+from tasks.graphs.graph import Placed, Read
+from tasks.graphs.protos import NodeDef
 
 RANDOM = re.compile(
     r"Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson(V2)?|Shuffle|Crop)|TruncatedNormal|ParameterizedTruncatedNormal"
@@ -28,15 +30,15 @@ class Dropout(NamedTuple):
     off: float
 
 
-def found(placed: Iterable[tuple[str, Any, Mapping[str, Any]]], *, reached: bool) -> tuple[str, ...]:
+def found(placed: Iterable[Placed], *, reached: bool) -> tuple[str, ...]:
     """`node (op)` of what behaves otherwise while training.
 
     A random draw counts only where outputs are known to reach it: initialisers draw, too.
     """
     names: set[str] = set()
-    bodies: dict[int, tuple[Mapping[str, Any], dict[str, str]]] = {}
-    for name, node, within in placed:
-        _, here = bodies.setdefault(id(within), (within, {}))
+    bodies: dict[int, tuple[Mapping[str, NodeDef], dict[str, str]]] = {}
+    for name, node, body, _ in placed:
+        _, here = bodies.setdefault(id(body), (body.nodes, {}))
         here[node.name] = name
         statistics = _BATCH_STATISTICS.fullmatch(node.name) and node.op == "Mean"
         if is_training_batch_norm(node) or (reached and RANDOM.fullmatch(node.op)) or statistics:
@@ -47,7 +49,7 @@ def found(placed: Iterable[tuple[str, Any, Mapping[str, Any]]], *, reached: bool
     return tuple(sorted(names))
 
 
-def is_training_batch_norm(node: Any) -> bool:
+def is_training_batch_norm(node: NodeDef) -> bool:
     """Whether a fused batch norm normalises by the batch's own statistics, as it does where nothing else is said."""
     return (
         node.op.startswith("FusedBatchNorm")
@@ -56,13 +58,13 @@ def is_training_batch_norm(node: Any) -> bool:
     )
 
 
-def dropouts(nodes: Mapping[str, Any]) -> Iterator[Dropout]:
+def dropouts(nodes: Mapping[str, NodeDef]) -> Iterator[Dropout]:
     """Every dropout among these nodes, in each of the ways in which TensorFlow has written it.
 
     `floor(keep_prob + uniform)` until 1.12, `uniform >= rate` since (tensorflow/python/ops/nn_ops.py, dropout_v2), and
     `uniform < keep_prob` by hand.
     """
-    readers = consumers(nodes)
+    readers = graphs.readers(nodes.values())
     seen: set[str] = set()
     waiting = [name for name, node in nodes.items() if _UNIFORM.fullmatch(node.op)]
     drawn = set(waiting)
@@ -71,8 +73,7 @@ def dropouts(nodes: Mapping[str, Any]) -> Iterator[Dropout]:
         if name in seen:
             continue
         seen.add(name)
-        for reader in readers.get(name, ()):
-            node = nodes[reader]
+        for node, _, _ in readers.get(name, ()):
             if node.op == "Floor":
                 yield from _dropout(nodes, node.name, nodes[name], drawn, 1.0)
             elif node.op in ("GreaterEqual", "Greater", "Less", "LessEqual"):
@@ -80,18 +81,20 @@ def dropouts(nodes: Mapping[str, Any]) -> Iterator[Dropout]:
                 keeps_above = node.op.startswith("Greater") == drawn_first
                 yield from _dropout(nodes, node.name, node, drawn, 0.0 if keeps_above else 1.0)
             elif node.op in _SCALING:
-                drawn.add(reader)
-                waiting.append(reader)
+                drawn.add(node.name)
+                waiting.append(node.name)
 
 
-def _dropout(nodes: Mapping[str, Any], mask: str, mixing: Any, drawn: set[str], off: float) -> Iterator[Dropout]:
+def _dropout(
+    nodes: Mapping[str, NodeDef], mask: str, mixing: NodeDef, drawn: set[str], off: float
+) -> Iterator[Dropout]:
     rates = [graphs.node_name(source) for source in mixing.input if graphs.node_name(source) not in drawn]
     for rate in rates:
         source, flipped = _traced(nodes, rate)
         yield Dropout(mask, source, 1.0 - off if flipped else off)
 
 
-def _traced(nodes: Mapping[str, Any], name: str) -> tuple[str, bool]:
+def _traced(nodes: Mapping[str, NodeDef], name: str) -> tuple[str, bool]:
     """Where a rate comes from, and whether it was turned round on its way (`1 - keep_prob`)."""
     flipped, seen = False, set()
     while name in nodes and name not in seen:
@@ -106,20 +109,20 @@ def _traced(nodes: Mapping[str, Any], name: str) -> tuple[str, bool]:
     return name, flipped
 
 
-def _constant(nodes: Mapping[str, Any], tensor: str) -> bool:
+def _constant(nodes: Mapping[str, NodeDef], tensor: str) -> bool:
     node = nodes.get(graphs.node_name(tensor))
     return node is not None and node.op == "Const"
 
 
-def training_switches(nodes: Mapping[str, Any]) -> list[str]:
+def training_switches(nodes: Mapping[str, NodeDef]) -> list[str]:
     """Placeholders of one bool that choose between branches, as `is_training` does."""
-    readers = consumers(nodes)
+    readers = graphs.readers(nodes.values())
     return [
         name for name, node in nodes.items() if node.op.startswith("Placeholder") and _chooses(nodes, readers, name)
     ]
 
 
-def _chooses(nodes: Mapping[str, Any], readers: Mapping[str, list[str]], placeholder: str) -> bool:
+def _chooses(nodes: Mapping[str, NodeDef], readers: Mapping[str, list[Read]], placeholder: str) -> bool:
     if graphs.attribute(nodes[placeholder], "dtype").type != 10:  # DT_BOOL (tensorflow/core/framework/types.proto)
         return False
     waiting, seen = [placeholder], set()
@@ -128,21 +131,10 @@ def _chooses(nodes: Mapping[str, Any], readers: Mapping[str, list[str]], placeho
         if name in seen:
             continue
         seen.add(name)
-        for reader in readers.get(name, ()):
-            node = nodes[reader]
+        for node, _, _ in readers.get(name, ()):
             position = _CHOOSERS.get(node.op)
             if position is not None and graphs.node_name(node.input[position]) == name:
                 return True
             if node.op in _PASSING or node.op.startswith("Logical"):
-                waiting.append(reader)
+                waiting.append(node.name)
     return False
-
-
-def consumers(nodes: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Which nodes read each node's outputs, control edges apart."""
-    readers: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        for source in node.input:
-            if not source.startswith("^"):
-                readers.setdefault(graphs.node_name(source), []).append(name)
-    return readers

@@ -16,7 +16,8 @@ from tasks.forms import detect, saved_model, saver
 from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
-from tasks.graphs.validate_meta_graph import require_whole
+from tasks.graphs import variables as graph_variables
+from tasks.graphs.validate import require_valid_meta_graph
 from tasks.inspection import collections, stored_tensors
 from tasks.inspection.stored_tensors import Listing, said
 from tasks.records.adoption import Found, ModelOptions
@@ -105,7 +106,7 @@ def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str,
         "hyperparameters": collections.hyperparameters(meta.collection_def),
     }
     try:
-        require_whole(meta, str(found.path))
+        require_valid_meta_graph(meta, str(found.path))
         told["graph_rows"] = stored_tensors.of_graph(meta.graph_def)
         proposal = propose.propose(meta)
         options = propose.options_for(meta, proposal)
@@ -116,7 +117,7 @@ def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str,
     reached = signatures or [one.tensor for one in proposal.outputs[:1]]
     told |= {"proposal": proposal, "options": () if proposal.declared else options, "reached_from": tuple(reached)}
     told["ops"] = _devices(scan.scan(meta.graph_def, reached or None), written)
-    if found.form in (Form.GRAPH_DEF, Form.META_GRAPH) and graphs.variable_facts(meta.graph_def):
+    if found.form in (Form.GRAPH_DEF, Form.META_GRAPH) and graph_variables.variable_facts(meta.graph_def):
         told["needs"] = (
             "it has variables and no values: give the checkpoint's prefix as PATH, and this file as --graph."
         )
@@ -130,7 +131,7 @@ def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str,
 def _devices(found: Any, written: Any) -> Any:
     if written is None:
         return found
-    devices = tuple(sorted({node.device for node in graphs.all_nodes(written.graph_def) if node.device}))
+    devices = tuple(sorted({node.device for node in graphs.Graph(written.graph_def).every_node() if node.device}))
     return found.model_copy(update={"devices": devices})
 
 

@@ -14,6 +14,7 @@ from tasks.errors import DamagedError
 from tasks.forms import saver
 from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
+from tasks.graphs import variables as graph_variables
 from tasks.records.forms import Form
 from tasks.records.inspection import TensorRow
 from tasks.tensors import tensor_file
@@ -84,7 +85,7 @@ def _weights(path: Path, form: Form) -> Any:
 
 def of_graph(graph_def: Any) -> list[TensorRow]:
     """The variables that a graph wants, and, in one without any, the constants that hold what it learned."""
-    facts = graphs.variable_facts(graph_def)
+    facts = graph_variables.variable_facts(graph_def)
     if facts:
         return [
             TensorRow(

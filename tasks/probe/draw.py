@@ -12,7 +12,8 @@ import numpy as np
 
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
-from tasks.graphs.dataflow import Flow, Use
+from tasks.graphs.dataflow import Dataflow, Use
+from tasks.graphs.graph import Graph
 from tasks.probe import draw_image, example_spec
 from tasks.probe.fit import keyed
 from tasks.probe.vocabulary import Vocabularies
@@ -47,7 +48,7 @@ def drawn(
     Raises:
         UsageError: an input is of a dtype that cannot be drawn.
     """
-    flow = Flow(meta.graph_def)
+    flow = Dataflow(Graph(meta.graph_def))
     vocabularies = Vocabularies(flow, meta, assets or {})
     found: Tensors = {}
     notes: list[str] = []
@@ -68,7 +69,7 @@ def _batch(signature: Signature, rows: int) -> int:
 
 
 class _Drawing:
-    def __init__(self, flow: Flow, vocabularies: Vocabularies, rng: np.random.Generator, notes: list[str]) -> None:
+    def __init__(self, flow: Dataflow, vocabularies: Vocabularies, rng: np.random.Generator, notes: list[str]) -> None:
         self.flow, self.vocabularies, self.rng, self.notes = flow, vocabularies, rng, notes
 
     def input(self, signature: Signature, name: str, rows: int) -> Array:
@@ -209,7 +210,7 @@ class _Drawing:
         return encoded
 
 
-def bound(flow: Flow, uses: Sequence[Use]) -> int | None:
+def bound(flow: Dataflow, uses: Sequence[Use]) -> int | None:
     """The smallest number that an index used so must stay below, None where the graph sets no limit."""
     limits = []
     for scope, node, position in uses:

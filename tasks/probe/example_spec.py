@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.graphs import graph as graphs
-from tasks.graphs.dataflow import Flow, Scope, Use
+from tasks.graphs.dataflow import Dataflow, Scope, Use
 from tasks.tensors.tensor_file import Array
 
 OPS = {"ParseExample", "ParseExampleV2", "ParseSingleExample"}
@@ -29,7 +29,7 @@ class Feature:
     most: int | None = None
 
 
-def features(flow: Flow, use: Use) -> list[Feature] | None:
+def features(flow: Dataflow, use: Use) -> list[Feature] | None:
     """The features that a parsing node reads (tensorflow/core/ops/parsing_ops.cc); None where its keys are computed."""
     import tensorflow as tf
 
@@ -72,7 +72,7 @@ def features(flow: Flow, use: Use) -> list[Feature] | None:
     return found
 
 
-def _width(flow: Flow, use: Use, indices: tuple[str, ...]) -> int | None:
+def _width(flow: Dataflow, use: Use, indices: tuple[str, ...]) -> int | None:
     """The width of the dense tensor that a sparse feature is made into; a value beyond it would be an error."""
     widths = []
     for taker in flow.uses(use.scope, use.node.name, indices):
@@ -84,7 +84,7 @@ def _width(flow: Flow, use: Use, indices: tuple[str, ...]) -> int | None:
     return min(widths, default=None)
 
 
-def _has_elements(flow: Flow, scope: Scope, default: str) -> bool:
+def _has_elements(flow: Dataflow, scope: Scope, default: str) -> bool:
     """Whether a default is one: an empty one says that the feature must be there."""
     found = flow.origin(scope, default)
     if found is not None and found[1].op == "Reshape":

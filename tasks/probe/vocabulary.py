@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.graphs import graph as graphs
-from tasks.graphs.dataflow import Flow, Scope
+from tasks.graphs.dataflow import Dataflow, Scope
 
 _WHOLE_LINE = -2  # tensorflow/core/kernels/lookup_util.h
 _MOST_WORDS = 1000
@@ -16,7 +16,7 @@ _MOST_WORDS = 1000
 class Vocabularies:
     """Keys by table. `assets` are the asset files by the name of the tensor that holds their path, or by file name."""
 
-    def __init__(self, flow: Flow, meta: Any, assets: Mapping[str, Path]) -> None:
+    def __init__(self, flow: Dataflow, meta: Any, assets: Mapping[str, Path]) -> None:
         self._flow, self._assets = flow, assets
         self._filenames = {
             entry.tensor_info.name.partition(":")[0]: entry.filename for entry in getattr(meta, "asset_file_def", ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import numpy as np
 
@@ -51,19 +50,14 @@ def by_feeding(
     variable raises CannotPerturb. Nothing in the session is changed.
     """
     graph_def = predictor.session.graph.as_graph_def()
-    reached = graphs.reached(graph_def, targets(signatures))
-    readers: dict[str, list[tuple[Any, int]]] = {}
-    for node in graph_def.node:
-        if node.name in reached:
-            for position, source in enumerate(node.input):
-                if not source.startswith("^"):
-                    readers.setdefault(graphs.node_name(source), []).append((node, position))
+    reached = graphs.Graph(graph_def).reach(targets(signatures))
+    readers = graphs.readers(node for node in graph_def.node if node.name in reached)
     inputs = {spec.tensor for signature in signatures for spec in signature.inputs.values()}
     fetched = set(targets(signatures))
 
     def reads(name: str, resource: bool) -> list[str]:
         found = []
-        for node, position in readers.get(name, []):
+        for node, position, _ in readers.get(name, []):
             if node.op == "ReadVariableOp" or (not resource and node.op == "Identity"):
                 found.append(f"{node.name}:0")
             elif node.op in _ALIASES:

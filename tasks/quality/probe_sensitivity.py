@@ -114,7 +114,7 @@ def _variables(predictor: Predictor, signatures: Sequence[Signature]) -> dict[st
     sizes = {fact.name: fact.size for fact in predictor.values() if fact.dtype != "uninitialised"}
     if isinstance(predictor, SessionPredictor):
         graph_def = predictor.session.graph.as_graph_def()
-        needed = graphs.variables_needed(graph_def, targets(signatures))
+        needed = graphs.Graph(graph_def).variables(targets(signatures))
         if not needed:
             return _baked(graph_def, signatures)
         sizes = {name: size for name, size in sizes.items() if name in needed}
@@ -123,7 +123,7 @@ def _variables(predictor: Predictor, signatures: Sequence[Signature]) -> dict[st
 
 def _baked(graph_def: Any, signatures: Sequence[Signature]) -> dict[str, int]:
     """In a graph without variables: the constants that may have been some, floats of more than one element."""
-    reached = graphs.reached(graph_def, targets(signatures))
+    reached = graphs.Graph(graph_def).reach(targets(signatures))
     sizes: dict[str, int] = {}
     for node in graph_def.node:
         if node.name in reached and node.op == "Const" and graphs.attribute(node, "dtype").type in _FLOATS:

@@ -13,7 +13,8 @@ from typing import Any
 
 from tasks.graphs import graph as graphs
 from tasks.graphs import training_ops
-from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, Specs, full
+from tasks.graphs.graph import full_name
+from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, Specs
 from tasks.records.adoption import Candidate
 from tasks.tensors.tensor_type import Shape
 
@@ -45,7 +46,9 @@ class Lineage:
             for name, node in self.nodes.items()
             if not _MACHINERY.fullmatch(name) and not _MACHINE_OPS.fullmatch(node.op) and name not in known
         }
-        self.readers = training_ops.consumers(self.forward)
+        self.readers = {
+            name: [read.node.name for read in reads] for name, reads in graphs.readers(self.forward.values()).items()
+        }
 
     @cached_property
     def pins(self) -> dict[str, Candidate]:
@@ -86,7 +89,7 @@ class Lineage:
                 found.append(f"{name}:0")
             elif node.op in FEEDERS:
                 found += sorted(
-                    {full(source) for source in self._read_from(name)}, key=lambda one: int(one.split(":")[1])
+                    {full_name(source) for source in self._read_from(name)}, key=lambda one: int(one.split(":")[1])
                 )
         if not found:
             variables = [name for name, node in self.forward.items() if node.op in graphs.VARIABLE_OPS]
@@ -133,7 +136,7 @@ class Lineage:
         reach = dict.fromkeys(self.forward, 0)
         weights = {name: weight_of.get(name, 0) for name in self.forward}
         changed = True
-        order = list(self._ordered())
+        order = graphs.in_order(self.forward)
         while changed:  # more than once only for loops
             changed = False
             for name in order:
@@ -142,27 +145,14 @@ class Lineage:
                     origin = graphs.node_name(source)
                     if origin not in reach:
                         continue
-                    if full(source) in bit_of:
-                        bits |= bit_of[full(source)]
+                    if full_name(source) in bit_of:
+                        bits |= bit_of[full_name(source)]
                     else:
                         bits |= reach[origin]
                         learned |= 0 if self.forward[name].op in _SHAPE_OPS else weights[origin]
                 if (bits, learned) != (reach[name], weights[name]):
                     reach[name], weights[name], changed = bits, learned, True
         return reach, weights
-
-    def _ordered(self) -> Iterable[str]:
-        done: set[str] = set()
-        for start in self.forward:
-            waiting = [(start, False)]
-            while waiting:
-                name, leaving = waiting.pop()
-                if leaving:
-                    yield name
-                elif name not in done and name in self.forward:
-                    done.add(name)
-                    waiting.append((name, True))
-                    waiting += [(graphs.node_name(source), False) for source in self.forward[name].input]
 
     @cached_property
     def data(self) -> list[str]:
@@ -197,5 +187,5 @@ class Lineage:
 
     def candidate(self, tensor: str, why: str, value: Any = None) -> Candidate:
         """A tensor of this graph as a candidate."""
-        spec = self.specs.spec(full(tensor))
+        spec = self.specs.spec(full_name(tensor))
         return Candidate(tensor=spec.tensor, dtype=spec.dtype, shape=spec.shape, why=why, value=value)

@@ -8,9 +8,9 @@ from typing import Any
 
 from tasks.errors import DamagedError, UsageError
 from tasks.graphs import graph as graphs
-from tasks.graphs.tensor_specs import FEEDERS, Specs, full, shape_of
-from tasks.graphs.validate import require_well_formed
-from tasks.graphs.validate_meta_graph import is_dtype
+from tasks.graphs.graph import full_name
+from tasks.graphs.tensor_specs import FEEDERS, Specs, shape_of
+from tasks.graphs.validate import is_dtype, require_valid_graph
 from tasks.records.adoption import Candidate, Proposal
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.signatures import ranking
@@ -31,7 +31,7 @@ def propose(meta: Any) -> Proposal:
     Raises:
         DamagedError: the graph is not well formed, or a declared signature names a tensor that is not in it.
     """
-    require_well_formed(meta.graph_def, "the graph")
+    require_valid_graph(meta.graph_def, "the graph")
     return _proposal(meta, Specs(meta.graph_def))
 
 
@@ -109,14 +109,14 @@ def _told(specs: Specs, key: str, info: Any) -> TensorSpec:
     import tensorflow as tf
 
     remedy = "take the file from whoever wrote the model again."
-    name, _, position = full(info.name).partition(":")
+    name, _, position = full_name(info.name).partition(":")
     types = specs.types(name) if name in specs.nodes else []
     if name not in specs.nodes or not position.isdecimal() or (types and int(position) >= len(types)):
         raise DamagedError(f"signature {key}", f"a tensor {info.name} in the graph", "none", remedy)
     if not is_dtype(info.dtype):
         raise DamagedError(f"signature {key}, {info.name}", "a dtype of TensorFlow's", f"number {info.dtype}", remedy)
-    shape = shape_of(info.tensor_shape) if info.HasField("tensor_shape") else specs.spec(full(info.name)).shape
-    return TensorSpec(tensor=full(info.name), dtype=tf.dtypes.as_dtype(info.dtype).base_dtype.name, shape=shape)
+    shape = shape_of(info.tensor_shape) if info.HasField("tensor_shape") else specs.spec(full_name(info.name)).shape
+    return TensorSpec(tensor=full_name(info.name), dtype=tf.dtypes.as_dtype(info.dtype).base_dtype.name, shape=shape)
 
 
 def op(specs: Specs, tensor: str) -> str:
@@ -150,7 +150,7 @@ def _options(specs: Specs, proposal: Proposal) -> tuple[str, ...]:
     stops = [one.tensor for one in proposal.inputs if not op(specs, one.tensor).startswith("Placeholder")]
     names, entered = specs.needed([output], [stop for stop in stops if op(specs, stop) not in FEEDERS])
     inputs = [tensor for tensor in sorted(entered, key=by_position) if tensor not in pins]
-    read = {full(source) for name in names for source in specs.nodes[name].input}
+    read = {full_name(source) for name in names for source in specs.nodes[name].input}
     inputs += [stop for stop in stops if stop not in inputs and op(specs, stop) not in FEEDERS and stop in read]
     if not inputs:
         return ()

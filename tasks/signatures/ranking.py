@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.graphs import graph as graphs
-from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, full
+from tasks.graphs.graph import full_name
+from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS
 from tasks.records.adoption import Candidate
 from tasks.signatures.placeholder_roles import INPUT_NAME, Lineage
 
@@ -158,7 +159,7 @@ def collected(collections: Mapping[str, Any], known: Iterable[str]) -> dict[str,
     nodes = set(known)
     found = {}
     for key in sorted(collections):
-        held = [full(name) for name in collections[key].node_list.value if graphs.node_name(name) in nodes]
+        held = [full_name(name) for name in collections[key].node_list.value if graphs.node_name(name) in nodes]
         if held and side(key):
             found[key] = tuple(held)
     return found

@@ -13,7 +13,7 @@ from pydantic import Field
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, Specs
-from tasks.graphs.validate import require_well_formed
+from tasks.graphs.validate import require_valid_graph
 from tasks.records.adoption import ModelOptions
 from tasks.records.base import Record
 from tasks.records.signature import Method, Signature, TensorSpec
@@ -48,7 +48,7 @@ def resolve(meta: Any, given: ModelOptions) -> Resolved:
             shape or dtype is wrong; or the outputs need a placeholder that is neither input nor pinned.
         DamagedError: the graph is not well formed, or a declared signature names a tensor that is not in it.
     """
-    require_well_formed(meta.graph_def, "the graph")
+    require_valid_graph(meta.graph_def, "the graph")
     specs = Specs(meta.graph_def)
     notes: list[str] = []
     pins = option_syntax.pinned(specs, given.pins)

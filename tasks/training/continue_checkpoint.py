@@ -24,6 +24,7 @@ from tasks.forms import saver
 from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
+from tasks.graphs import variables as graph_variables
 from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
@@ -100,7 +101,7 @@ class _Start:
         part = train_ops.part(brought, names, {*feeds.scalars, *feeds.arrays})
         targets = train_ops.targets(names)
         scan.require_runnable(part, targets, str(found.path))
-        needed = graphs.variables_needed(part, targets)
+        needed = graphs.Graph(part).variables(targets)
         _require_held(needed, brought, part, targets)
         names = train_ops.counted(names, part)
         by_name = {variable.op.name: variable for variable in graph.get_collection("variables")}
@@ -108,12 +109,12 @@ class _Start:
             variable._save_slice_info = None  # parts of partitioned variables are saved as tensors of their own
         with graph.as_default():
             saving = saver_of(training, [by_name[name] for name in sorted(brought.sources)])
-        kept = graphs.restored(graph.as_graph_def(), saving.as_saver_def())
+        kept = graph_variables.restored(graph.as_graph_def(), saving.as_saver_def())
         if left := sorted(needed - kept.keys()):
             found_words = f"{', '.join(left[:5])} left out"
             remedy = "leave var_list out: interrupted training could not be resumed."
             raise UsageError("training.saver.var_list", "every variable that is trained", found_words, remedy)
-        variables = graphs.variable_facts(brought.meta.graph_def).keys()
+        variables = graph_variables.variable_facts(brought.meta.graph_def).keys()
         unused = tuple(sorted(variables - needed - set(names.needed)))
         return cls(brought, found, graph, saving, names, feeds, step, unused, train_ops.defaults(part))
 
@@ -132,7 +133,7 @@ def _require_held(needed: set[str], brought: SourceModel, part: Any, targets: li
             "is initialised and listed; here nothing is.",
             facts={"missing": missing},
         )
-    if state := graphs.other_state(part, targets):
+    if state := graphs.Graph(part).other_state(targets):
         remedy = "feed the tensors after it: name them in the file of --batches."
         what = "variables, whose values a checkpoint holds"
         raise CoverageError(f"{brought.prefix.name}: what the train op reads", what, ", ".join(state[:5]), remedy)
@@ -159,8 +160,8 @@ def _train(start: _Start, training: Training, rows: Tensors, answers: Tensors, w
     run = TrainingRun(out)
     run.write_names(names)
     run.graph_file.write_bytes(_with_nodes_of(graph, brought.meta, saving.as_saver_def()))
-    keys = graphs.restored(graph.as_graph_def(), saving.as_saver_def())
-    readers = graphs.readers(graph, keys)
+    keys = graph_variables.restored(graph.as_graph_def(), saving.as_saver_def())
+    readers = graph_variables.read_tensors(graph, keys)
     with closing(predictors.session(graph, training.session)) as session:
         live = SessionPredictor(LIVE_SESSION, session, names.signatures, readers)
         saver.fill_tables(session, names.table_init, names.assets, run.assets)

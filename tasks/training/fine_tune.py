@@ -17,7 +17,7 @@ from tasks.errors import CoverageError, UsageError
 from tasks.forms import saver
 from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
-from tasks.graphs.graph import Slice
+from tasks.graphs.variables import Slice
 from tasks.isolate import progress
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.coverage import VariableStatus

@@ -16,6 +16,7 @@ from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import PipelineError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
+from tasks.graphs import variables as graph_variables
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.adoption import ModelOptions
@@ -56,8 +57,8 @@ def train(
         saving = saver_of(training)
         initializer = tf.compat.v1.global_variables_initializer()
     names = _names(built, graph)
-    keys = graphs.restored(*_saved(graph, saving))
-    readers = graphs.readers(graph, (variable.op.name for variable in _variables(graph)))
+    keys = graph_variables.restored(*_saved(graph, saving))
+    readers = graph_variables.read_tensors(graph, (variable.op.name for variable in _variables(graph)))
     # What `var_list` leaves out comes back with no checkpoint: interrupted, such a training begins anew.
     complete = {variable.op.name for variable in _variables(graph)} <= set(keys)
     loop.require_declared(names, source, training)
@@ -74,7 +75,9 @@ def train(
         else:
             session.run(initializer)
             if training.start is not None:
-                fine_tune.begin(session, names, graphs.restored_slices(*_saved(graph, saving)), training, given, out)
+                fine_tune.begin(
+                    session, names, graph_variables.restored_slices(*_saved(graph, saving)), training, given, out
+                )
         trainee = SessionTrainee(session, built, model, training, out, saving, live, names, keys, probe)
         loop.run(trainee, model, training, out, resumed, steps, hyperparameters)
 
@@ -99,7 +102,7 @@ class SessionTrainee:
         self.run = TrainingRun(out)
         self.saving, self.live, self.names, self.keys, self.probe = saving, live, names, keys, probe
         outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
-        self.constants = tuple(graphs.constants(session.graph.as_graph_def(), outputs, names.assets))
+        self.constants = tuple(graphs.Graph(session.graph.as_graph_def()).constants(outputs, names.assets))
 
     def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
         """See `loop.Trainee`; the first batch is kept for restore-verify."""
@@ -207,7 +210,7 @@ def _names(built: Graph, graph: Any) -> GraphNames:
     return GraphNames(
         signatures=signatures,
         assets=tuple(Asset(**reference.record_asset(path, tensor.name)) for path, tensor in built.assets),
-        needed=tuple(sorted(graphs.variables_needed(graph.as_graph_def(), outputs))),
+        needed=tuple(sorted(graphs.Graph(graph.as_graph_def()).variables(outputs))),
         table_init=built.table_init.name if built.table_init is not None else None,
         train_op=built.train_op.name if built.train_op is not None else None,
         loss=built.loss.name if built.loss is not None else None,

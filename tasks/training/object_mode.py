@@ -197,7 +197,7 @@ class _Trainee:
         self.whole = tf.train.Checkpoint(**state)
         outputs = [spec.tensor for signature in flat.names.signatures for spec in signature.outputs.values()]
         graph_def = saver.meta_graph(self.run.graph_file).graph_def
-        self.constants = tuple(graphs.constants(graph_def, outputs, flat.names.assets))
+        self.constants = tuple(graphs.Graph(graph_def).constants(outputs, flat.names.assets))
 
     def resume(self) -> int | None:
         """Restore the newest checkpoint that has all its parts; its global step, or None. Of several workers, the chief's."""

@@ -20,6 +20,7 @@ from tasks.forms import live_object, object_checkpoint, saver
 from tasks.forms.keras import model as keras
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
+from tasks.graphs import variables as graph_variables
 from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.records.base import Record
@@ -108,7 +109,7 @@ def prove_checkpoint(
         object_checkpoint.restore(prefix, built.module)
         meta = saver.meta_graph(TrainingRun(Path(scratch)).graph_file)
         outputs = [spec.tensor for one in signatures.values() for spec in one.outputs.values()]
-        constants = list(graphs.constants(meta.graph_def, outputs, names.assets))
+        constants = list(graphs.Graph(meta.graph_def).constants(outputs, names.assets))
         assets = Path(scratch) / EXPORTED
         report = proof.judge(opened, assets, reference, needed, constants, tolerance)
         return report.model_copy(update={"rows": (*rows, *report.rows)})
@@ -162,7 +163,7 @@ def _valued(origin: Origin, prefix: Path, run: Path) -> Iterator[Objects]:
         live = objects.live(built)
         operations, _ = exported(live, Path(scratch))
         meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
-        held = graphs.restored_slices(meta.graph_def, meta.saver_def)
+        held = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
         if lost := sorted(operations.keys() - held.keys()):
             raise NoObjects(f"the checkpoint does not hold every variable of the object: {', '.join(lost[:5])}")
         reached = live_object.variables(built.module)

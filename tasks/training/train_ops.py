@@ -55,7 +55,7 @@ def _train_op(brought: SourceModel, training: Training) -> str:
         found = "; ".join(("none", *brought.notes))
         raise UsageError("the graph", "a train op in its collection `train_op`", found, remedy)
     # slim's and Estimator's train op runs the optimizer's, and both are in the collection.
-    whole = [name for name in listed if set(listed) <= graphs.reached(graph_def, [name])]
+    whole = [name for name in listed if set(listed) <= graphs.Graph(graph_def).reach([name])]
     if len(whole) != 1:
         raise UsageError("the graph", "one train op", f"{len(listed)}: {', '.join(listed)}", remedy)
     return whole[0]
@@ -100,7 +100,7 @@ def part(brought: SourceModel, names: GraphNames, feeds: Collection[str]) -> Any
         remedy = "add them to the file of --batches: rows by name, or a scalar (keep_prob) that is fed in every step."
         facts = {"missing": [own.get(tensor, tensor) for tensor in readers]}
         raise UsageError("--batches", "everything that the train op has to be fed", f"no {some}", remedy, facts)
-    filled = graphs.reached(graph_def, [names.table_init]) if names.table_init else set()
+    filled = graphs.Graph(graph_def).reach([names.table_init]) if names.table_init else set()
     tables = [node.name for node in graph_def.node if node.name in reached - filled and _TABLES.fullmatch(node.op)]
     if tables:
         found = f"{', '.join(tables[:5])}, which the outputs do not read"

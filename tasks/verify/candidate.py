@@ -68,7 +68,9 @@ def candidate(
             for name in signature.outputs
         ]
         found += _not_compared(one.name, pairs, only_this)
-        constants = graphs.constants(brought.meta.graph_def, outputs_of(brought.names.signatures), brought.names.assets)
+        constants = graphs.Graph(brought.meta.graph_def).constants(
+            outputs_of(brought.names.signatures), brought.names.assets
+        )
         held = (fact for fact in brought.live.values() if fact.dtype != "uninitialised")  # Keras exports such copies
         found.append(values_row(one.name, values, chain(held, constants)))
         return Answered(

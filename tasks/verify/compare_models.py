@@ -140,7 +140,7 @@ def _wanted(brought: SourceModel) -> Iterable[TensorFact]:
         names = {brought.paths.get(name, name) for name in brought.names.needed}
         return [fact for fact in brought.live.values() if fact.name in names]
     outputs = outputs_of(brought.names.signatures)
-    held = graphs.constants(brought.meta.graph_def, outputs, brought.names.assets)
+    held = graphs.Graph(brought.meta.graph_def).constants(outputs, brought.names.assets)
     return [fact for fact in held if fact.size > 1 and "float" in fact.dtype]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.graphs import graph as graphs
-from tasks.graphs.order import Walk
+from tasks.graphs.graph import Cone, Graph
 from tasks.parity import compare
 from tasks.records.base import Record
 from tasks.records.parity import ParityRow, ParityTest
@@ -62,15 +62,17 @@ class Side:
 
 def explain(mine: Side, other: Side, bounds: tuple[float, float]) -> Explanation:
     """Find the first tensor that differs. The outputs of both sides have the same names."""
-    walks = [Walk(side.session.graph.as_graph_def(), side.outputs.values(), side.feeds) for side in (mine, other)]
-    common = [name for name in walks[0].order if name in walks[1].nodes]
-    computed = [name for name in common if not walks[0].fed(name)]
+    cones = [
+        Cone(Graph(side.session.graph.as_graph_def()), side.outputs.values(), side.feeds) for side in (mine, other)
+    ]
+    common = [name for name in cones[0].order if name in cones[1].nodes]
+    computed = [name for name in common if not cones[0].fed(name)]
     if not computed:
         return Explanation(
             sentence="it cannot be explained: the two graphs have no node in common, so nothing in the one can be "
             "said to be something in the other"
         )
-    rows, unlooked = _compared(mine, other, walks, common, bounds)
+    rows, unlooked = _compared(mine, other, cones, common, bounds)
     swapped = _swapped(mine, other, bounds)
     differing = {name: row for name, row in rows.items() if row.passed is False}
     slightly = False
@@ -78,7 +80,7 @@ def explain(mine: Side, other: Side, bounds: tuple[float, float]) -> Explanation
         differing = {name: row for name, row in rows.items() if row.max_abs > 0}
         slightly = bool(differing)
     if differing:
-        told = _told(walks, differing, len(rows), unlooked, slightly)
+        told = _told(cones, differing, len(rows), unlooked, slightly)
         return told.model_copy(update={"sentence": "; ".join([*swapped, told.sentence])})
     counted = f"all {len(rows)} tensors that both graphs have agree"
     if moved := _rewired(mine, other):
@@ -89,14 +91,14 @@ def explain(mine: Side, other: Side, bounds: tuple[float, float]) -> Explanation
 
 
 def _told(
-    walks: Sequence[Walk], differing: Mapping[str, ParityRow], compared: int, unlooked: int, slightly: bool
+    cones: Sequence[Cone], differing: Mapping[str, ParityRow], compared: int, unlooked: int, slightly: bool
 ) -> Explanation:
-    tainted = [walk.after(differing.keys()) for walk in walks]
+    tainted = [cone.after(differing.keys()) for cone in cones]
     origins = [name for name in differing if name not in tainted[0] and name not in tainted[1]]
     first, *others = origins or list(differing)
-    nodes = [walk.nodes[first] for walk in walks]
+    nodes = [cone.nodes[first] for cone in cones]
     ops = (nodes[0].op, nodes[1].op)
-    note = f"a call of a function: its body is not looked into ({ops[0]})" if walks[0].calls(first) else ""
+    note = f"a call of a function: its body is not looked into ({ops[0]})" if cones[0].calls(first) else ""
     if slightly:
         note = "no tensor differs by more than the tolerance: this is the first that differs at all"
     found = Divergence(
@@ -108,7 +110,7 @@ def _told(
     )
     named = ops[0] if ops[0] == ops[1] else f"{ops[0]}, here {ops[1]}"
     sentence = f"the first tensor that differs is {found.tensor} ({named})"
-    if ops[0] == ops[1] and found.inputs[0] != found.inputs[1] and not walks[0].reads(first):
+    if ops[0] == ops[1] and found.inputs[0] != found.inputs[1] and not cones[0].reads(first):
         sentence += f": it reads {', '.join(found.inputs[1])} instead of {', '.join(found.inputs[0])}"
     names = tuple(differing[name].output for name in others) if origins else ()
     return Explanation(sentence=sentence, first=found, others=names[:_LISTED], compared=compared, unlooked=unlooked)
@@ -143,19 +145,19 @@ def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
 
 
 def _compared(
-    mine: Side, other: Side, walks: Sequence[Walk], names: Iterable[str], bounds: tuple[float, float]
+    mine: Side, other: Side, cones: Sequence[Cone], names: Iterable[str], bounds: tuple[float, float]
 ) -> tuple[dict[str, ParityRow], int]:
     """The comparison of each node's worst output, in order; and how many tensors could not be evaluated."""
     names = list(names)
     rows: dict[str, ParityRow] = {}
-    looked, wanted = 0, sum(1 for name in names if not all(walk.fetchable(name) for walk in walks))
-    for chunk in _chunks(mine, other, walks, names):
+    looked, wanted = 0, sum(1 for name in names if not all(cone.fetchable(name) for cone in cones))
+    for chunk in _chunks(mine, other, cones, names):
         wanted += len(chunk)
         for (name, ours, _), (expected, got) in _evaluated(mine, other, chunk):
             looked += 1
-            stored = all(walk.stored(name) for walk in walks)
+            stored = all(cone.stored(name) for cone in cones)
             test = ParityTest.EXACT if stored else ParityTest.SERVED
-            label = f"{name}:{ours.rpartition(':')[2]}" if walks[0].nodes[name].op not in graphs.VARIABLE_OPS else name
+            label = f"{name}:{ours.rpartition(':')[2]}" if cones[0].nodes[name].op not in graphs.VARIABLE_OPS else name
             row = compare.compare("", "", label, test, expected, got, bounds)
             known = rows.get(name)
             if known is None or (known.passed is not False and row.passed is False):
@@ -166,12 +168,12 @@ def _compared(
 _Task = tuple[str, str, str]  # the node's name, and the tensor on each side
 
 
-def _chunks(mine: Side, other: Side, walks: Sequence[Walk], names: Iterable[str]) -> Iterator[list[_Task]]:
+def _chunks(mine: Side, other: Side, cones: Sequence[Cone], names: Iterable[str]) -> Iterator[list[_Task]]:
     """Tensors to evaluate in one go, so many that they take a bounded amount of memory."""
     chunk: list[_Task] = []
     size = 0
     for name in names:
-        ours, theirs = _tensors(mine, walks[0], name), _tensors(other, walks[1], name)
+        ours, theirs = _tensors(mine, cones[0], name), _tensors(other, cones[1], name)
         for left, right in zip(ours, theirs, strict=False):
             if left is None or right is None:
                 continue
@@ -184,9 +186,9 @@ def _chunks(mine: Side, other: Side, walks: Sequence[Walk], names: Iterable[str]
         yield chunk
 
 
-def _tensors(side: Side, walk: Walk, name: str) -> list[str | None]:
+def _tensors(side: Side, cone: Cone, name: str) -> list[str | None]:
     """The tensors of a node, None for a handle, which has no value to look at; a variable's is what reads it."""
-    if not walk.fetchable(name):
+    if not cone.fetchable(name):
         return []
     if name in side.variables:
         return [side.variables[name]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks import isolate
-from tasks.graphs.graph import Slice
+from tasks.graphs.variables import Slice
 from tests.makers import saver_checkpoints
 
 

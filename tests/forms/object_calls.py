@@ -85,7 +85,7 @@ def operations_of_three_equal_layers(folder: Path) -> dict[str, bool]:
     """Whether each exported operation holds the variable that `export` says, where all have the same name."""
     import tensorflow as tf
 
-    from tasks.graphs import graph as graphs
+    from tasks.graphs import variables as graph_variables
 
     predictor.eager(OPTIONS)
     module = tf.Module()
@@ -100,7 +100,7 @@ def operations_of_three_equal_layers(folder: Path) -> dict[str, bool]:
     live = live_object.LivePredictor("live object", {"serve": live_object.of_function("serve", serve)}, module)
     operations = live.export(folder)
     with saved_model.session_of(folder, ["serve"], OPTIONS) as (session, _):
-        readers = graphs.readers(session.graph, operations)
+        readers = graph_variables.read_tensors(session.graph, operations)
         found = {name: float(session.run(tensor)) for name, tensor in readers.items()}
     return {name: operations[name] == f"layers/{int(value)}" for name, value in found.items()}
 

@@ -227,8 +227,8 @@ def require(maker: str, kind: str) -> None:
 
 
 def require_form(kind: str) -> None:
-    """`require_well_formed` of one of the malformed."""
-    scan.require_well_formed(malformed(kind), "model.pb")
+    """`require_valid_graph` of one of the malformed."""
+    scan.require_valid_graph(malformed(kind), "model.pb")
 
 
 def scanned(maker: str, kind: str, whole: bool) -> OpsFound:

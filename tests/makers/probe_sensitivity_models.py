@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.graphs import graph as graphs
+from tasks.graphs import variables as graph_variables
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.quality import evaluate
@@ -36,7 +36,7 @@ def _model(build: Callable[[Any], Mapping[str, Any]]) -> Iterator[tuple[SessionP
         }
         inputs = {"x": TensorSpec(tensor="x:0", dtype="float32", shape=(None, 3))}
         signature = Signature(key="s", method=Method.PREDICT, inputs=inputs, outputs=outputs)
-        named = graphs.readers(graph, [variable.op.name for variable in v1.global_variables()])
+        named = graph_variables.read_tensors(graph, [variable.op.name for variable in v1.global_variables()])
         init = v1.global_variables_initializer()
     with predictors.session(graph, SessionOptions()) as session:
         session.run(init)

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.adoption import flatten
 from tasks.forms import saver
 from tasks.graphs import graph
-from tasks.graphs.graph import Slice
+from tasks.graphs.variables import Slice
 
 LIVE, AVERAGE = [10.0, 20.0, 30.0], [4.0, 8.0, 12.0]
 WHOLE = np.arange(20, dtype=np.float32).reshape(5, 4)

@@ -1,0 +1,112 @@
+"""Protocols for the TensorFlow protos that are read here: the fields in use, with their types.
+
+The real classes come from `tensorflow.core`, which ships no types and is imported only in children
+(tensorflow/core/framework/{graph,node_def,function,attr_value}.proto, tensorflow/core/protobuf/meta_graph.proto).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableMapping, MutableSequence
+from typing import Any, Protocol
+
+
+class NameAttrList(Protocol):
+    """A function named in an attribute."""
+
+    name: str
+
+
+class AttrList(Protocol):
+    """The repeated fields of an attribute."""
+
+    s: MutableSequence[bytes]
+    type: MutableSequence[int]
+    shape: MutableSequence[Any]
+    func: MutableSequence[NameAttrList]
+
+
+class AttrValue(Protocol):
+    """The value of a node's attribute: one of its fields is set."""
+
+    s: bytes
+    i: int
+    b: bool
+    type: int
+    shape: Any
+    tensor: Any
+    placeholder: str
+    func: NameAttrList
+    list: AttrList
+
+
+class NodeDef(Protocol):
+    """A node: `input` holds tensors `node`, `node:1` and control inputs `^node`."""
+
+    name: str
+    op: str
+    device: str
+    input: MutableSequence[str]
+    attr: MutableMapping[str, AttrValue]
+
+    def CopyFrom(self, other: Any) -> None:  # noqa: N802 - protobuf's name
+        """Replace all fields."""
+
+    def Clear(self) -> None:  # noqa: N802 - protobuf's name
+        """Clear all fields."""
+
+
+class Nodes(Protocol):
+    """The repeated field of nodes."""
+
+    def __iter__(self) -> Iterator[NodeDef]: ...
+
+    def __len__(self) -> int: ...
+
+    def add(self, **fields: Any) -> NodeDef:
+        """Append a node and return it."""
+        ...
+
+    def extend(self, nodes: Iterable[NodeDef]) -> None:
+        """Append nodes."""
+
+
+class FunctionDef(Protocol):
+    """A function of the library: its signature, its nodes, and the tensors that it returns."""
+
+    signature: Any
+    node_def: Nodes
+    ret: MutableMapping[str, str]
+    attr: MutableMapping[str, AttrValue]
+
+    def SerializeToString(self, *, deterministic: bool = False) -> bytes:  # noqa: N802 - protobuf's name
+        """Return the message in wire format."""
+        ...
+
+
+class Library(Protocol):
+    """The function library of a graph; `gradient` names the gradient function of a function."""
+
+    function: Any
+    gradient: Any
+
+    def CopyFrom(self, other: Any) -> None:  # noqa: N802 - protobuf's name
+        """Replace all fields."""
+
+
+class GraphDef(Protocol):
+    """A graph: nodes, library, versions."""
+
+    node: Nodes
+    library: Library
+    versions: Any
+
+
+class MetaGraphDef(Protocol):
+    """A GraphDef with collections, signatures, assets and a Saver."""
+
+    graph_def: GraphDef
+    meta_info_def: Any
+    saver_def: Any
+    collection_def: MutableMapping[str, Any]
+    signature_def: MutableMapping[str, Any]
+    asset_file_def: Any
