@@ -1,7 +1,7 @@
 """Flattening: a graph and its values, however they were saved, become one MetaGraphDef with a Saver and one checkpoint.
 
-That is what `train` leaves, so every later step works on what was brought as it does on what was trained. Nothing is
-computed here: nodes are added for saving and restoring.
+This is what `train` leaves, so that every later step works on a source model as it does on one that was trained here.
+Nothing is computed: nodes are added for saving and restoring.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SCOPE = "tfship_"
 
 
 def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
-    """Where a checkpoint holds each variable of a graph, and the graph's own SaverDef if that finds all of them there.
+    """Return where a checkpoint holds each variable of a graph, and the graph's own SaverDef if it restores all of them.
 
-    The graph's own saver is taken if this checkpoint holds all that it restores, else of all its savers the one that
-    finds most; where there is none, variables are found by their names. `renamed` (variable -> key) comes before either.
+    The graph's own saver is taken if this checkpoint holds all that it restores, otherwise the saver of the graph that
+    finds most; without one, variables are found by their names. `renamed` (variable -> key) takes precedence.
 
     Raises:
-        UsageError: `renamed` names a variable or a key that there is not.
+        UsageError: `renamed` names a variable or a key that does not exist.
     """
     keys = set(saver.reader(prefix).get_variable_to_shape_map())
     variables = graph_variables.variable_facts(meta.graph_def)
@@ -47,21 +47,21 @@ def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[s
     savers = _savers(meta, keys)
     of_graph = [one for one in savers[:1] if one.complete and one.definition == meta.saver_def]
     best = of_graph[0] if of_graph else max(savers, key=lambda one: len(one.there), default=None)
-    asked = {name: Slice(key) for name, key in renamed.items()}
+    mapped = {name: Slice(key) for name, key in renamed.items()}
     if best is None:
-        return {name: Slice(name) for name in variables if name in keys} | asked, None
-    return best.there | asked, best.definition if best.complete and not asked else None
+        return {name: Slice(name) for name in variables if name in keys} | mapped, None
+    return best.there | mapped, best.definition if best.complete and not mapped else None
 
 
 def other_savers(meta: Any, prefix: Path, taken: Mapping[str, Slice], needed: Iterable[str]) -> tuple[str, ...]:
-    """Where another saver of the graph would restore needed variables from other keys, as one of moving averages does."""
+    """Return notes on savers of the graph that restore needed variables from other keys, as one of moving averages does."""
     keys = set(saver.reader(prefix).get_variable_to_shape_map())
     needed, notes = sorted(needed), []
     for other in _savers(meta, keys):
         differ = [name for name in needed if other.complete and taken[name] != other.there.get(name, taken[name])]
         if differ:
             name = differ[0]
-            more = f", and {len(differ) - 1} more so" if len(differ) > 1 else ""
+            more = f", and {len(differ) - 1} more likewise" if len(differ) > 1 else ""
             key = other.there[name].key
             notes.append(
                 f"{name} is restored from {taken[name].key}{more}; another saver of the graph takes {key}: "
@@ -71,9 +71,9 @@ def other_savers(meta: Any, prefix: Path, taken: Mapping[str, Slice], needed: It
 
 
 def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
-    """The MetaGraphDef with what a restore by Saver needs: restore nodes for `found`, the variables' collection.
+    """Return a MetaGraphDef with what a restore by Saver needs: restore nodes for `found`, the variables' collection.
 
-    `own` is the graph's SaverDef where it serves.
+    `own` is the graph's SaverDef if it restores `found`.
 
     Raises:
         DamagedError: the graph cannot be imported.
@@ -86,14 +86,14 @@ def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
             producer = meta.meta_info_def.stripped_op_list
             tf.import_graph_def(meta.graph_def, name="", producer_op_list=producer if producer.op else None)
         except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-            found_words = str(error).split("\n")[0][:300]
-            raise DamagedError("the graph", "one that can be imported", found_words, "save the model again.") from None
+            sentence = str(error).split("\n")[0][:300]
+            raise DamagedError("the graph", "one that can be imported", sentence, "save the model again.") from None
         definition = own if own is not None else _saver(graph, found)
-        declared = _declared(meta)
+        declared = {graphs.node_name(one.variable_name) for one in declared_variables(meta)}
         added = [_variable(graph, name) for name in sorted(found) if name not in declared]
     completed = type(meta)()
     completed.CopyFrom(meta)
-    # What was there stays as it was: TensorFlow cannot import every graph again that it writes.
+    # The nodes of `meta` stay unchanged: TensorFlow cannot import again every graph that it writes.
     there = {node.name for node in meta.graph_def.node}
     completed.graph_def.node.extend(node for node in graph.as_graph_def().node if node.name not in there)
     completed.ClearField("saver_def")
@@ -105,7 +105,7 @@ def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
 
 
 def keep_variables(meta: Any) -> None:
-    """Forget, in place, the variables in collections that are not in the graph (any more)."""
+    """Remove from the collections, in place, the variables that are not in the graph."""
     from tensorflow.core.framework import variable_pb2
 
     nodes = {node.name for node in meta.graph_def.node}
@@ -121,19 +121,28 @@ def keep_variables(meta: Any) -> None:
 
 
 def declared_nodes(meta: Any) -> list[str]:
-    """The nodes from which a loader makes its variables: it restores none in a graph that has none of them."""
+    """Return the nodes from which a loader makes its variables: without them it restores none."""
+    return [
+        name
+        for one in declared_variables(meta)
+        for name in (one.variable_name, one.initializer_name, one.initial_value_name, one.snapshot_name)
+        if name
+    ]
+
+
+def declared_variables(meta: Any, collection: str = "variables") -> list[Any]:
+    """Return the VariableDefs in a collection of a MetaGraphDef."""
     from tensorflow.core.framework import variable_pb2
 
-    held = meta.collection_def["variables"].bytes_list.value if "variables" in meta.collection_def else ()
-    variables = [variable_pb2.VariableDef.FromString(encoded) for encoded in held]
-    names = [(one.variable_name, one.initializer_name, one.initial_value_name, one.snapshot_name) for one in variables]
-    return [name for named in names for name in named if name]
+    if collection not in meta.collection_def:
+        return []
+    return [variable_pb2.VariableDef.FromString(one) for one in meta.collection_def[collection].bytes_list.value]
 
 
 def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, Slice]:
-    """Put a checkpoint's files under another prefix, unchanged where each variable is one tensor; return its sources.
+    """Copy a checkpoint to another prefix, unchanged if each variable is one tensor; return where the variables are.
 
-    Parts of partitioned variables are written as tensors of their own, for nothing else understands them.
+    Parts of partitioned variables become tensors of their own: later forms do not know parts.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not any(source.spec for source in found.values()):
@@ -148,9 +157,9 @@ def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, S
 
 
 def saved_model(folder: Path, tags: Iterable[str], out_meta: Path, out_prefix: Path) -> GraphNames:
-    """Flatten a SavedModel that we wrote: its graph to `out_meta`, its values to `out_prefix`, keyed by variables' names.
+    """Flatten an exported SavedModel: its graph to `out_meta`, its values to `out_prefix`, keyed by variables' names.
 
-    Its assets stay where they are; the names say which they are.
+    Its assets stay in `folder`; the names list them.
     """
     with loader.session_of(folder, tags, SessionOptions()) as (session, meta):
         rewrite.modernise(meta)
@@ -169,7 +178,7 @@ def saved_model(folder: Path, tags: Iterable[str], out_meta: Path, out_prefix: P
 
 
 def session_values(session: Any, variables: Iterable[str], target: Path) -> dict[str, Slice]:
-    """Write the values of a session's variables as a checkpoint, one by one; those without a value are left out."""
+    """Write the values of a session's variables as a checkpoint, one at a time; uninitialised ones are left out."""
     import tensorflow as tf
 
     readers = graph_variables.read_tensors(session.graph, variables)
@@ -180,7 +189,7 @@ def session_values(session: Any, variables: Iterable[str], target: Path) -> dict
             try:
                 value = tensor_file.as_array(session.run(tensor))
             except tf.errors.FailedPreconditionError:
-                continue  # nobody gave it a value; coverage says whether the outputs need it
+                continue  # uninitialised; the coverage check finds out if the outputs need it
             held[name] = Slice(name)
             yield name, value
 
@@ -191,7 +200,7 @@ def session_values(session: Any, variables: Iterable[str], target: Path) -> dict
 
 @dataclass(frozen=True)
 class _Saver:
-    """A graph's saver: what of its variables a checkpoint holds, and whether that is all that it restores."""
+    """A saver of a graph; `there` are the variables that a checkpoint holds for it, `complete` if those are all."""
 
     definition: Any
     there: dict[str, Slice]
@@ -199,7 +208,7 @@ class _Saver:
 
 
 def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
-    """Those that find something among a checkpoint's keys, the graph's own first."""
+    """Return the savers that find something among a checkpoint's keys, the graph's own first."""
     found = []
     for definition in validate.savers(meta):
         restored = graph_variables.restored_slices(meta.graph_def, definition)
@@ -209,17 +218,8 @@ def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
     return found
 
 
-def _declared(meta: Any) -> set[str]:
-    from tensorflow.core.framework import variable_pb2
-
-    if "variables" not in meta.collection_def:
-        return set()
-    held = meta.collection_def["variables"].bytes_list.value
-    return {graphs.node_name(variable_pb2.VariableDef.FromString(encoded).variable_name) for encoded in held}
-
-
 def _saver(graph: Any, found: Mapping[str, Slice]) -> Any | None:
-    """Nodes that restore `found`, parts of tensors too, and save it again, as Saver makes them.
+    """Add nodes that restore and save `found`, parts of tensors too, as Saver makes them; return their SaverDef.
 
     (tensorflow/python/training/saver.py.)
     """
@@ -259,13 +259,13 @@ def _assign(handle: Any, value: Any) -> Any:
 
     if handle.type == "VarHandleOp":
         return tf.raw_ops.AssignVariableOp(resource=handle.outputs[0], value=value)
-    # As Saver does: a variable of an open shape takes what it is given.
+    # As Saver does: a variable of an unknown shape accepts any.
     known = handle.outputs[0].shape.is_fully_defined()
     return tf.raw_ops.Assign(ref=handle.outputs[0], value=value, validate_shape=known).op
 
 
 def _variable(graph: Any, name: str) -> Any:
-    """The VariableDef that a loader rebuilds a variable from. Its initialiser is there for form, and never run."""
+    """Return the VariableDef from which a loader makes a variable. It needs an initialiser, which is never run."""
     import tensorflow as tf
     from tensorflow.core.framework import variable_pb2
 

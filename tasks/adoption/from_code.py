@@ -1,4 +1,4 @@
-"""A user's own Python code beside values that somebody saved: the graph for a checkpoint that has none."""
+"""Source models that need Python code: the graph of a checkpoint without one, or the object that values belong to."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tasks.user_code.source import ModelSource
 
 @dataclass(frozen=True)
 class Built:
-    """A graph from code: its MetaGraphDef with SignatureDefs, and the model's own probe if it has one."""
+    """A graph from code: its MetaGraphDef with SignatureDefs, and the model's own probe, if it has one."""
 
     meta: Any
     probe: Tensors | None
 
 
 def graph(code: ModelSource, found: Found) -> Built:
-    """The graph that a model's code builds, in TF1 graph mode.
+    """Build the graph of a model's code, in TF1 graph mode.
 
     Raises:
-        UsageError: the form brings its own graph, or the code builds no graph.
+        UsageError: the form has its own graph, or the code builds no graph.
     """
     import tensorflow as tf
 
     v1 = tf.compat.v1
     if not found.form.of_saver:
-        what = f"a checkpoint, whose graph --model {code.module}:{code.attribute} builds"
-        raise UsageError(str(found.path), what, found.form.value, "leave --model out: it holds its own graph.")
+        expected = f"a Saver checkpoint, whose graph --model {code.module}:{code.attribute} builds"
+        raise UsageError(str(found.path), expected, found.form.value, "leave --model out: the file has its own graph.")
     with sources.importable(code) as model_class:
         model = model_class()
     built_graph = tf.Graph()
@@ -66,9 +66,9 @@ def graph(code: ModelSource, found: Found) -> Built:
 
 
 def _probe(model: Any) -> Tensors | None:
-    given = model.probe() if hasattr(model, "probe") else {}
+    batches = model.probe() if hasattr(model, "probe") else {}
     probe = {
-        f"{key}/{name}": tensor_file.as_array(rows) for key, inputs in given.items() for name, rows in inputs.items()
+        f"{key}/{name}": tensor_file.as_array(rows) for key, inputs in batches.items() for name, rows in inputs.items()
     }
     return probe or None
 
@@ -77,23 +77,23 @@ def _probe(model: Any) -> Tensors | None:
 def restored(
     found: Found, code: ModelSource | None, options: SessionOptions
 ) -> Iterator[tuple[LivePredictor, Tensors | None]]:
-    """The object that a model's code makes, its variables restored from an object-based checkpoint or Keras weights.
+    """Build the object of a model's code and restore its variables from an object-based checkpoint or Keras weights.
 
     Raises:
-        UsageError: no code is given, or it makes no object.
-        CoverageError: the files do not hold every variable of the object, or hold it otherwise.
+        UsageError: there is no code, or it builds no object.
+        CoverageError: the files lack a variable of the object, or hold it with another dtype or shape.
     """
     if code is None:
         variables = [entry.path for entry in object_checkpoint.table(found.path) if entry.kind == "variable"]
         held = f"the values of {len(variables)} variables, no graph ({', '.join(variables[:6])}, …)"
         remedy = "name the class that builds it: --model module:Model (README, Your own model)."
-        raise UsageError(str(found.path), f"Python code beside an {found.form.value}", held, remedy)
+        raise UsageError(str(found.path), f"Python code for an {found.form.value}", held, remedy)
     predictors.eager(options)
     with sources.importable(code) as model_class:
         model = model_class()
     if not objects.expected(model):
         remedy = "its `build` must return Objects: the Keras model or tf.Module that the values belong to."
-        raise UsageError(f"--model {code.module}:{code.attribute}", "a build of Objects", "another", remedy)
+        raise UsageError(f"--model {code.module}:{code.attribute}", "a build() that returns Objects", "a graph", remedy)
     built = objects.build(model, dict(getattr(model, "hyperparameters", {})))
     if found.form is Form.OBJECT_CHECKPOINT:
         object_checkpoint.restore(found.path, built.module)

@@ -1,10 +1,11 @@
-"""The names by which later steps find a brought model in its graph, and what these names must not lead to."""
+"""The names by which later steps find a source model in its graph, and checks on them."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+from tasks.adoption.flatten import declared_variables
 from tasks.errors import UnsupportedGraph, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
@@ -14,9 +15,9 @@ _WRITING = re.compile(r"Assign|Scatter|Apply|CountUpTo")  # in the names of ops 
 
 
 def of(
-    meta: Any, asked: tuple[Signature, ...], assets: tuple[Asset, ...], table_init: str | None, needed: set[str]
+    meta: Any, signatures: tuple[Signature, ...], assets: tuple[Asset, ...], table_init: str | None, needed: set[str]
 ) -> GraphNames:
-    """What later steps look for, with the train op, loss and global step that the graph's collections name."""
+    """Return the names for later steps, with the train op, loss and global step that the graph's collections name."""
     nodes = graphs.Graph(meta.graph_def).nodes
     variables = graph_variables.variable_facts(meta.graph_def)
 
@@ -26,10 +27,11 @@ def of(
         return [name for name in names if name in nodes]
 
     losses = listed("losses")
-    step = next((name for name in (*_stepping(meta), "global_step") if name in variables), None)
+    counters = [graphs.node_name(one.variable_name) for one in declared_variables(meta, "global_step")]
+    step = next((name for name in (*counters, "global_step") if name in variables), None)
     integral = step is not None and variables[step] in (("int64", ()), ("int32", ()))
     return GraphNames(
-        signatures=asked,
+        signatures=signatures,
         assets=assets,
         needed=tuple(sorted(needed)),
         table_init=table_init,
@@ -39,35 +41,31 @@ def of(
     )
 
 
-def _stepping(meta: Any) -> list[str]:
-    from tensorflow.core.framework import variable_pb2
+def require_keys(signatures: tuple[Signature, ...], where: str) -> None:
+    """Check the keys of signatures, and that no two inputs of one are the same tensor.
 
-    if "global_step" not in meta.collection_def:
-        return []
-    held = meta.collection_def["global_step"].bytes_list.value
-    return [graphs.node_name(variable_pb2.VariableDef.FromString(encoded).variable_name) for encoded in held]
-
-
-def require_keys(asked: tuple[Signature, ...], where: str) -> None:
-    """Raise UsageError where a signature's key cannot stand before a name, as in `signature/output`, or where two of its
-    inputs are one tensor, which TensorFlow loads as no function."""
-    for one in asked:
+    Raises:
+        UsageError: a key is empty or has a slash, and so cannot stand in `signature/output`; or TensorFlow cannot load
+            a signature as a function, because two of its inputs are one tensor.
+    """
+    for one in signatures:
         tensors = [spec.tensor for spec in one.inputs.values()]
         if twice := sorted(alias for alias, spec in one.inputs.items() if tensors.count(spec.tensor) > 1):
-            remedy = "name each tensor once: --input … --output …; tf.saved_model.load refuses this signature as it is."
-            found = f"{' and '.join(twice)} that are both {one.inputs[twice[0]].tensor}"
-            raise UsageError(f"{where}, signature {one.key}", "inputs that are a tensor each", found, remedy)
+            remedy = "name each tensor once: --input … --output …; tf.saved_model.load refuses this signature."
+            found = f"{' and '.join(twice)}, which are both {one.inputs[twice[0]].tensor}"
+            raise UsageError(f"{where}, signature {one.key}", "a tensor of its own for every input", found, remedy)
         if not one.key or "/" in one.key:
             remedy = "choose another (--signature), or name its tensors: --input … --output …"
-            raise UsageError(
-                f"{where}, its signatures", "keys that are not empty and hold no slash", repr(one.key), remedy
-            )
+            raise UsageError(f"{where}, signatures", "keys that are not empty and have no slash", repr(one.key), remedy)
 
 
 def require_unwritten(graph_def: Any, names: GraphNames, where: str) -> None:
-    """Raise UnsupportedGraph where what runs at each load writes variables that the outputs read.
+    """Check that loading the model does not write variables that the outputs read.
 
-    A form's values would depend on how often it was loaded before it was written.
+    Otherwise the values of a form would depend on how often it was loaded before it was written.
+
+    Raises:
+        UnsupportedGraph: it does.
     """
     if names.table_init is None:
         return
@@ -77,7 +75,7 @@ def require_unwritten(graph_def: Any, names: GraphNames, where: str) -> None:
     if touched and writing:
         raise UnsupportedGraph(
             f"{where}: {names.table_init}, which runs when the model is loaded",
-            "what fills lookup tables only",
+            "initialisation of lookup tables only",
             f"{writing[0]}, with {', '.join(touched[:5])}, which the outputs read",
-            "export the model again with a main op that initialises tables only.",
+            "export the model again with a main op that initialises only tables.",
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.adoption import original
+from tasks.adoption import source_graph
 from tasks.errors import DamagedError, UnsafeGraph, UnsupportedGraph, UsageError
 from tasks.forms import detect, saved_model, saver
 from tasks.forms.keras import archive_check
@@ -83,7 +83,7 @@ def _tensors(found: Found, graph_rows: list[Any], read: bool, values: bool) -> L
 
 def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str, Any]:
     try:
-        meta = original.graph(found, given)
+        meta = source_graph.graph(found, given)
     except UsageError as error:
         if sets := error.facts.get("tags"):  # several MetaGraphs, and no telling which
             likely = max(sets, key=lambda tags: saved_model.SERVE in tags)
@@ -93,7 +93,7 @@ def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str,
     except DamagedError as error:
         damage.append(said(error))
         return {}
-    notes = [*found.notes, *(original.tag_notes(found.path, meta) if found.form is Form.SAVED_MODEL else ())]
+    notes = [*found.notes, *(source_graph.tag_notes(found.path, meta) if found.form is Form.SAVED_MODEL else ())]
     written = _as_written(found, meta.meta_info_def.tags)
     version = written.meta_info_def.tensorflow_version if written is not None else meta.meta_info_def.tensorflow_version
     told: dict[str, Any] = {

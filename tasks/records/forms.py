@@ -27,6 +27,11 @@ class Form(StrEnum):
         """True for the files that Keras writes."""
         return self in (Form.KERAS, Form.HDF5)
 
+    @property
+    def of_objects(self) -> bool:
+        """True for forms that hold live objects or their values: they are opened as objects, not as graphs."""
+        return self.of_keras or self is Form.OBJECT_CHECKPOINT
+
 
 class Target(StrEnum):
     """A form that a run writes: the first two always, the others on request."""

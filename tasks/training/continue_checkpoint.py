@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.adoption import adopt
-from tasks.adoption.adopt import SourceModel
+from tasks.adoption import source_model
+from tasks.adoption.source_model import SourceModel
 from tasks.baseline import record as baselines
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, ParityError, UsageError
@@ -60,7 +60,7 @@ def train(given: ModelOptions, source: ProbeSource, training: Training, out: Pat
     for left in out.glob("scratch-*"):  # by a run that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch:
-        with adopt.opened(found, given, None, training.session, Path(scratch)) as brought:
+        with source_model.opened(found, given, None, training.session, Path(scratch)) as brought:
             start = _Start.of(brought, found, training)
             _write_inputs(brought, source, out)
             whole = loop.last_whole(out)
@@ -89,7 +89,7 @@ class _Start:
         import tensorflow as tf
 
         names = train_ops.named(brought, training)
-        step = adopt.global_step(brought, found)
+        step = source_model.global_step(brought, found)
         if training.steps is None or training.steps <= step:
             asked = "none" if training.steps is None else str(training.steps)
             raise UsageError("--steps", f"a final global step beyond {step}, where {found.path.name} stands", asked,
@@ -149,7 +149,7 @@ def _write_inputs(brought: SourceModel, source: ProbeSource, out: Path) -> None:
 def _answers(brought: SourceModel, rows: Tensors, training: Training, scratch: Path) -> Tensors:
     """What the original answers. Raises NondeterministicError or ParityError where that is no baseline."""
     run = TrainingRun(scratch)
-    record = baselines.record(run, 0, brought.live, brought.asked, rows, (), (), training.session)
+    record = baselines.record(run, 0, brought.live, brought.requested, rows, (), (), training.session)
     compare.require_usable(record)
     answered = tensor_file.read_tensors(run.outputs_file(0))
     return {name: array for name, array in answered.items() if not name.startswith("/")}

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tasks.adoption import original
+from tasks.adoption import source_loader
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, UsageError
 from tasks.forms import saver
@@ -83,7 +83,7 @@ def leave(started: StartedFrom, out: Path) -> None:
 
 
 def _mapped(given: ModelOptions, variables: set[str], keys: set[str]) -> dict[str, Slice]:
-    renamed = original.renamed(given.var_map)
+    renamed = source_loader.renamed(given.var_map)
     for variable, key in renamed.items():
         if variable not in variables or key not in keys:
             wrong, known = (variable, variables) if variable not in variables else (key, keys)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from tasks.adoption.adopt import SourceModel
+from tasks.adoption.source_model import SourceModel
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
@@ -70,9 +70,9 @@ def aliases(brought: SourceModel) -> dict[str, str]:
     """Other names of the graph's inputs: the signatures' own, and the tensor where the graph was cut."""
     found: dict[str, str] = {}
     clashing: set[str] = set()
-    for asked, own in zip(brought.asked, brought.names.signatures, strict=True):
+    for requested, own in zip(brought.requested, brought.names.signatures, strict=True):
         for alias, spec in own.inputs.items():
-            for name in (alias, asked.inputs[alias].tensor):
+            for name in (alias, requested.inputs[alias].tensor):
                 if found.setdefault(name, spec.tensor) != spec.tensor:
                     clashing.add(name)
     return {name: tensor for name, tensor in found.items() if name not in clashing}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from tasks.adoption.adopt import outputs_of
+from tasks.adoption.source_model import outputs_of
 from tasks.baseline import record as baselines
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs

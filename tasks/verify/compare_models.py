@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks import isolate
-from tasks.adoption.adopt import SourceModel, outputs_of, probe_of
+from tasks.adoption.adopt import probe_of
+from tasks.adoption.source_model import SourceModel, outputs_of
 from tasks.baseline import record as baselines
 from tasks.errors import NondeterministicError, UsageError
 from tasks.graphs import graph as graphs

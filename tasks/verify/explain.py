@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.adoption import original
-from tasks.adoption.original import OriginalPredictor
+from tasks.adoption import source_graph
+from tasks.adoption.source_loader import SourcePredictor
 from tasks.parity import compare
 from tasks.parity.predictor import Predictor
 from tasks.records.parity import ParityRow, Tolerance
@@ -37,7 +37,7 @@ def _explained(
     first: Subject, other: Subject, rows: tuple[ParityRow, ...], tolerance: Tolerance, folder: Path
 ) -> Explanation:
     for one in (first, other):
-        if one.found.form not in original.WITH_GRAPH:
+        if one.found.form not in source_graph.WITH_GRAPH:
             why = "is built by Python code, whose tensors have no names in common with a graph's"
             return Explanation(sentence=f"it cannot be explained: {one.name} ({one.found.form.value}) {why}")
     failures = [row for row in rows if row.passed is False]
@@ -76,7 +76,7 @@ def _batches(signature: Signature, probe: Tensors, failed: ParityRow) -> Sequenc
 
 
 def _side(live: Predictor, pair: Pair, inputs: Tensors, *, mine: bool) -> Side:
-    assert isinstance(live, OriginalPredictor)
+    assert isinstance(live, SourcePredictor)
     signature = pair.baseline if mine else pair.candidate
     specs = {name: signature.inputs[name if mine else theirs] for name, theirs in pair.inputs.items()}
     outputs = {name: signature.outputs[name if mine else theirs].tensor for name, theirs in pair.outputs.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.adoption import option_use
+from tasks.adoption import source_graph
 from tasks.errors import UsageError
 from tasks.graphs.tensor_specs import PLACEHOLDERS, Specs
 from tasks.records.adoption import Found, ModelOptions
@@ -55,7 +55,7 @@ def code_for(found: Found, given: ModelOptions, code: ModelSource | None) -> tup
     mapped = alone or (found.form in _CHECKPOINTS and given.graph is None and code is None)
     graph = given.graph if alone and code is None else None
     kept = given.model_copy(update={"graph": graph, "var_map": given.var_map if mapped else None})
-    if option_use.graph_of(found, kept).form is not Form.SAVED_MODEL:
+    if source_graph.graph_of(found, kept).form is not Form.SAVED_MODEL:
         kept = kept.model_copy(update={"tags": None})
     return kept, code if alone or found.form in (Form.OBJECT_CHECKPOINT, Form.KERAS, Form.HDF5) else None
 

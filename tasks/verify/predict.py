@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.adoption import adopt
+from tasks.adoption import source_model
 from tasks.errors import PipelineError, UsageError
 from tasks.parity.predictor import Predictor
 from tasks.probe import files, fit
@@ -43,9 +43,9 @@ def predict(
     """
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix="scratch-") as scratch,
-        adopt.opened(found, given, code, options, Path(scratch)) as brought,
+        source_model.opened(found, given, code, options, Path(scratch)) as brought,
     ):
-        signatures = [brought.live.signatures[one.key] for one in brought.asked]
+        signatures = [brought.live.signatures[one.key] for one in brought.requested]
         answers: Tensors = {}
         chosen = _inputs(file, signatures)
         for signature, inputs in chosen:

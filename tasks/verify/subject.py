@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.adoption import adopt, original
-from tasks.adoption import from_code as codes
-from tasks.adoption.adopt import SourceModel
+from tasks.adoption import from_code, source_graph, source_model
+from tasks.adoption.source_model import SourceModel
 from tasks.forms.detect import detect
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
@@ -44,16 +43,18 @@ def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: 
 def opened(one: Subject, scratch: Path) -> Iterator[tuple[SourceModel, tuple[str, ...]]]:
     """The model, and the user's words that were for it. Raises as `adoption.opened`."""
     given = pairing.given_for(_graph(one), one.given)
-    with adopt.opened(one.found, given, one.code, one.options, scratch) as brought:
+    with source_model.opened(one.found, given, one.code, one.options, scratch) as brought:
         yield brought, pairing.words(given, one.code)
 
 
 def asked(brought: SourceModel) -> tuple[Signature, ...]:
     """What is asked of a model, with the dtypes that it has where it is opened."""
-    return tuple(brought.live.signatures[one.key] for one in brought.asked)
+    return tuple(brought.live.signatures[one.key] for one in brought.requested)
 
 
 def _graph(one: Subject) -> Any | None:
     if one.found.form in OBJECTS:
         return None
-    return codes.graph(one.code, one.found).meta if one.code is not None else original.graph(one.found, one.given)
+    return (
+        from_code.graph(one.code, one.found).meta if one.code is not None else source_graph.graph(one.found, one.given)
+    )

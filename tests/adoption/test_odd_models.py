@@ -167,6 +167,6 @@ def test_a_module_of_the_users_wins_over_one_of_pythons(run: Run, tmp_path: Path
 
 def test_one_tensor_as_two_inputs_is_asked_about(run: Run, tmp_path: Path) -> None:
     path = made(tmp_path, odd_models.one_tensor_twice)
-    with pytest.raises(UsageError, match=r"x and z that are both x:0(.|\n)*name each tensor once"):
+    with pytest.raises(UsageError, match=r"x and z, which are both x:0(.|\n)*name each tensor once"):
         adopted(path, ModelOptions())
     assert adopted(path, XY).path.is_dir()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
-from tasks.adoption import original
+from tasks.adoption import source_graph
 from tasks.errors import DamagedError, UsageError
 from tasks.forms.detect import detect
 from tasks.records.adoption import ModelOptions
@@ -37,8 +37,8 @@ def test_a_saved_model_is_read_in_the_form_that_its_name_says_as_loaders_do(tmp_
         isolate.call(made.of_tags, [["serve"]], tmp_path / name)
         isolate.call(made.as_text, tmp_path / name, name)
     assert isolate.call(made.factor, tmp_path / "saved_model.pbtxt", ModelOptions()) == 1.0
-    with pytest.raises(DamagedError, match="a whole SavedModel"):
-        isolate.call(original.graph, detect(tmp_path / "saved_model.pb"), ModelOptions())
+    with pytest.raises(DamagedError, match="a complete SavedModel"):
+        isolate.call(source_graph.graph, detect(tmp_path / "saved_model.pb"), ModelOptions())
 
 
 @pytest.mark.parametrize("form", ["graph.pb", "model"])

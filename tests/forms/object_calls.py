@@ -165,11 +165,11 @@ def taken_as_declared(kind: str, path: Path) -> list[str]:
 
 def coded(path: Path) -> None:
     """Say whether code beside a file is of use; raises as `require_used`."""
-    from tasks.adoption import option_use
+    from tasks.adoption import source_graph
     from tasks.forms import detect
     from tasks.records.adoption import ModelOptions
 
-    option_use.require_used(detect.detect(path), ModelOptions(), coded=True)
+    source_graph.require_applicable(detect.detect(path), ModelOptions(), coded=True)
 
 
 def answers_as_saved(name: str, path: Path) -> bool:

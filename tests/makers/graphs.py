@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.adoption import original
+from tasks.adoption import source_graph
 from tasks.forms.detect import detect
 from tasks.graphs import graph, scan
 from tasks.records.adoption import ModelOptions, OpsFound, Proposal
@@ -315,7 +315,7 @@ def brought(path: Path, given: ModelOptions | None = None) -> Any:
         from tensorflow.core.framework import graph_pb2
 
         return graph.modernise(_meta(graph_pb2.GraphDef.FromString(path.read_bytes())))
-    return original.graph(detect(path), given or ModelOptions())
+    return source_graph.graph(detect(path), given or ModelOptions())
 
 
 def proposed(path: Path) -> tuple[Proposal, tuple[str, ...]]:
@@ -332,7 +332,7 @@ def resolved(path: Path, given: ModelOptions) -> Resolved:
 
 def scanned_file(path: Path) -> dict[str, OpsFound]:
     """A scan from each signature of a SavedModel."""
-    meta = original.graph(detect(path), ModelOptions())
+    meta = source_graph.graph(detect(path), ModelOptions())
     return {
         one.key: scan.scan(meta.graph_def, [spec.tensor for spec in one.outputs.values()])
         for one in resolve.propose(meta).declared

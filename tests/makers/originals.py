@@ -1,11 +1,11 @@
-"""SourceModel graphs of which merely reading or importing them would go wrong; made and opened in children."""
+"""Source model graphs of which merely reading or importing them would go wrong; made and opened in children."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tasks.adoption import original
+from tasks.adoption import source_graph, source_loader
 from tasks.forms import saved_model
 from tasks.forms.detect import detect
 from tasks.records.adoption import ModelOptions
@@ -52,7 +52,7 @@ def factor(folder: Path, given: ModelOptions) -> float:
     """By what the MetaGraph that is taken multiplies."""
     import tensorflow as tf
 
-    meta = original.graph(detect(folder), given)
+    meta = source_graph.graph(detect(folder), given)
     (value,) = [node.attr["value"].tensor for node in meta.graph_def.node if node.op == "Const"]
     return float(tf.make_ndarray(value))
 
@@ -112,7 +112,7 @@ def imported(path: Path, *, untouched: bool) -> tuple[list[int | None], list[int
     if path.suffix and untouched:
         meta = tf.compat.v1.MetaGraphDef(graph_def=tf.compat.v1.GraphDef.FromString(path.read_bytes()))
     else:
-        meta = original.graph(detect(path), ModelOptions())
+        meta = source_graph.graph(detect(path), ModelOptions())
     if path.suffix:
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(meta.graph_def, name="")
@@ -121,7 +121,7 @@ def imported(path: Path, *, untouched: bool) -> tuple[list[int | None], list[int
     if untouched:
         with saved_model.session_of(path, ["serve"], SessionOptions()) as (session, _):
             return _sizes(session)
-    with original.loaded(path, meta, saved_model.signatures_in(meta.signature_def), {}, SessionOptions()) as live:
+    with source_loader.loaded(path, meta, saved_model.signatures_in(meta.signature_def), {}, SessionOptions()) as live:
         assert live.predict("serving_default", {"x": [1.0]})["y"].tolist() == [2.0]
         return _sizes(live.session)
 

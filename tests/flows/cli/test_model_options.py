@@ -92,12 +92,12 @@ def test_an_option_that_the_form_has_no_use_for_is_refused(
 def test_code_of_a_graph_is_none_of_a_keras_archive(forms: Path) -> None:
     answer = predicted(forms, "model.keras", "--model", "half_plus_two")
     assert (answer.code, answer.out) == (2, ""), answer
-    assert "expected a build of Objects" in answer.err
+    assert "expected a build() that returns Objects" in answer.err
 
 
 def test_graph_and_code_for_one_checkpoint_are_one_too_many(forms: Path) -> None:
     answer = predicted(forms, "alone/model.ckpt", "--graph", forms / "frozen.pb", "--model", "half_plus_two")
-    assert answer.code == 2 and "--model, which builds its graph" in answer.err
+    assert answer.code == 2 and "--model, which builds the graph" in answer.err
 
 
 def test_tags_are_for_those_that_are_compared_and_have_some(forms: Path) -> None:
