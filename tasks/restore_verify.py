@@ -20,6 +20,7 @@ from tasks.errors import CoverageError, EnvironmentFailure, ParityError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import MetaGraphDef
 from tasks.isolate.hide import hide
 from tasks.quality import evaluate as evaluations
 from tasks.quality.probe_sensitivity import probe_worth
@@ -110,13 +111,13 @@ def verify(
     )
 
 
-def _hyperparameters(meta: Any) -> list[bytes]:
+def _hyperparameters(meta: MetaGraphDef) -> list[bytes]:
     """What a MetaGraphDef keeps of them, as it was written."""
     held = meta.collection_def
     return list(held[_HYPERPARAMETERS].bytes_list.value) if _HYPERPARAMETERS in held else []
 
 
-def _require_recorded(meta: Any, names: GraphNames, recorded: list[bytes], pin: PinnedCheckpoint) -> None:
+def _require_recorded(meta: MetaGraphDef, names: GraphNames, recorded: list[bytes], pin: PinnedCheckpoint) -> None:
     """Refuse a checkpoint whose graph is not what the run recorded beside its outputs; what it never had is not missed.
 
     Raises:

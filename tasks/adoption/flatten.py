@@ -18,6 +18,7 @@ from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import lookup_tables, rewrite, validate
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import MetaGraphDef
 from tasks.graphs.variables import Slice
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
@@ -26,7 +27,7 @@ from tasks.tensors import tensor_file
 _SCOPE = "tfship_"
 
 
-def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
+def sources(meta: MetaGraphDef, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
     """Return where a checkpoint holds each variable of a graph, and the graph's own SaverDef if it restores all of them.
 
     The graph's own saver is taken if this checkpoint holds all that it restores, otherwise the saver of the graph that
@@ -53,7 +54,9 @@ def sources(meta: Any, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[s
     return best.there | mapped, best.definition if best.complete and not mapped else None
 
 
-def other_savers(meta: Any, prefix: Path, taken: Mapping[str, Slice], needed: Iterable[str]) -> tuple[str, ...]:
+def other_savers(
+    meta: MetaGraphDef, prefix: Path, taken: Mapping[str, Slice], needed: Iterable[str]
+) -> tuple[str, ...]:
     """Return notes on savers of the graph that restore needed variables from other keys, as one of moving averages does."""
     keys = set(saver.reader(prefix).get_variable_to_shape_map())
     needed, notes = sorted(needed), []
@@ -70,7 +73,7 @@ def other_savers(meta: Any, prefix: Path, taken: Mapping[str, Slice], needed: It
     return tuple(notes)
 
 
-def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
+def with_saver(meta: MetaGraphDef, found: Mapping[str, Slice], own: Any | None) -> Any:
     """Return a MetaGraphDef with what a restore by Saver needs: restore nodes for `found`, the variables' collection.
 
     `own` is the graph's SaverDef if it restores `found`.
@@ -104,7 +107,7 @@ def with_saver(meta: Any, found: Mapping[str, Slice], own: Any | None) -> Any:
     return completed
 
 
-def keep_variables(meta: Any) -> None:
+def keep_variables(meta: MetaGraphDef) -> None:
     """Remove from the collections, in place, the variables that are not in the graph."""
     from tensorflow.core.framework import variable_pb2
 
@@ -120,7 +123,7 @@ def keep_variables(meta: Any) -> None:
             collection.bytes_list.value[:] = kept
 
 
-def declared_nodes(meta: Any) -> list[str]:
+def declared_nodes(meta: MetaGraphDef) -> list[str]:
     """Return the nodes from which a loader makes its variables: without them it restores none."""
     return [
         name
@@ -130,7 +133,7 @@ def declared_nodes(meta: Any) -> list[str]:
     ]
 
 
-def declared_variables(meta: Any, collection: str = "variables") -> list[Any]:
+def declared_variables(meta: MetaGraphDef, collection: str = "variables") -> list[Any]:
     """Return the VariableDefs in a collection of a MetaGraphDef."""
     from tensorflow.core.framework import variable_pb2
 
@@ -207,7 +210,7 @@ class _Saver:
     complete: bool
 
 
-def _savers(meta: Any, keys: set[str]) -> list[_Saver]:
+def _savers(meta: MetaGraphDef, keys: set[str]) -> list[_Saver]:
     """Return the savers that find something among a checkpoint's keys, the graph's own first."""
     found = []
     for definition in validate.savers(meta):

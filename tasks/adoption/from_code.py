@@ -12,6 +12,7 @@ from tasks.forms import object_checkpoint
 from tasks.forms.keras import model as keras
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import rewrite
+from tasks.graphs.protos import MetaGraphDef
 from tasks.parity import predictor as predictors
 from tasks.records.adoption import Found
 from tasks.records.forms import Form
@@ -28,7 +29,7 @@ from tasks.user_code.source import ModelSource
 class Built:
     """A graph from code: its MetaGraphDef with SignatureDefs, and the model's own probe, if it has one."""
 
-    meta: Any
+    meta: MetaGraphDef
     probe: Tensors | None
 
 

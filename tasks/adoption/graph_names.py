@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from tasks.adoption.flatten import declared_variables
 from tasks.errors import UnsupportedGraph, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import GraphDef, MetaGraphDef
 from tasks.records.signature import Asset, GraphNames, Signature
 
 _WRITING = re.compile(r"Assign|Scatter|Apply|CountUpTo")  # in the names of ops that write variables
 
 
 def of(
-    meta: Any, signatures: tuple[Signature, ...], assets: tuple[Asset, ...], table_init: str | None, needed: set[str]
+    meta: MetaGraphDef,
+    signatures: tuple[Signature, ...],
+    assets: tuple[Asset, ...],
+    table_init: str | None,
+    needed: set[str],
 ) -> GraphNames:
     """Return the names for later steps, with the train op, loss and global step that the graph's collections name."""
     nodes = graphs.Graph(meta.graph_def).nodes
@@ -59,7 +63,7 @@ def require_keys(signatures: tuple[Signature, ...], where: str) -> None:
             raise UsageError(f"{where}, signatures", "keys that are not empty and have no slash", repr(one.key), remedy)
 
 
-def require_unwritten(graph_def: Any, names: GraphNames, where: str) -> None:
+def require_unwritten(graph_def: GraphDef, names: GraphNames, where: str) -> None:
     """Check that loading the model does not write variables that the outputs read.
 
     Otherwise the values of a form would depend on how often it was loaded before it was written.

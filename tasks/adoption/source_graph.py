@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
 from tasks.forms import detect, file_signature, frozen_graph, saved_model
 from tasks.graphs import constant_folding, rewrite
+from tasks.graphs.protos import MetaGraphDef
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
 from tasks.records.signature import GraphNames
@@ -149,7 +150,7 @@ def _of_file(path: Path, form: Form) -> Any:
     return meta
 
 
-def _declare(meta: Any, names: GraphNames) -> None:
+def _declare(meta: MetaGraphDef, names: GraphNames) -> None:
     """Add what the GraphDef that `freeze` wrote does not hold: its signatures, its table initialiser, its assets."""
     rewrite.declare(meta, names.signatures)
     if names.table_init:
@@ -186,7 +187,7 @@ def _parsed(path: Path, message_class: Any, *, text: bool | None = None) -> Any:
     return message
 
 
-def _importable(meta: Any) -> Any:
+def _importable(meta: MetaGraphDef) -> Any:
     """Change a MetaGraphDef, in place, as far as an old graph must be changed to be imported."""
     version = meta.meta_info_def.tensorflow_version
     if version and not re.fullmatch(r"\d+\.\d+\.\d+.*", version):

@@ -17,6 +17,7 @@ from tasks.errors import ChildFailed, DamagedError, UsageError
 from tasks.forms import detect, saved_model, saver
 from tasks.graphs import constant_folding
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import MetaGraphDef
 from tasks.graphs.variables import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
@@ -64,7 +65,7 @@ class SourcePredictor(SessionPredictor):
 @contextmanager
 def restored(
     form: str,
-    meta: Any,
+    meta: MetaGraphDef,
     prefix: Path | None,
     variables: Mapping[str, Slice],
     signatures: Iterable[Signature],
@@ -115,7 +116,7 @@ def restored(
 @contextmanager
 def loaded(
     folder: Path,
-    meta: Any,
+    meta: MetaGraphDef,
     signatures: Iterable[Signature],
     pins: Mapping[str, Array],
     options: SessionOptions,
@@ -142,7 +143,7 @@ def loaded(
 
 
 @contextmanager
-def _rewritten(folder: Path, meta: Any) -> Iterator[Path]:
+def _rewritten(folder: Path, meta: MetaGraphDef) -> Iterator[Path]:
     """Yield a copy of the SavedModel whose graph is `meta`."""
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -172,7 +173,7 @@ def _sentence(error: Exception) -> str:
 
 
 def values_of(
-    meta: Any, prefix: Path, options: ModelOptions, targets: Iterable[str]
+    meta: MetaGraphDef, prefix: Path, options: ModelOptions, targets: Iterable[str]
 ) -> tuple[dict[str, Slice], Any | None, tuple[str, ...]]:
     """Return where a checkpoint holds each variable, the graph's own SaverDef if it restores them all, and notes.
 

@@ -20,6 +20,7 @@ from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
 from tasks.graphs import lookup_tables, rewrite, scan
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import GraphDef, MetaGraphDef
 from tasks.graphs.validate import require_valid_meta_graph
 from tasks.graphs.variables import Slice
 from tasks.parity.predictor import Predictor
@@ -42,7 +43,7 @@ class SourceModel:
     variable's name in the live object; `probe` is the probe of the model's own code.
     """
 
-    meta: Any
+    meta: MetaGraphDef
     prefix: Path | None
     sources: Mapping[str, Slice]
     live: Predictor
@@ -85,7 +86,7 @@ def opened(
 
 @contextmanager
 def _of_graph(
-    found: Found, options: ModelOptions, meta: Any, session: SessionOptions, scratch: Path
+    found: Found, options: ModelOptions, meta: MetaGraphDef, session: SessionOptions, scratch: Path
 ) -> Iterator[SourceModel]:
     where = str(found.path)
     require_valid_meta_graph(meta, where)
@@ -200,11 +201,11 @@ def global_step(source: SourceModel, found: Found) -> int:
     return saver.step_of(found.path) or 0 if found.form.of_saver else 0
 
 
-def _described(meta: Any, names: GraphNames) -> GraphNames:
+def _described(meta: MetaGraphDef, names: GraphNames) -> GraphNames:
     return names.model_copy(update={"signatures": rewrite.described(meta, names.signatures)})
 
 
-def _training_notes(graph_def: Any, targets: Iterable[str]) -> tuple[str, ...]:
+def _training_notes(graph_def: GraphDef, targets: Iterable[str]) -> tuple[str, ...]:
     """Return a note on nodes that may compute as in training, if there are any."""
     found = scan.in_training(graph_def, targets)
     shown = ", ".join(found[:4]) + (f", and {len(found) - 4} more" if len(found) > 4 else "")
@@ -213,7 +214,11 @@ def _training_notes(graph_def: Any, targets: Iterable[str]) -> tuple[str, ...]:
 
 
 def _reduced(
-    meta: Any, targets: list[str], own: Any | None, requested: tuple[Signature, ...], collections: tuple[str, ...] = ()
+    meta: MetaGraphDef,
+    targets: list[str],
+    own: Any | None,
+    requested: tuple[Signature, ...],
+    collections: tuple[str, ...] = (),
 ) -> Any:
     """Cut a graph to what outputs and Saver reach; of its collections keep the variables' and `collections`."""
     import tensorflow as tf

@@ -18,6 +18,7 @@ from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import GraphDef
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
@@ -76,7 +77,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
     return None
 
 
-def variables_left(graph_def: Any) -> list[str]:
+def variables_left(graph_def: GraphDef) -> list[str]:
     """What still needs a variable, in the graph or in a function's body."""
     return sorted(
         {

@@ -19,6 +19,7 @@ from tasks.forms import saver, warmup_requests
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import MetaGraphDef
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.parity.transient_errors import failure, transient
@@ -89,7 +90,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
     warmup_requests.write(out, names.signatures, tensor_file.read_tensors(probe_file))
 
 
-def _cut(meta: Any, targets: Iterable[str], needed: set[str]) -> Any:
+def _cut(meta: MetaGraphDef, targets: Iterable[str], needed: set[str]) -> Any:
     """The part of a MetaGraphDef that `targets` reach, with the needed variables' own nodes and collections."""
     import tensorflow as tf
     from tensorflow.core.framework import variable_pb2

@@ -17,6 +17,7 @@ from tasks.errors import CoverageError, DamagedError
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import GraphDef, MetaGraphDef
 from tasks.graphs.variables import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
@@ -159,12 +160,12 @@ def meta_graph(path: Path) -> Any:
     return rewrite.modernise(graph)
 
 
-def coverage(meta: Any, prefix: Path, targets: Iterable[str]) -> Coverage:
+def coverage(meta: MetaGraphDef, prefix: Path, targets: Iterable[str]) -> Coverage:
     """What restoring `prefix` into the graph would write, by the graph's own saver."""
     return compared(meta.graph_def, graph_variables.restored_slices(meta.graph_def, meta.saver_def), prefix, targets)
 
 
-def compared(graph_def: Any, sources: Mapping[str, Slice], prefix: Path, targets: Iterable[str]) -> Coverage:
+def compared(graph_def: GraphDef, sources: Mapping[str, Slice], prefix: Path, targets: Iterable[str]) -> Coverage:
     """What restoring each variable from its source would write, compared with what `targets` need.
 
     Every variable of the graph is matched, missing, or changed in dtype or shape; every tensor of the checkpoint that

@@ -56,7 +56,7 @@ class Use(NamedTuple):
     """A node that takes a tensor as its input at `position`, and does more than hand it on."""
 
     scope: Scope
-    node: Any
+    node: NodeDef
     position: int
 
 

@@ -13,6 +13,7 @@ from tasks.graphs import graph as graphs
 from tasks.graphs import table_files
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.graph import Graph, full_name
+from tasks.graphs.protos import GraphDef, MetaGraphDef
 from tasks.records.signature import Asset
 
 _TABLES = "tfship_tables"
@@ -21,7 +22,9 @@ _MAIN = ("saved_model_main_op", "legacy_init_op")
 LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads beside the variables'
 
 
-def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, tuple[Asset, ...], dict[str, Path]]:
+def find(
+    meta: MetaGraphDef, outputs: Iterable[str], folder: Path
+) -> tuple[str | None, tuple[Asset, ...], dict[str, Path]]:
     """What fills the lookup tables that `outputs` read: the operation, its assets, and where their files are now.
 
     The operation is added to the graph, in place, where only a collection names the initialisers; paths that TF2 keeps
@@ -70,7 +73,7 @@ def find(meta: Any, outputs: Iterable[str], folder: Path) -> tuple[str | None, t
     return operation, tuple(assets), places
 
 
-def paths(meta: Any) -> dict[str, str]:
+def paths(meta: MetaGraphDef) -> dict[str, str]:
     """The tensors that hold the paths of a model's own files, which are fed when it is loaded; and what they say."""
     declared = _declared(meta)
     if _main_op(meta) is not None:
@@ -80,7 +83,7 @@ def paths(meta: Any) -> dict[str, str]:
     return {full_name(tensor): _path_in(nodes, tensor) for tensor in filled} | declared
 
 
-def initialisers(meta: Any) -> list[str]:
+def initialisers(meta: MetaGraphDef) -> list[str]:
     """Every operation that somebody may run once a model is restored, to fill its tables."""
     found = _added(meta)
     if _INIT in meta.signature_def:
@@ -116,7 +119,7 @@ def _endings(written: str) -> list[str]:
     return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
-def _declared(meta: Any) -> dict[str, str]:
+def _declared(meta: MetaGraphDef) -> dict[str, str]:
     """The assets of a SavedModel: its file in `assets` by the tensor that takes its path.
 
     Older ones keep them in a collection (tensorflow/cc/saved_model/loader.cc).
@@ -130,7 +133,7 @@ def _declared(meta: Any) -> dict[str, str]:
     return {entry.tensor_info.name: entry.filename for entry in entries}
 
 
-def _constant_paths(graph_def: Any, assets: Iterable[str]) -> None:
+def _constant_paths(graph_def: GraphDef, assets: Iterable[str]) -> None:
     """Let everything read an asset's path from its own tensor, and not from a variable that is assigned it at load."""
     import tensorflow as tf
 
@@ -162,7 +165,7 @@ def _constant_paths(graph_def: Any, assets: Iterable[str]) -> None:
         node.name, node.op = name, "NoOp"
 
 
-def _main_op(meta: Any) -> str | None:
+def _main_op(meta: MetaGraphDef) -> str | None:
     """What a loader runs once (tensorflow/cc/saved_model/loader.cc: init op, main op, legacy init op, in this order)."""
     if _INIT in meta.signature_def:
         names = [info.name for key, info in meta.signature_def[_INIT].outputs.items() if key == _INIT]
@@ -173,7 +176,7 @@ def _main_op(meta: Any) -> str | None:
     return None
 
 
-def _collected(meta: Any) -> list[Any]:
+def _collected(meta: MetaGraphDef) -> list[Any]:
     """What a graph's collection of initialisers, or our own operation, fills tables with; groups are taken apart."""
     nodes = Graph(meta.graph_def).nodes
     held = (
@@ -195,7 +198,7 @@ def _collected(meta: Any) -> list[Any]:
     return list(found.values())
 
 
-def _added(meta: Any) -> list[str]:
+def _added(meta: MetaGraphDef) -> list[str]:
     """The operations that `find` has added."""
     return [node.name for node in meta.graph_def.node if node.name.rstrip("_") == _TABLES]
 

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from tasks.graphs import op_policy
+from tasks.graphs.protos import NodeDef
 
 
 @cache
@@ -23,7 +24,7 @@ def _kernels(op: str) -> list[Any]:
     return list(kernels.get_registered_kernels_for_op(op).kernel)
 
 
-def has_kernel(node: Any) -> bool:
+def has_kernel(node: NodeDef) -> bool:
     """Whether some CPU kernel takes the node's types; `DEFAULT` kernels run on every device.
 
     (tensorflow/core/framework/op_kernel.cc, FindKernelRegistration; kernel_def_util.cc, KernelAttrsMatch.)
@@ -53,7 +54,7 @@ def elsewhere(op: str) -> str:
     return f"kernels for {', '.join(devices)} only" if devices else "no kernel at all"
 
 
-def types_of(node: Any) -> str:
+def types_of(node: NodeDef) -> str:
     """A node's types, `T=int8`, for a message."""
     import tensorflow as tf
 

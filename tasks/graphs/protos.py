@@ -10,6 +10,23 @@ from collections.abc import Iterable, Iterator, MutableMapping, MutableSequence
 from typing import Any, Protocol
 
 
+class Message(Protocol):
+    """The methods of every protobuf message that are used here."""
+
+    def CopyFrom(self, other: Any) -> None:  # noqa: N802 - protobuf's names
+        """Replace all fields."""
+
+    def Clear(self) -> None:  # noqa: N802
+        """Clear all fields."""
+
+    def ClearField(self, field: str) -> None:  # noqa: N802
+        """Clear one field."""
+
+    def SerializeToString(self, *, deterministic: bool = False) -> bytes:  # noqa: N802
+        """Return the message in wire format."""
+        ...
+
+
 class NameAttrList(Protocol):
     """A function named in an attribute."""
 
@@ -39,7 +56,7 @@ class AttrValue(Protocol):
     list: AttrList
 
 
-class NodeDef(Protocol):
+class NodeDef(Message, Protocol):
     """A node: `input` holds tensors `node`, `node:1` and control inputs `^node`."""
 
     name: str
@@ -47,12 +64,6 @@ class NodeDef(Protocol):
     device: str
     input: MutableSequence[str]
     attr: MutableMapping[str, AttrValue]
-
-    def CopyFrom(self, other: Any) -> None:  # noqa: N802 - protobuf's name
-        """Replace all fields."""
-
-    def Clear(self) -> None:  # noqa: N802 - protobuf's name
-        """Clear all fields."""
 
 
 class Nodes(Protocol):
@@ -70,7 +81,7 @@ class Nodes(Protocol):
         """Append nodes."""
 
 
-class FunctionDef(Protocol):
+class FunctionDef(Message, Protocol):
     """A function of the library: its signature, its nodes, and the tensors that it returns."""
 
     signature: Any
@@ -78,22 +89,15 @@ class FunctionDef(Protocol):
     ret: MutableMapping[str, str]
     attr: MutableMapping[str, AttrValue]
 
-    def SerializeToString(self, *, deterministic: bool = False) -> bytes:  # noqa: N802 - protobuf's name
-        """Return the message in wire format."""
-        ...
 
-
-class Library(Protocol):
+class Library(Message, Protocol):
     """The function library of a graph; `gradient` names the gradient function of a function."""
 
     function: Any
     gradient: Any
 
-    def CopyFrom(self, other: Any) -> None:  # noqa: N802 - protobuf's name
-        """Replace all fields."""
 
-
-class GraphDef(Protocol):
+class GraphDef(Message, Protocol):
     """A graph: nodes, library, versions."""
 
     node: Nodes
@@ -101,12 +105,23 @@ class GraphDef(Protocol):
     versions: Any
 
 
-class MetaGraphDef(Protocol):
+class SaverDef(Message, Protocol):
+    """A Saver: the operations and tensors by which it saves and restores."""
+
+    filename_tensor_name: str
+    save_tensor_name: str
+    restore_op_name: str
+    max_to_keep: int
+    sharded: bool
+    version: int
+
+
+class MetaGraphDef(Message, Protocol):
     """A GraphDef with collections, signatures, assets and a Saver."""
 
     graph_def: GraphDef
     meta_info_def: Any
-    saver_def: Any
+    saver_def: SaverDef
     collection_def: MutableMapping[str, Any]
     signature_def: MutableMapping[str, Any]
     asset_file_def: Any

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.graphs import graph as graphs
-from tasks.graphs.protos import GraphDef
+from tasks.graphs.protos import GraphDef, MetaGraphDef
 from tasks.graphs.tensor_specs import Specs
 from tasks.records.signature import Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -16,7 +16,7 @@ PINNED = "_tfship_pinned"  # marks a Const that was a placeholder: whoever train
 _PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
 
 
-def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str, Any]) -> tuple[Signature, ...]:
+def operated(graph_def: GraphDef, signatures: Iterable[Signature], pins: Mapping[str, Any]) -> tuple[Signature, ...]:
     """Pin and cut in place; the signatures by the tensors that are their inputs now.
 
     An input that several signatures share takes what any of them takes, but nothing that the graph itself does not.
@@ -58,7 +58,7 @@ def operated(graph_def: Any, signatures: Iterable[Signature], pins: Mapping[str,
     return found
 
 
-def pin(graph_def: Any, tensor: str, value: tensor_file.Array) -> None:
+def pin(graph_def: GraphDef, tensor: str, value: tensor_file.Array) -> None:
     """Make the placeholder behind `tensor` a constant, in place."""
     import tensorflow as tf
 
@@ -75,7 +75,7 @@ def pin(graph_def: Any, tensor: str, value: tensor_file.Array) -> None:
     node.attr[PINNED].b = True
 
 
-def cut(graph_def: Any, tensor: str, dtype: str, shape: Any) -> str:
+def cut(graph_def: GraphDef, tensor: str, dtype: str, shape: Any) -> str:
     """Make a placeholder of any tensor, in place: whoever read it reads the placeholder, whose tensor is returned."""
     import tensorflow as tf
 
@@ -95,7 +95,7 @@ def cut(graph_def: Any, tensor: str, dtype: str, shape: Any) -> str:
     return f"{made}:0"
 
 
-def described(meta: Any, signatures: Iterable[Signature]) -> tuple[Signature, ...]:
+def described(meta: MetaGraphDef, signatures: Iterable[Signature]) -> tuple[Signature, ...]:
     """The signatures with the dtypes and shapes that the graph gives their tensors, whatever was declared of them."""
     import tensorflow as tf
 
@@ -135,7 +135,7 @@ def reshaped(graph: Any, asked: Sequence[Signature], shipped: Sequence[Signature
     return tuple(notes)
 
 
-def _rejoin(graph_def: Any, signatures: Sequence[Signature], moved: Mapping[str, str]) -> None:
+def _rejoin(graph_def: GraphDef, signatures: Sequence[Signature], moved: Mapping[str, str]) -> None:
     """Give a cut input its own way back, in place, where another signature computes what is fed there.
 
     (The example of TensorFlow Serving's own tutorial: `classify` parses what `predict` is fed.)
@@ -168,12 +168,12 @@ def _shape(tensor: Any) -> Shape:
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
-def _node(graph_def: Any, tensor: str) -> Any:
+def _node(graph_def: GraphDef, tensor: str) -> Any:
     name = graphs.node_name(tensor)
     return next(node for node in graph_def.node if node.name == name)
 
 
-def modernise(meta_graph: Any) -> Any:
+def modernise(meta_graph: MetaGraphDef) -> Any:
     """Make an old MetaGraphDef importable, in place: clear devices, rename the `Variable` ops of TensorFlow < 1.
 
     `Variable` and `VariableV2` differ in shape inference only (tensorflow/core/ops/state_ops.cc); TensorFlow's own
@@ -199,7 +199,7 @@ def name_assets(graph_def: GraphDef, assets: Iterable[Any]) -> None:
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(names[node.name]))
 
 
-def declare(meta: Any, signatures: Iterable[Signature]) -> None:
+def declare(meta: MetaGraphDef, signatures: Iterable[Signature]) -> None:
     """Write SignatureDefs into a MetaGraphDef, in place, so that its next reader finds them declared."""
     import tensorflow as tf
     from tensorflow.core.protobuf import meta_graph_pb2

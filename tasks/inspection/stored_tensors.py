@@ -15,6 +15,7 @@ from tasks.forms import saver
 from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import GraphDef, NodeDef
 from tasks.records.forms import Form
 from tasks.records.inspection import TensorRow
 from tasks.tensors import tensor_file
@@ -83,7 +84,7 @@ def _weights(path: Path, form: Form) -> Any:
         return archive.open(archive_check.WEIGHTS)
 
 
-def of_graph(graph_def: Any) -> list[TensorRow]:
+def of_graph(graph_def: GraphDef) -> list[TensorRow]:
     """The variables that a graph wants, and, in one without any, the constants that hold what it learned."""
     facts = graph_variables.variable_facts(graph_def)
     if facts:
@@ -100,7 +101,7 @@ def of_graph(graph_def: Any) -> list[TensorRow]:
     return [row for node in graph_def.node if node.op == "Const" if (row := _constant(node)) is not None]
 
 
-def _constant(node: Any) -> TensorRow | None:
+def _constant(node: NodeDef) -> TensorRow | None:
     import tensorflow as tf
 
     proto = graphs.attribute(node, "value").tensor

@@ -6,7 +6,6 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs.dataflow import Dataflow, Use
 from tasks.graphs.graph import Graph
+from tasks.graphs.protos import MetaGraphDef
 from tasks.probe import draw_image, example_spec
 from tasks.probe.fit import keyed
 from tasks.probe.vocabulary import Vocabularies
@@ -41,7 +41,7 @@ _COUNTED = {"OneHot": (0, 1), "DenseBincount": (0, 1), "UnsortedSegmentSum": (1,
 
 
 def drawn(
-    meta: Any, signatures: Sequence[Signature], rows: int, seed: int, assets: Mapping[str, Path] | None = None
+    meta: MetaGraphDef, signatures: Sequence[Signature], rows: int, seed: int, assets: Mapping[str, Path] | None = None
 ) -> tuple[Tensors, tuple[str, ...]]:
     """`rows` rows for every input, keyed `signature/input`, and what the user should know of them.
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tasks.forms import warmup_requests as warmups
+from tasks.graphs.protos import MetaGraphDef
 from tasks.probe import draw, files, fit, tfrecords
 from tasks.records.adoption import ProbeSource
 from tasks.records.signature import Signature
@@ -37,7 +37,7 @@ def warmup(saved_model_folder: Path, signatures: Sequence[Signature]) -> Tensors
 
 
 def drawn(
-    meta: Any,
+    meta: MetaGraphDef,
     signatures: Sequence[Signature],
     rows: int,
     seed: int,
@@ -55,7 +55,7 @@ def drawn(
 
 def establish(
     source: ProbeSource,
-    meta: Any,
+    meta: MetaGraphDef,
     signatures: Sequence[Signature],
     folder: Path | None,
     assets: Mapping[str, Path] | None = None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tasks.graphs import graph as graphs
 from tasks.graphs.dataflow import Dataflow, Scope
+from tasks.graphs.protos import MetaGraphDef, NodeDef
 
 _WHOLE_LINE = -2  # tensorflow/core/kernels/lookup_util.h
 _MOST_WORDS = 1000
@@ -16,12 +16,12 @@ _MOST_WORDS = 1000
 class Vocabularies:
     """Keys by table. `assets` are the asset files by the name of the tensor that holds their path, or by file name."""
 
-    def __init__(self, flow: Dataflow, meta: Any, assets: Mapping[str, Path]) -> None:
+    def __init__(self, flow: Dataflow, meta: MetaGraphDef, assets: Mapping[str, Path]) -> None:
         self._flow, self._assets = flow, assets
         self._filenames = {
             entry.tensor_info.name.partition(":")[0]: entry.filename for entry in getattr(meta, "asset_file_def", ())
         }
-        self._initialisers: dict[str, tuple[Scope, Any]] | None = None
+        self._initialisers: dict[str, tuple[Scope, NodeDef]] | None = None
 
     def of(self, scope: Scope, handle: str) -> list[bytes]:
         """Some words that the table knows, or none where its words are unknown."""
@@ -45,7 +45,7 @@ class Vocabularies:
         shared = graphs.attribute(node, "shared_name").s.decode(errors="replace")
         return ([f"node {node.name}"] if at.caller is None else []) + ([f"shared {shared}"] if shared else [])
 
-    def _words(self, scope: Scope, node: Any) -> list[bytes]:
+    def _words(self, scope: Scope, node: NodeDef) -> list[bytes]:
         if "TextFile" not in node.op:
             keys = self._flow.constant(scope, node.input[1])
             return (

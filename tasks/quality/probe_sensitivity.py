@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 
 from tasks.errors import EnvironmentFailure
 from tasks.graphs import graph as graphs
+from tasks.graphs.protos import GraphDef
 from tasks.parity.compare import select
 from tasks.parity.predictor import Predictor, SessionPredictor
 from tasks.quality.perturb import CannotPerturb, Fed, by_feeding, targets
@@ -121,7 +121,7 @@ def _variables(predictor: Predictor, signatures: Sequence[Signature]) -> dict[st
     return sizes
 
 
-def _baked(graph_def: Any, signatures: Sequence[Signature]) -> dict[str, int]:
+def _baked(graph_def: GraphDef, signatures: Sequence[Signature]) -> dict[str, int]:
     """In a graph without variables: the constants that may have been some, floats of more than one element."""
     reached = graphs.Graph(graph_def).reach(targets(signatures))
     sizes: dict[str, int] = {}

@@ -14,6 +14,7 @@ from typing import Any
 from tasks.graphs import graph as graphs
 from tasks.graphs import training_ops
 from tasks.graphs.graph import full_name
+from tasks.graphs.protos import NodeDef
 from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, Specs
 from tasks.records.adoption import Candidate
 from tasks.tensors.tensor_type import Shape
@@ -175,7 +176,7 @@ class Lineage:
         """Placeholders that nothing reads but what trains: a learning rate."""
         return {name for name, node in self.forward.items() if node.op in PLACEHOLDERS and not self.readers.get(name)}
 
-    def _one_float(self, node: Any) -> bool:
+    def _one_float(self, node: NodeDef) -> bool:
         return graphs.attribute(node, "dtype").type in _FLOAT and self._scalar(node.name)
 
     def _scalar(self, name: str) -> bool:

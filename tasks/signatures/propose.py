@@ -9,6 +9,7 @@ from typing import Any
 from tasks.errors import DamagedError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs.graph import full_name
+from tasks.graphs.protos import MetaGraphDef
 from tasks.graphs.tensor_specs import FEEDERS, Specs, shape_of
 from tasks.graphs.validate import is_dtype, require_valid_graph
 from tasks.records.adoption import Candidate, Proposal
@@ -25,7 +26,7 @@ _MACHINERY_COLLECTIONS = (
 _SHOWN = 8
 
 
-def propose(meta: Any) -> Proposal:
+def propose(meta: MetaGraphDef) -> Proposal:
     """What a MetaGraphDef declares, and what may be guessed of its inputs, pins and outputs. Nothing is run.
 
     Raises:
@@ -35,7 +36,7 @@ def propose(meta: Any) -> Proposal:
     return _proposal(meta, Specs(meta.graph_def))
 
 
-def _proposal(meta: Any, specs: Specs) -> Proposal:
+def _proposal(meta: MetaGraphDef, specs: Specs) -> Proposal:
     guesses = Candidates(specs, machinery(meta))
     outputs = guesses.outputs()  # first, for it infers shapes
     return Proposal(
@@ -47,12 +48,12 @@ def _proposal(meta: Any, specs: Specs) -> Proposal:
     )
 
 
-def options_for(meta: Any, proposal: Proposal) -> tuple[str, ...]:
+def options_for(meta: MetaGraphDef, proposal: Proposal) -> tuple[str, ...]:
     """The options that would ship a proposal's first guess, each as one would type it; none where there is no guess."""
     return _options(Specs(meta.graph_def), proposal)
 
 
-def declared(meta: Any, specs: Specs, notes: list[str], key: str | None) -> tuple[Signature, ...]:
+def declared(meta: MetaGraphDef, specs: Specs, notes: list[str], key: str | None) -> tuple[Signature, ...]:
     """The SignatureDefs that can be shipped, or the one of that key; `notes` gets why others are left out.
 
     Raises:
@@ -165,7 +166,7 @@ def _options(specs: Specs, proposal: Proposal) -> tuple[str, ...]:
     )
 
 
-def ask(meta: Any, specs: Specs, wanted: str, notes: Iterable[str]) -> UsageError:
+def ask(meta: MetaGraphDef, specs: Specs, wanted: str, notes: Iterable[str]) -> UsageError:
     """The error that asks the user for his signatures, with the ranked guess and the options that would take it."""
     proposal = _proposal(meta, specs)
     ranked = "".join(
@@ -193,7 +194,7 @@ def _ranked(title: str, held: tuple[Candidate, ...]) -> str:
     return f"\n  {title}:{''.join(lines)}{more}" if lines else ""
 
 
-def machinery(meta: Any) -> set[str]:
+def machinery(meta: MetaGraphDef) -> set[str]:
     """What collections and the SaverDef name as training, saving and summarising."""
     saver = meta.saver_def
     found = {saver.filename_tensor_name, saver.save_tensor_name, saver.restore_op_name}

@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.graphs import graph as graphs
 from tasks.graphs.graph import full_name
+from tasks.graphs.protos import NodeDef
 from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS
 from tasks.records.adoption import Candidate
 from tasks.signatures.placeholder_roles import INPUT_NAME, Lineage
@@ -141,12 +142,12 @@ class Candidates(Lineage):
             score, why = score + 1.0, f"{why}; the last that needs no label" if labels else f"{why}; nothing reads it"
         return score, why
 
-    def _adds_a_bias(self, node: Any) -> bool:
+    def _adds_a_bias(self, node: NodeDef) -> bool:
         reach, weights = self.reach
         sides = [graphs.node_name(source) for source in node.input]
         return any(weights.get(side, 0) and not reach.get(side, 0) for side in sides)
 
-    def _reads_a_variable(self, node: Any) -> bool:
+    def _reads_a_variable(self, node: NodeDef) -> bool:
         return node.op == "Identity" and graphs.node_name(node.input[0]) in self.parameters
 
     def _has_value(self, name: str) -> bool:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
+from tasks.graphs.protos import MetaGraphDef
 from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS, Specs
 from tasks.graphs.validate import require_valid_graph
 from tasks.records.adoption import ModelOptions
@@ -40,7 +41,7 @@ class Resolved(Record):
     notes: tuple[str, ...] = ()
 
 
-def resolve(meta: Any, given: ModelOptions) -> Resolved:
+def resolve(meta: MetaGraphDef, given: ModelOptions) -> Resolved:
     """The signatures to ship: those that the user names, else all that the model declares, else what its collections name.
 
     Raises:
@@ -71,7 +72,7 @@ def resolve(meta: Any, given: ModelOptions) -> Resolved:
     return Resolved(signatures=found, pins=pins, cuts=tuple(cuts), notes=tuple(notes))
 
 
-def _asked(meta: Any, specs: Specs, given: ModelOptions, pins: Mapping[str, Any]) -> Signature:
+def _asked(meta: MetaGraphDef, specs: Specs, given: ModelOptions, pins: Mapping[str, Any]) -> Signature:
     if not given.outputs:
         raise proposals.ask(meta, specs, "--output as well as --input", [])
     wanted = [option_syntax.tensor(specs, "--output", text) for text in given.outputs]
@@ -102,7 +103,7 @@ def _without_pinned(signature: Signature, pins: Mapping[str, Any], notes: list[s
     return signature.model_copy(update={"inputs": left})
 
 
-def _collected(meta: Any, specs: Specs, pins: Mapping[str, Any], notes: list[str]) -> tuple[Signature, ...]:
+def _collected(meta: MetaGraphDef, specs: Specs, pins: Mapping[str, Any], notes: list[str]) -> tuple[Signature, ...]:
     """One signature of what collections name, where they name inputs and outputs."""
     held = ranking.collected(meta.collection_def, specs.nodes)
     sides: dict[str, dict[str, TensorSpec]] = {"inputs": {}, "outputs": {}}

@@ -25,6 +25,7 @@ from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
 from tasks.graphs import variables as graph_variables
+from tasks.graphs.protos import MetaGraphDef
 from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
@@ -249,7 +250,7 @@ def _started(start: _Start) -> StartedFrom:
     )
 
 
-def _with_nodes_of(graph: Any, meta: Any, saver_def: Any) -> bytes:
+def _with_nodes_of(graph: Any, meta: MetaGraphDef, saver_def: Any) -> bytes:
     """The brought MetaGraphDef with the nodes that were added to its imported graph; what was there stays as it was."""
     whole = type(meta)()
     whole.CopyFrom(meta)

@@ -10,6 +10,7 @@ from tasks.adoption.source_model import SourceModel
 from tasks.errors import UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
+from tasks.graphs.protos import GraphDef
 from tasks.graphs.tensor_specs import Specs
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
@@ -124,7 +125,7 @@ def defaults(run: Any) -> tuple[str, ...]:
     )
 
 
-def _cut(graph_def: Any, names: set[str]) -> Any:
+def _cut(graph_def: GraphDef, names: set[str]) -> Any:
     """The nodes of these names; what they read beyond is one stand-in."""
     cut = type(graph_def)()
     cut.versions.CopyFrom(graph_def.versions)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.adoption import source_graph
 from tasks.errors import UsageError
+from tasks.graphs.protos import MetaGraphDef
 from tasks.graphs.tensor_specs import PLACEHOLDERS, Specs
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.base import Record
@@ -28,7 +29,7 @@ class Pair(Record):
     outputs: dict[str, str]
 
 
-def given_for(meta: Any | None, given: ModelOptions) -> ModelOptions:
+def given_for(meta: MetaGraphDef | None, given: ModelOptions) -> ModelOptions:
     """What of the user's words is for the model of this graph; None for one that is opened from code or from Keras.
 
     Inputs and outputs are where all those tensors are in its graph, or where it declares no signature of its own; pins
