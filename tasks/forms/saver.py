@@ -141,7 +141,7 @@ def tensor_table(prefix: Path) -> list[TensorFact]:
     ]
 
 
-def meta_graph(path: Path) -> Any:
+def meta_graph(path: Path) -> MetaGraphDef:
     """The MetaGraphDef of a `.meta` file, importable here.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.graphs import graph as graphs
-from tasks.graphs.protos import GraphDef, MetaGraphDef
+from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
 from tasks.graphs.tensor_specs import Specs
 from tasks.records.signature import Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -168,12 +168,12 @@ def _shape(tensor: Any) -> Shape:
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
-def _node(graph_def: GraphDef, tensor: str) -> Any:
+def _node(graph_def: GraphDef, tensor: str) -> NodeDef:
     name = graphs.node_name(tensor)
     return next(node for node in graph_def.node if node.name == name)
 
 
-def modernise(meta_graph: MetaGraphDef) -> Any:
+def modernise(meta_graph: MetaGraphDef) -> MetaGraphDef:
     """Make an old MetaGraphDef importable, in place: clear devices, rename the `Variable` ops of TensorFlow < 1.
 
     `Variable` and `VariableV2` differ in shape inference only (tensorflow/core/ops/state_ops.cc); TensorFlow's own

@@ -121,7 +121,7 @@ class Specs:
                 if shape is not None:
                     self._inferred[output.name] = shape
 
-    def _part(self, tensors: list[str], stops: set[str]) -> Any:
+    def _part(self, tensors: list[str], stops: set[str]) -> GraphDef:
         names, _ = self.needed(tensors, stops)
         part = type(self.graph_def)()
         part.versions.CopyFrom(self.graph_def.versions)

@@ -125,7 +125,7 @@ def defaults(run: Any) -> tuple[str, ...]:
     )
 
 
-def _cut(graph_def: GraphDef, names: set[str]) -> Any:
+def _cut(graph_def: GraphDef, names: set[str]) -> GraphDef:
     """The nodes of these names; what they read beyond is one stand-in."""
     cut = type(graph_def)()
     cut.versions.CopyFrom(graph_def.versions)
