@@ -120,7 +120,7 @@ class Gate:
             for path in self.chain.exported.path.iterdir():
                 if path.name not in ("saved_model", "manifest.json"):
                     shutil.copyfile(path, out / path.name)
-            shutil.copytree(model, out / "saved_model", symlinks=True)
+            shutil.copytree(model, out / "saved_model", symlinks=True, copy_function=copy_as_owner)
 
         return self.chain.store.build(recipe, build)
 
@@ -210,6 +210,17 @@ def cause_of(error: PipelineError | None) -> str:
     if isinstance(error, (UnsafeGraph, DamagedError)):  # what needed no server
         return error.found
     return str(error.facts.get("cause") or error.found)
+
+
+def copy_as_owner(source: str, target: str) -> None:
+    """Copy a file and its mode, as its owner can even where nobody may read it."""
+    mode = Path(source).lstat().st_mode
+    if not Path(source).is_symlink():
+        Path(source).chmod(mode | 0o400)
+    shutil.copy2(source, target, follow_symlinks=False)
+    for path in (Path(source), Path(target)):
+        if not path.is_symlink():
+            path.chmod(mode)
 
 
 def spoil(places: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ finds it. `python -m tests.makers.mutants` prints the whole table; with `-s`, so
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +98,8 @@ def test_all_are_killed_and_a_validator_that_loads_and_queries_blesses_half(gate
     assert len(MUTANTS) >= FEWEST and len(HARMLESS) >= FEWEST_HARMLESS
     assert [mutant.name for mutant in MUTANTS if gate.verdict(mutant).error is None] == []
     assert [name for name in BLESSED_BY_LOAD_AND_QUERY if gate.load_and_query[name] != PASSED] == []
-    assert [mutant.name for mutant in HARMLESS if gate.load_and_query[mutant.name] != PASSED] == []
+    unread = [] if os.geteuid() == 0 else ["files that nobody may read"]  # as they lie; the store gives the right back
+    assert [mutant.name for mutant in HARMLESS if gate.load_and_query[mutant.name] != PASSED] == unread
 
 
 def test_the_kill_rate_is_shown(gate: Gate, record_property: Callable[[str, str], None]) -> None:
