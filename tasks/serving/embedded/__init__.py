@@ -4,14 +4,14 @@ For hosts that have neither Docker nor the real binary. `python -m tasks.serving
 `server.serve` runs it in a child forked from a process that has imported TensorFlow. Importing any module of this
 package imports neither TensorFlow nor `tensorflow_serving.apis` (which imports TensorFlow).
 
-A request goes `rest` or `grpc_services` → `core` → `inference` or `example_inference` → `servable`, with
-`--enable_batching` through `batching` and `batch_scheduler`; a version goes `versions` (what is wanted) → `manager` →
-`loading` → `version_loader` → `servable`, `warmup`. `local` is the server for a person at a terminal.
+A request passes through `rest.api` or `grpc.services`, `core`, `inference` and `versions.servable`, with
+`--enable_batching` also through `batching`. A version passes through `versions`: `aspired` (the versions that should be
+served), `manager`, `retry`, `load_version`, `servable`. `local` is the server for a person at a terminal.
 
-Where it differs from the real server on purpose: it listens on loopback unless `--bind` says otherwise, chooses a port
-for 0, refuses a graph with variables whose `variables.index` is missing, a REST body above `--rest_api_max_body_bytes`
-and JSON nested deeper than 100,000 levels, and cuts what an error repeats of a request at 1 MiB. What it has not got:
-TLS, the session and profiler services, model types other than SavedModel, batching parameters of a model's own
-(`--enable_per_model_batching_parameters`), file systems other than the local one, tensors of more than 64 dimensions.
-Neither server has gRPC reflection, nor compresses its REST answers.
+Differences from the real server on purpose: it listens on loopback unless `--bind` says otherwise, chooses a port for
+0, refuses a graph with variables whose `variables.index` is missing, a REST body above `--rest_api_max_body_bytes` and
+JSON nested deeper than 100,000 levels, and cuts a request that an error message repeats at 1 MiB. Not supported: TLS,
+the session and profiler services, model types other than SavedModel, batching parameters for one model
+(`--enable_per_model_batching_parameters`), remote file systems, tensors of more than 64 dimensions. Neither server has
+gRPC reflection or compresses its REST answers.
 """

@@ -7,11 +7,11 @@ from tasks.serving.embedded.server import serve
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, then leave at once."""
+    """Serve until SIGTERM or SIGINT, then exit at once."""
     code = serve(sys.argv[1:], ready=None)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: TensorFlow's and gRPC's threads would be waited for, and SIGTERM ends the real server at once.
+    # sys.exit would wait for TensorFlow's and gRPC's threads; SIGTERM ends the real server at once.
     os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""What both protocols ask: the configuration in force, its labels, and the version a `ModelSpec` means.
+"""Requests of both protocols: the current configuration, its labels, and the version that a `ModelSpec` names.
 
 Source: tensorflow_serving/model_servers/server_core.cc, get_model_status_impl.cc and
 tensorflow_serving/servables/tensorflow/get_model_metadata_impl.cc.
@@ -21,7 +21,7 @@ from tasks.serving.embedded.versions.servable import Servable
 
 
 class Core:
-    """Answers the request messages of tensorflow_serving/apis; safe to use from many threads."""
+    """Answer the request messages of tensorflow_serving/apis. Safe to use from many threads."""
 
     def __init__(self, manager: Manager, *, lenient_labels: bool) -> None:
         from tensorflow_serving.config import model_server_config_pb2
@@ -33,7 +33,7 @@ class Core:
         self._labels: Labels = {}
 
     def reload(self, config: Proto, given_up: Callable[[], bool]) -> None:
-        """Serve what a `ModelServerConfig` says, and return when the models it adds are available.
+        """Apply a `ModelServerConfig`, and return when the models it adds are available.
 
         As in the real server, a configuration that passes `validate` replaces the current one even when its labels
         or platforms are then refused.
@@ -59,7 +59,7 @@ class Core:
 
     @contextmanager
     def servable(self, model_spec: Proto) -> Iterator[tuple[Servable, int]]:
-        """Hold the version a `ModelSpec` means.
+        """Hold the version that a `ModelSpec` names.
 
         Raises:
             ServingError: no name, an unknown label, or nothing available.
@@ -79,7 +79,7 @@ class Core:
             yield held
 
     def predict(self, request: Proto, timeout_ms: int | None) -> Proto:
-        """`PredictResponse` of a `PredictRequest`."""
+        """Return the `PredictResponse` to a `PredictRequest`."""
         from tensorflow_serving.apis import predict_pb2
 
         call = PredictCall(
@@ -95,13 +95,13 @@ class Core:
     def predict_arrays(
         self, request: Proto, call: PredictCall[T], timeout_ms: int | None
     ) -> tuple[dict[str, Array], int]:
-        """Outputs by alias and the version that answered; only `request.model_spec` is read."""
+        """Return outputs by alias and the version that answered; only `request.model_spec` is read."""
         _require_model_spec(request)
         with self.servable(request.model_spec) as (servable, version):
             return predict.predict(servable, call, timeout_ms), version
 
     def classify(self, request: Proto, timeout_ms: int | None) -> Proto:
-        """`ClassificationResponse` of a `ClassificationRequest`."""
+        """Return the `ClassificationResponse` to a `ClassificationRequest`."""
         from tensorflow_serving.apis import classification_pb2
 
         return self._on_examples(
@@ -109,7 +109,7 @@ class Core:
         )
 
     def regress(self, request: Proto, timeout_ms: int | None) -> Proto:
-        """`RegressionResponse` of a `RegressionRequest`."""
+        """Return the `RegressionResponse` to a `RegressionRequest`."""
         from tensorflow_serving.apis import regression_pb2
 
         return self._on_examples(regression_pb2.RegressionResponse, classify_regress.regress, request, timeout_ms)
@@ -129,7 +129,7 @@ class Core:
         return response
 
     def multi_inference(self, request: Proto, timeout_ms: int | None) -> Proto:
-        """`MultiInferenceResponse` of a `MultiInferenceRequest`; the first task says which version."""
+        """Return the `MultiInferenceResponse` to a `MultiInferenceRequest`; the first task names the version."""
         from tensorflow_serving.apis import classification_pb2, inference_pb2, model_pb2
 
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
@@ -144,7 +144,7 @@ class Core:
         return response
 
     def metadata(self, request: Proto) -> Proto:
-        """`GetModelMetadataResponse` of a `GetModelMetadataRequest`."""
+        """Return the `GetModelMetadataResponse` to a `GetModelMetadataRequest`."""
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         _require_model_spec(request)
@@ -161,7 +161,7 @@ class Core:
         return response
 
     def status(self, request: Proto) -> Proto:
-        """`GetModelStatusResponse` of a `GetModelStatusRequest`; a label is not looked at."""
+        """Return the `GetModelStatusResponse` to a `GetModelStatusRequest`; a label is ignored."""
         from tensorflow_serving.apis import get_model_status_pb2
 
         _require_model_spec(request)

@@ -1,4 +1,4 @@
-"""Small messages that the installed Python packages lack, made from their fields."""
+"""Message classes that the installed Python packages lack, made from their fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SCALARS = ("bool", "int32", "int64", "string")
 class Field(NamedTuple):
     """One field; `kind` is a scalar's name or the name of another message of the same package.
 
-    An enum that only travels may stand here as an int32: the wire format is the same.
+    An enum whose value is only passed on may be an int32: the wire format is the same.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Field(NamedTuple):
 
 
 def message_classes(package: str, definitions: Mapping[str, Sequence[Field]]) -> dict[str, Any]:
-    """The proto3 message classes by name."""
+    """Return the proto3 message classes by name."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     types = descriptor_pb2.FieldDescriptorProto
@@ -37,7 +37,7 @@ def message_classes(package: str, definitions: Mapping[str, Sequence[Field]]) ->
                 type=types.Type.Value(f"TYPE_{field.kind.upper()}") if scalar else types.TYPE_MESSAGE,
                 type_name=None if scalar else f".{package}.{field.kind}",
             )
-    pool = descriptor_pool.DescriptorPool()  # a pool of its own: whoever has the real definitions is not in the way
+    pool = descriptor_pool.DescriptorPool()  # its own, so that the real definitions do not conflict
     pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in definitions

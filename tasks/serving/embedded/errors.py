@@ -1,4 +1,4 @@
-"""One error for both protocols: a canonical status code and TF Serving's words."""
+"""The error of both protocols: a canonical status code and TF Serving's message."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ServingError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The status of a REST answer."""
+        """The HTTP status of a REST answer."""
         return int(_HTTP_STATUS.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR))
 
     @property
@@ -75,5 +75,5 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-    """INVALID_ARGUMENT, the code of most refusals."""
+    """Return an INVALID_ARGUMENT error, the code of most refusals."""
     return ServingError(Code.INVALID_ARGUMENT, message)

@@ -1,4 +1,4 @@
-"""tensorflow_model_server's command line (`tensorflow_serving/model_servers/main.cc`), the part that applies here."""
+"""The supported part of tensorflow_model_server's command line (`tensorflow_serving/model_servers/main.cc`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FALSE = frozenset({"false", "0"})
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags in use, with the real server's defaults except where noted."""
+    """The supported flags, with the real server's defaults except where noted."""
 
     port: int = 8500
     """gRPC port. 0 chooses a free one; the real server refuses 0."""
     rest_api_port: int | None = None
-    """REST port; not given means no REST API, as in the real server. 0 chooses a free one; the real one takes 0 for off."""
+    """REST port. None is no REST API, as in the real server. 0 chooses a free one; for the real server 0 is off."""
     model_name: str = "default"
     model_base_path: str = ""
     model_config_file: str = ""
@@ -30,10 +30,10 @@ class Flags:
     load_retry_interval_micros: int = 60_000_000
     file_system_poll_wait_seconds: int = 1
     rest_api_num_threads: int = 32
-    """The real default is four for each CPU; here threads that wait for a batch must not be too few for one."""
+    """The real default is four for each CPU; here enough threads must wait to fill a batch."""
     rest_api_timeout_in_ms: int = 30_000
     rest_api_max_body_bytes: int = 128 * 2**20
-    """An extension: the real server has no limit, and a parsed body takes some twenty times its bytes here."""
+    """An extension: the real server has no limit, and a parsed body takes some twenty times its size here."""
     grpc_max_threads: int = 32
     """The real default is four for each CPU."""
     grpc_channel_arguments: str = ""
@@ -48,26 +48,26 @@ class Flags:
     monitoring_config_file: str = ""
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 0
-    """How often each warmup request is run; used only above 0."""
+    """The number of runs of each warmup request; used only above 0."""
     saved_model_tags: str = "serve"
     xla_cpu_compilation_enabled: bool = False
-    """Without it, what must be compiled by XLA is answered with an error."""
+    """Without it, a request that needs XLA compilation is answered with an error."""
     bind: str = "127.0.0.1"
     """Address of both ports; an extension. The real server listens on every interface."""
     version: bool = False
-    """Say the version and end."""
+    """Print the version and exit."""
 
     @property
     def host(self) -> str:
-        """`bind` as it stands before a colon and a port."""
+        """`bind` in the form that a colon and a port can follow."""
         return f"[{self.bind}]" if ":" in self.bind else self.bind
 
 
 def parse(argv: Sequence[str]) -> Flags:
-    """Read `--name=value`, `--name value` and `--switch`; warn about what is not known here and go on.
+    """Parse `--name=value`, `--name value` and `--switch`; warn about unknown flags and ignore them.
 
     Raises:
-        ServingError: a known flag has a value of the wrong type, or none.
+        ServingError: a known flag has no value or one of the wrong type.
     """
     known = {field.name: field for field in dataclasses.fields(Flags)}
     values: dict[str, object] = {}
@@ -108,7 +108,7 @@ def _converted(name: str, text: str, default: object) -> object:
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """Read `--grpc_channel_arguments`: key=value, separated by commas; what reads as an integer is one.
+    """Parse `--grpc_channel_arguments`: key=value, separated by commas, with integers converted.
 
     Raises:
         ServingError: an argument without a value.

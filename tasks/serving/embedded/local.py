@@ -1,7 +1,7 @@
-"""The embedded server for a person at a terminal: it says where it answers and how to ask, and why it cannot start.
+"""The embedded server for a person at a terminal: it prints its addresses and a request to try, or why it cannot start.
 
-`tfship serve` becomes this program (`python -m tasks.serving.embedded.local FLAGS`): one process, so that Ctrl-C,
-SIGTERM and SIGKILL end what they mean to end.
+`tfship serve` becomes this program (`python -m tasks.serving.embedded.local FLAGS`): a single process, so that Ctrl-C,
+SIGTERM and SIGKILL reach the server itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-if TYPE_CHECKING:  # what is imported at the top is imported before a signal ends this program in good order
+if TYPE_CHECKING:  # a module imported at the top is imported before the signal handlers are set
     from tasks.serving.embedded.flags import Flags
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - to be recognised
@@ -25,11 +25,11 @@ _ZEROS: dict[str, object] = {"DT_STRING": "", "DT_BOOL": False, "DT_FLOAT": 0.0,
 
 
 def serve(argv: list[str]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code.
+    """Serve until SIGTERM or SIGINT; return the exit code.
 
     Raises:
-        Refusal: the model does not load, in the server's words.
-        EnvironmentFailure: a port cannot be had.
+        Refusal: the model does not load, with the server's message.
+        EnvironmentFailure: a port is in use.
     """
     from tasks.errors import EnvironmentFailure, Refusal
     from tasks.serving.embedded import flags
@@ -40,7 +40,7 @@ def serve(argv: list[str]) -> int:
     try:
         return run(argv, ready=lambda grpc_port, rest_port: _announce(options, grpc_port, rest_port))
     except ServingError as error:
-        remedy = f"`tfship inspect {shlex.quote(options.model_base_path)}/VERSION` says what is in it."
+        remedy = f"run `tfship inspect {shlex.quote(options.model_base_path)}/VERSION` to see what it holds."
         raise Refusal(f"serving {options.model_name}", "a version that loads", error.message, remedy) from None
     except (OSError, RuntimeError) as error:
         remedy = "choose others with --port and --rest-port, or another --bind."
@@ -55,7 +55,7 @@ def _announce(options: Flags, grpc_port: int, rest_port: int) -> None:
 
 
 def _example(url: str) -> str:
-    """A curl line that has been tried: a request of zeros, or where the model has none the question for its status."""
+    """Return a curl command that was tried: a request of zeros, or a status request if the model does not answer that."""
     import httpx
 
     with httpx.Client(timeout=_ANSWER_SECONDS, trust_env=False) as client:
@@ -66,12 +66,12 @@ def _example(url: str) -> str:
                 if len(body) <= _EXAMPLE_BYTES and client.post(f"{url}:predict", content=body).is_success:
                     return f"curl -d {shlex.quote(body)} {shlex.quote(f'{url}:predict')}"
         except (httpx.HTTPError, ValueError, KeyError):
-            pass  # an example is a courtesy: the server answers all the same
+            pass  # the example is optional
     return f"curl {shlex.quote(url)}"
 
 
 def _zeros(inputs: dict[str, Any]) -> dict[str, object]:
-    """A zero for every value of every input, an unknown dimension being 1 long; nothing of what would be too long."""
+    """Return zeros for every input, with length 1 in unknown dimensions and long ones cut."""
     example: dict[str, object] = {}
     for alias, info in inputs.items():
         sizes = [max(int(dim["size"]), 1) for dim in info["tensor_shape"]["dim"]]
@@ -87,7 +87,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Serve, and leave at once with the exit code."""
+    """Serve, then exit at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     from tasks.errors import PipelineError
@@ -99,7 +99,7 @@ def main() -> None:
         code = int(error.exit_code)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # TensorFlow's and gRPC's threads would be waited for
+    os._exit(code)  # sys.exit would wait for TensorFlow's and gRPC's threads
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Log lines on stderr, one a line and flushed at once: whoever started the server reads them while it runs."""
+"""Log to stderr, one message a line, flushed at once: the process that started the server reads them while it runs."""
 
 import sys
 import threading
@@ -8,17 +8,17 @@ _lock = threading.Lock()
 
 
 def info(message: str) -> None:
-    """Log what happened."""
+    """Log an event."""
     _write("I", message)
 
 
 def warning(message: str) -> None:
-    """Log what is odd and ignored."""
+    """Log a problem that is ignored."""
     _write("W", message)
 
 
 def error(message: str) -> None:
-    """Log what failed."""
+    """Log a failure."""
     _write("E", message)
 
 

@@ -1,4 +1,4 @@
-"""`ModelServerConfig`: reading it, what makes one illegal, and the labels it assigns.
+"""Read and validate a `ModelServerConfig`, and resolve the labels it assigns.
 
 Source: tensorflow_serving/model_servers/server_core.cc and tensorflow_serving/config/model_server_config.proto.
 """
@@ -30,7 +30,7 @@ def read_text_proto(file: Path, message: Any) -> Any:
     """Parse a text proto file into an empty message.
 
     Raises:
-        ServingError: unreadable, or not that message; its cause says what and where.
+        ServingError: the file cannot be read or parsed; its `__cause__` says why and where.
     """
     from google.protobuf import text_format
 
@@ -43,7 +43,7 @@ def read_text_proto(file: Path, message: Any) -> Any:
 
 
 def single_model(name: str, base_path: str) -> Proto:
-    """The configuration that `--model_name` and `--model_base_path` stand for."""
+    """Return the configuration that `--model_name` and `--model_base_path` stand for."""
     from tensorflow_serving.config import model_server_config_pb2
 
     config = model_server_config_pb2.ModelServerConfig()
@@ -52,10 +52,10 @@ def single_model(name: str, base_path: str) -> Proto:
 
 
 def validate(config: Proto, current: Proto) -> None:
-    """Refuse a configuration before anything of it is taken over.
+    """Validate a configuration before any of it is applied.
 
     Raises:
-        ServingError: a model twice, a path that is not absolute, a platform changed, or no model list at all.
+        ServingError: a duplicate model, a path that is not absolute, a changed platform, or no model list.
     """
     kind = config.WhichOneof("config")
     if current.WhichOneof("config") not in (None, "model_config_list") or kind not in (None, "model_config_list"):
@@ -99,10 +99,10 @@ def _platform(model: Proto) -> str:
 
 
 def served_models(config: Proto) -> list[ServedModel]:
-    """The entries of a configuration.
+    """Return the entries of a configuration.
 
     Raises:
-        ServingError: a platform this server does not have.
+        ServingError: an unsupported platform.
     """
     for model in config.model_config_list.config:
         platform = _platform(model)
@@ -126,7 +126,7 @@ def _policy(policy: Proto) -> VersionPolicy:
 def labels(
     config: Proto, current: Mapping[str, Mapping[str, int]], is_available: Callable[[str, int], bool], *, lenient: bool
 ) -> Labels:
-    """The labels a configuration assigns.
+    """Return the labels that a configuration assigns.
 
     A label needs its version AVAILABLE. `lenient` (`--allow_version_labels_for_unavailable_models`) lets a label be
     assigned early, but not moved early.

@@ -1,4 +1,4 @@
-"""Prometheus metrics under the real server's names, as far as they tell of requests, loads and warmups.
+"""Prometheus metrics of requests, loads and warmups, under the real server's names.
 
 Sources: tensorflow_serving/servables/tensorflow/util.cc (requests) and saved_model_warmup_util.cc,
 tensorflow/cc/saved_model/loader.cc (loads), tensorflow_serving/util/prometheus_exporter.cc (names and layout).
@@ -27,10 +27,10 @@ _MICROSECOND_BUCKETS = [10 * 1.8**power for power in range(33)]
 
 
 def metrics_path(monitoring_config_file: str) -> str | None:
-    """Where `--monitoring_config_file` wants the metrics; None when it wants none.
+    """Return the path at which `--monitoring_config_file` enables the metrics, or None.
 
     Raises:
-        ServingError: the file is no MonitoringConfig.
+        ServingError: the file is not a MonitoringConfig.
     """
     if not monitoring_config_file:
         return None
@@ -41,7 +41,7 @@ def metrics_path(monitoring_config_file: str) -> str | None:
 
 
 def _monitoring_config() -> Proto:
-    """An empty `MonitoringConfig` (tensorflow_serving/config/monitoring_config.proto); the Python package lacks it."""
+    """Return an empty `MonitoringConfig` (tensorflow_serving/config/monitoring_config.proto), which the package lacks."""
     classes = message_classes(
         "tfship.monitoring",
         {
@@ -61,12 +61,12 @@ class _Counts:
         self._lock = threading.Lock()
 
     def add(self, *values: str, amount: int = 1) -> None:
-        """Count for these values of the labels."""
+        """Add `amount` for these values of the labels."""
         with self._lock:
             self._counts[values] += amount
 
     def collect(self) -> Iterable[Metric]:
-        """What prometheus_client asks of a collector."""
+        """Return the samples, as prometheus_client requires of a collector."""
         metric = Metric(self._name, self._documentation, "unknown")
         with self._lock:
             counts = dict(self._counts)
@@ -76,7 +76,7 @@ class _Counts:
 
 
 class Metrics:
-    """Counts requests by outcome and loads, and measures how long they take, in microseconds."""
+    """Counters of requests by outcome and of loads, and their durations in microseconds."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -111,7 +111,7 @@ class Metrics:
 
     @contextmanager
     def observe(self, model_name: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Count one request, and its time if it succeeds; `api` is `Predict`, `entrypoint` `REST` or `GRPC`."""
+        """Count a request, and its time if it succeeds. `api` is for example `Predict`, `entrypoint` `REST` or `GRPC`."""
         started = time.monotonic()
         code = Code.UNKNOWN
         try:
@@ -126,7 +126,7 @@ class Metrics:
 
     @contextmanager
     def load(self, path: str) -> Iterator[None]:
-        """Count one try to load the SavedModel at `path`, and its time if it succeeds."""
+        """Count an attempt to load the SavedModel at `path`, and its time if it succeeds."""
         started = time.monotonic()
         status = "fail"
         try:
@@ -137,11 +137,11 @@ class Metrics:
             self._load_attempts.add(path, status)
 
     def warmed_up(self, path: str, micros: float) -> None:
-        """Count one successful warmup."""
+        """Count a successful warmup."""
         self._warmup_latency.labels(path, Code.OK.name).observe(micros)
 
     def page(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry).replace(b" untyped\n", b" counter\n")
 
 

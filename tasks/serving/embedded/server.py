@@ -1,7 +1,7 @@
-"""Wires the embedded server: flags, models, gRPC, REST, and the signal that ends it.
+"""Set up the embedded server: flags, models, gRPC, REST, and the signal that ends it.
 
-Order, as in tensorflow_serving/model_servers/server.cc: the first load of every model ends, one way or the other, before
-a port opens.
+As in tensorflow_serving/model_servers/server.cc, the first load of every model ends, successful or not, before a port
+opens.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _XLA_SWITCHES = {True: "_ZN10tensorflow20EnableXlaCompilationEv", False: "_ZN10t
 
 
 def serve(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code, 128 + the signal's number, or 255 when it cannot start.
+    """Serve until SIGTERM or SIGINT; return 128 + the signal's number, or 255 if the server cannot start.
 
     `ready(grpc_port, rest_port)` is called once both answer; `rest_port` is 0 without `--rest_api_port`. Must run in the
-    main thread, of a process that may have imported TensorFlow but used nothing of it. The caller ends the process;
-    threads that are still answering do not keep it alive.
+    main thread of a process that may have imported TensorFlow but not used it. The caller ends the process; threads that
+    are still answering do not keep it alive.
     """
     try:
         return run(argv, ready=ready)
@@ -58,23 +58,23 @@ def serve(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> i
 
 
 def run(argv: Sequence[str], *, ready: Callable[[int, int], None] | None) -> int:
-    """As `serve`, for whoever wants to know why it cannot start.
+    """Do as `serve`, but raise if the server cannot start.
 
     Raises:
-        ServingError: flags or configuration that cannot be, or a first load that failed.
-        OSError, RuntimeError: a port that cannot be had.
+        ServingError: invalid flags or configuration, or a failed first load.
+        OSError, RuntimeError: a port is in use.
     """
-    # The thread that answered a request and the one that sends the answer take turns; 5 ms a turn would be the p99.
+    # The threads that compute and send an answer take turns; the default of 5 ms a turn would become the p99.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # What has been imported stays: a collection that walks through all of TensorFlow would hold up every request.
+    # Imported objects stay: a garbage collection that walks all of TensorFlow would delay requests.
     gc.freeze()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # what its Python finds deprecated is no news to a client
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # no deprecation warnings of its Python code
     with _termination() as ended:
         return _serve(flags.parse(argv), ready, ended)
 
 
 class _Ended(threading.Event):
-    """Set by a signal, which it remembers."""
+    """An event that a signal sets, with the signal's number."""
 
     signal_number = 0
 
@@ -184,7 +184,7 @@ def _batching(options: Flags) -> BatchingParameters | None:
 
 
 def _serve_rest(api: RestApi, bind: str, port: int) -> int:
-    # asyncio turns Nagle's algorithm off only on sockets that say they are TCP; else each answer waits 40 ms.
+    # asyncio disables Nagle's algorithm only on sockets declared as TCP; with it each answer would wait 40 ms.
     family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,7 +208,7 @@ def _serve_rest(api: RestApi, bind: str, port: int) -> int:
 
 
 def _reload_forever(options: Flags, core: Core, ended: _Ended) -> None:
-    """Read `--model_config_file` again and again; what is wrong with it is logged and changes nothing."""
+    """Reload `--model_config_file` periodically; a fault in it is logged and changes nothing."""
     while not ended.wait(options.model_config_file_poll_wait_seconds):
         try:
             core.reload(_config(options), given_up=ended.is_set)

@@ -1,4 +1,4 @@
-"""TensorProto to array and back, by the rules of `Tensor::FromProto` and `Tensor::AsProtoField`.
+"""Convert between TensorProto and arrays, by the rules of `Tensor::FromProto` and `Tensor::AsProtoField`.
 
 Source: tensorflow/core/framework/tensor.cc.
 """
@@ -19,7 +19,7 @@ Proto: TypeAlias = Any
 """A protocol buffer message; TensorFlow and tensorflow-serving-api ship no types for theirs."""
 
 MAX_DIMENSIONS = 64
-"""NumPy's limit. TensorFlow's is 254; what lies between is refused here as TensorFlow refuses 255."""
+"""NumPy's limit. TensorFlow's is 254; more than 64 are refused here as TensorFlow refuses 255."""
 
 # The repeated field of each DataType (tensorflow/core/framework/types.proto), by number.
 _FIELDS = {
@@ -45,13 +45,13 @@ _PAIRS = {COMPLEX64: np.complex64, COMPLEX128: np.complex128}
 
 
 def parsing_error(alias: str) -> ServingError:
-    """What the real server says of any tensor it cannot read."""
+    """Return the real server's error for a tensor that it cannot read."""
     return invalid(f"tensor parsing error: {alias}")
 
 
 @functools.cache
 def numpy_dtype(data_type: int) -> np.dtype[Any]:
-    """The array type of a DataType number."""
+    """Return the array type of a DataType number."""
     import tensorflow as tf
 
     dtype: np.dtype[Any] = np.dtype(tf.dtypes.as_dtype(data_type).as_numpy_dtype)
@@ -60,7 +60,7 @@ def numpy_dtype(data_type: int) -> np.dtype[Any]:
 
 @functools.cache
 def data_type_name(data_type: int) -> str:
-    """`DataTypeString`: `float`, `int64`, `bfloat16`."""
+    """Return the name by `DataTypeString`: `float`, `int64`, `bfloat16`."""
     import tensorflow as tf
 
     name: str = tf.dtypes.as_dtype(data_type).name
@@ -68,13 +68,13 @@ def data_type_name(data_type: int) -> str:
 
 
 def data_type_enum_name(data_type: int) -> str:
-    """`DataType_Name`: `DT_FLOAT`."""
+    """Return the name by `DataType_Name`: `DT_FLOAT`."""
     return "DT_" + data_type_name(data_type).upper()
 
 
 @functools.cache
 def data_type_of(dtype: np.dtype[Any]) -> int:
-    """The DataType number of an array's type."""
+    """Return the DataType number of an array's type."""
     import tensorflow as tf
 
     number: int = tf.dtypes.as_dtype(dtype).as_datatype_enum
@@ -82,7 +82,7 @@ def data_type_of(dtype: np.dtype[Any]) -> int:
 
 
 def from_proto(alias: str, proto: Proto) -> Array:
-    """The array a TensorProto describes: missing values repeat the last one, no values means zeros.
+    """Convert a TensorProto to an array: missing values repeat the last one, no values are zeros.
 
     Raises:
         ServingError: INVALID_ARGUMENT `tensor parsing error: <alias>`.
@@ -113,7 +113,7 @@ def _from_field(values: Any, data_type: int, count: int, dtype: np.dtype[Any]) -
     elif _FIELDS[data_type] == "half_val":
         given = np.array(values, np.int64).astype(np.uint16).view(dtype)
     else:
-        # The field is wider than the type: values wrap, as a C++ cast does.
+        # The field is wider than the type: values wrap, as in a C++ cast.
         wide = np.int64 if _FIELDS[data_type] == "int_val" else dtype
         given = np.array(values, wide).astype(dtype)
     if len(given) >= count:
@@ -133,7 +133,7 @@ def _from_content(alias: str, content: bytes, count: int, dtype: np.dtype[Any]) 
 
 
 def _strings_from_content(alias: str, content: bytes, count: int) -> Array:
-    """`port::DecodeStringList`: all lengths as varints, then all strings."""
+    """Decode `port::EncodeStringList`: all lengths as varints, then all strings."""
     at = 0
     lengths: list[int] = []
     for _ in range(count):

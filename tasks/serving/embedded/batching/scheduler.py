@@ -1,8 +1,8 @@
-"""Tasks gathered into batches, queue by queue, and handed to threads that all queues share.
+"""Gather tasks into batches in several queues, and process the batches in threads that all queues share.
 
-Rules and texts: `SharedBatchScheduler` in tensorflow/core/kernels/batching_util/shared_batch_scheduler.h. A queue is a row
-of closed batches and an open one behind them. A batch is handed over when it is closed, or when it is the only one and is
-full or `batch_timeout_seconds` old.
+Rules and texts: `SharedBatchScheduler` in tensorflow/core/kernels/batching_util/shared_batch_scheduler.h. A queue is a
+sequence of closed batches with an open one at its end. A batch is due when it is closed, or when it is the only one and
+is full or `batch_timeout_seconds` old.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _FULL = "The batch scheduling queue to which this task was submitted is full; "
 
 
 class Sized(Protocol):
-    """A task: `size` rows, of which some can be taken."""
+    """A task of `size` rows that can be divided."""
 
     @property
     def size(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         ...
 
     def rows(self, start: int, stop: int) -> Self:
-        """A task with these rows alone."""
+        """Return a task with these rows alone."""
         ...
 
 
@@ -37,9 +37,9 @@ T = TypeVar("T", bound=Sized)
 
 @dataclass(frozen=True)
 class QueueOptions:
-    """What governs one queue; sizes are rows.
+    """Options of one queue; sizes are in rows.
 
-    With `splits`, a task of up to `max_batch_size` rows is cut to fill batches of `max_execution_batch_size`.
+    With `splits`, a task of up to `max_batch_size` rows is divided to fill batches of `max_execution_batch_size`.
     """
 
     max_batch_size: int = 1000
@@ -50,7 +50,7 @@ class QueueOptions:
 
     @property
     def limit(self) -> int:
-        """How large a batch may become."""
+        """The maximum size of a batch."""
         return self.max_execution_batch_size if self.splits else self.max_batch_size
 
 
@@ -79,10 +79,10 @@ class BatchQueue(Generic[T]):
         self.process = process
 
     def schedule(self, task: T) -> list[T]:
-        """Enqueue a task; what was enqueued: the task, or the parts that it was cut into.
+        """Enqueue a task; return the enqueued tasks: the task itself, or the parts that it was divided into.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, too large for any batch; UNAVAILABLE, the queue is full.
+            ServingError: INVALID_ARGUMENT if it is too large for any batch, UNAVAILABLE if the queue is full.
         """
         options = self._options
         if task.size > options.max_batch_size:
@@ -122,7 +122,7 @@ class BatchQueue(Generic[T]):
         return [task.rows(start, stop) for start, stop in zip(starts, [*starts[1:], task.size], strict=True)]
 
     def due(self) -> float | None:
-        """When a batch is to be handed over (0: now), or None while there are no tasks."""
+        """Return the time at which the first batch is due (0: now), or None while there are no tasks."""
         if len(self._batches) > 1:
             return 0.0
         batch = self._batches[0]
@@ -132,7 +132,7 @@ class BatchQueue(Generic[T]):
         return 0.0 if full else batch.opened_at + self._options.batch_timeout_seconds
 
     def take(self) -> list[T]:
-        """The tasks of the first batch, which must be due."""
+        """Remove and return the tasks of the first batch, which must be due."""
         batch = self._batches.popleft()
         if not self._batches:
             self._batches.append(_Batch())
@@ -150,19 +150,19 @@ class BatchScheduler(Generic[T]):
             threading.Thread(target=self._work, daemon=True, name=f"{name}_{number}").start()
 
     def add_queue(self, options: QueueOptions, process: Callable[[Sequence[T]], None]) -> BatchQueue[T]:
-        """A queue whose batches are handed to `process`, in one of the threads; it must not raise."""
+        """Add a queue whose batches are passed to `process`, which must not raise, in one of the threads."""
         queue = BatchQueue(options, process, self._changed)
         with self._changed:
             self._queues.append(queue)
         return queue
 
     def remove_queue(self, queue: BatchQueue[T]) -> None:
-        """Forget a queue that has no tasks and gets no more."""
+        """Remove a queue that has no tasks and gets no more."""
         with self._changed:
             self._queues.remove(queue)
 
     def stop(self) -> None:
-        """Take no further batch, and let the threads end."""
+        """Process no further batch, and let the threads end."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -179,7 +179,7 @@ class BatchScheduler(Generic[T]):
             queue.process(tasks)
 
     def _next(self) -> BatchQueue[T] | None:
-        """The first queue with a batch that is due; it becomes the last in turn."""
+        """Return the first queue with a batch that is due, and move it to the end of the turn."""
         if self._stopping:
             return None
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Server-side batching: requests for one signature of one version run together, joined along dimension 0.
+"""Server-side batching: run requests for one signature of one version together, concatenated along dimension 0.
 
 Rules and texts, all of TensorFlow Serving: `BatchingSession` in batching/batching_session.cc and batching/batching_util.cc;
 `BatchingParameters` in servables/tensorflow/session_bundle_config.proto; defaults and checks in
@@ -48,7 +48,7 @@ def read_parameters(file: Path) -> BatchingParameters:
     """Read `--batching_parameters_file`.
 
     Raises:
-        ServingError: no such file, no such message, or values that cannot be.
+        ServingError: the file is missing, or holds another message or invalid values.
     """
     given = model_configs.read_text_proto(file, _message())
     most = _value(given, "max_batch_size", QueueOptions.max_batch_size)
@@ -113,7 +113,7 @@ def _value(message: Proto, name: str, default: Any) -> Any:
 
 @dataclass
 class RunTask:
-    """One run of a session that waits for its batch."""
+    """One session run that waits for its batch."""
 
     inputs: Mapping[str, Array]
     size: int
@@ -121,12 +121,12 @@ class RunTask:
     outputs: Future[dict[str, Array]] = field(default_factory=Future)
 
     def rows(self, start: int, stop: int) -> Self:
-        """A run with some of the rows."""
+        """Return a run with these rows alone."""
         return type(self)({name: array[start:stop] for name, array in self.inputs.items()}, stop - start, self.deadline)
 
 
 class BatchedServable:
-    """A servable whose runs wait for each other. A run that matches no whole signature goes by itself."""
+    """A servable that batches its runs. A run that does not match a complete signature is not batched."""
 
     def __init__(self, single: Servable, scheduler: BatchScheduler[RunTask], parameters: BatchingParameters) -> None:
         self.signatures = single.signatures
@@ -142,10 +142,10 @@ class BatchedServable:
                 self.queues[feeds, fetches] = scheduler.add_queue(parameters.queue, self._processor(sorted(fetches)))
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int | None = None) -> list[Array]:
-        """As `Servable.run`, in a batch with others.
+        """Do as `Servable.run`, in a batch with other runs.
 
         Raises:
-            ServingError: also for what cannot be batched, and what the whole batch was refused for.
+            ServingError: also for a run that cannot be batched, and if the batch failed.
         """
         queue = self.queues.get((frozenset(feeds), frozenset(fetches)))
         if queue is None:
@@ -170,7 +170,7 @@ class BatchedServable:
         def process(tasks: Sequence[RunTask]) -> None:
             try:
                 outputs = self._run_together(tasks, fetches)
-            except Exception as error:  # whoever waits gets it, as the answer of its own run
+            except Exception as error:  # raised in every run that waits for this batch
                 for task in tasks:
                     task.outputs.set_exception(error)
             else:
@@ -219,7 +219,7 @@ def _rows(feeds: Mapping[str, Array]) -> int:
 
 
 def _remaining_ms(tasks: Sequence[RunTask]) -> int | None:
-    """The longest time that any task still has; None is for ever."""
+    """Return the longest remaining time of the tasks in milliseconds; None is no limit."""
     now = time.monotonic()
     deadlines = [task.deadline for task in tasks]
     if all(deadline is not None and deadline <= now for deadline in deadlines):
@@ -230,7 +230,7 @@ def _remaining_ms(tasks: Sequence[RunTask]) -> int | None:
 
 
 def _merged(name: str, arrays: list[Array], padding: int, parameters: BatchingParameters) -> Array:
-    """One input of every task, and rows that fill the batch up to an allowed size."""
+    """Concatenate one input of every task, and rows that fill the batch up to an allowed size."""
     first = arrays[0]
     if any(array.shape[1:] != first.shape[1:] for array in arrays):
         if not parameters.pad_variable_length_inputs or any(array.ndim != first.ndim for array in arrays):
@@ -252,7 +252,7 @@ def _merged(name: str, arrays: list[Array], padding: int, parameters: BatchingPa
 
 
 def _padded(array: Array, sizes: tuple[int, ...]) -> Array:
-    """`AddPadding`: the tensor's own first value fills what is missing of `sizes`, the dimensions after the first."""
+    """Pad the dimensions after the first to `sizes` with the tensor's own first value (`AddPadding`)."""
     if array.shape[1:] == sizes:
         return array
     if not array.size:

@@ -1,8 +1,7 @@
-"""`grpc.health.v1.Health`, which the real server has under `--enable_grpc_healthcheck_service`.
+"""`grpc.health.v1.Health`, which the real server offers under `--enable_grpc_healthcheck_service`.
 
-Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; what C++'s own service answers:
-src/cpp/server/health/default_health_check_service.cc in gRPC. It knows the server as a whole, the empty name, and no
-service by name.
+Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; the answers are those of C++'s own service,
+src/cpp/server/health/default_health_check_service.cc in gRPC, which knows only the empty name, the server itself.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _SERVING, _SERVICE_UNKNOWN = 1, 3
 
 
 def handlers() -> dict[str, grpc.RpcMethodHandler]:
-    """The service's two methods by path. A server that answers at all is serving: it opens when its models are loaded."""
+    """Return handlers of the service's two methods by path. A server that answers is serving, for it loads models first."""
     classes = message_classes(
         "tfship.health",
         {
@@ -38,7 +37,7 @@ def handlers() -> dict[str, grpc.RpcMethodHandler]:
     def watch(request: Proto, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
         send(response(status=_SERVICE_UNKNOWN if request.service else _SERVING))
 
-    # The stream then stays open until the client ends it; a thread for each watcher would leave none for requests.
+    # The stream stays open until the client ends it; a thread for each watcher would leave none for requests.
     watch.experimental_non_blocking = True  # type: ignore[attr-defined]
     coding = {
         "request_deserializer": classes["HealthCheckRequest"].FromString,

@@ -1,7 +1,7 @@
 """`PredictionService` and `ModelService` over gRPC.
 
-Protocol: tensorflow_serving/apis/prediction_service.proto and model_service.proto. What no service knows is answered as
-the C++ server answers it: UNIMPLEMENTED and INTERNAL without details.
+Protocol: tensorflow_serving/apis/prediction_service.proto and model_service.proto. Unknown methods and invalid messages
+are answered as the C++ server does: UNIMPLEMENTED and INTERNAL without details.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NO_DEADLINE_SECONDS = 10 * 365 * 86_400
 
 
 def serve(core: Core, metrics: Metrics, flags: Flags) -> tuple[grpc.Server, int]:
-    """Start answering; the server and its port (a free one for 0).
+    """Start the server; return it and its port (a free one for 0).
 
     Raises:
         RuntimeError: the port is taken.
@@ -116,12 +116,12 @@ def _handler(
                 return response
         except ServingError as error:
             refusal = error
-        except Exception as error:  # whatever it is, the client gets an answer and the log the reason
+        except Exception as error:  # the client always gets an answer, and the log the reason
             log.error(f"{api} failed: {type(error).__name__}: {error}")
             refusal = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
         _refuse(context, refusal.code, refusal.grpc_details)
 
-    # Bytes in and out: a request that is no such message is refused here, in the real server's words.
+    # Bytes in and out: an invalid message is refused above, in the real server's words.
     return grpc.unary_unary_rpc_method_handler(answer)
 
 
@@ -131,7 +131,7 @@ def _refuse(context: grpc.ServicerContext, code: Code, details: str) -> NoReturn
 
 
 def _timeout_ms(context: grpc.ServicerContext) -> int | None:
-    """What is left of the call's deadline; a call without one reports some 292 billion years."""
+    """Return the call's remaining time, or None; a call without a deadline reports some 292 billion years."""
     remaining = context.time_remaining()
     return None if remaining is None or remaining > _NO_DEADLINE_SECONDS else max(1, int(remaining * 1000))
 
@@ -145,7 +145,7 @@ class _Known(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no t
 
 
 class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
-    """Any other method, streaming or not. Without this, Python's gRPC adds details that C++'s does not."""
+    """Handle any other method, streaming or not. Without this, Python's gRPC adds details that C++'s does not."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         def refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:

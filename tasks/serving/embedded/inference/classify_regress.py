@@ -1,4 +1,4 @@
-"""What a request over `tf.Example`s must be and what its answer holds: classify, regress and multi-inference.
+"""Classify, regress and multi-inference: check requests over `tf.Example`s, run them and make their results.
 
 Sources in tensorflow_serving/servables/tensorflow: classifier.cc, regressor.cc, multi_inference.cc, util.cc. Requests and
 results are the messages of tensorflow_serving/apis, over REST too.
@@ -21,7 +21,7 @@ REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 def classify(servable: Servable, request: Proto, timeout_ms: int | None) -> Proto:
-    """The `ClassificationResult` of a `ClassificationRequest`."""
+    """Return the `ClassificationResult` of a `ClassificationRequest`."""
     signature = _named_signature(servable, request.model_spec)
     input_name, output_names = _classify_tensors(signature)
     outputs, examples = _run_on_examples(servable, request.input, input_name, output_names, timeout_ms)
@@ -29,7 +29,7 @@ def classify(servable: Servable, request: Proto, timeout_ms: int | None) -> Prot
 
 
 def regress(servable: Servable, request: Proto, timeout_ms: int | None) -> Proto:
-    """The `RegressionResult` of a `RegressionRequest`."""
+    """Return the `RegressionResult` of a `RegressionRequest`."""
     signature = _named_signature(servable, request.model_spec)
     input_name, output_names = _regress_tensors(signature)
     outputs, examples = _run_on_examples(servable, request.input, input_name, output_names, timeout_ms)
@@ -37,7 +37,7 @@ def regress(servable: Servable, request: Proto, timeout_ms: int | None) -> Proto
 
 
 def multi_inference(servable: Servable, request: Proto, timeout_ms: int | None) -> list[Proto]:
-    """The result of each task of a `MultiInferenceRequest`, from one run over the one input."""
+    """Return the result of each task of a `MultiInferenceRequest`, from one run over the shared input."""
     asked: list[tuple[str, Proto]] = []
     model_name = input_name = ""
     output_names: set[str] = set()
@@ -109,7 +109,7 @@ def _regress_tensors(signature: Proto) -> tuple[str, list[str]]:
 
 
 def signature_text(signature: Proto) -> str:
-    """A SignatureDef as C++'s `DebugString` prints it."""
+    """Format a SignatureDef as C++'s `DebugString` does."""
     from google.protobuf import text_format
 
     text: str = text_format.MessageToString(signature)
@@ -119,12 +119,12 @@ def signature_text(signature: Proto) -> str:
 def _run_on_examples(
     servable: Servable, request_input: Proto, input_name: str, output_names: Sequence[str], timeout_ms: int | None
 ) -> tuple[dict[str, Array], int]:
-    """Outputs by tensor name, and the number of examples."""
+    """Return outputs by tensor name, and the number of examples."""
     kind = request_input.WhichOneof("kind")
     chosen = getattr(request_input, kind) if kind else None
     if chosen is None or not chosen.examples:
         raise invalid("Input is empty.")
-    # Messages concatenated are messages merged: each example gets the context's features under its own.
+    # Concatenated messages are merged when parsed: each example gets the context's features, its own taking precedence.
     prefix = chosen.context.SerializeToString() if kind == "example_list_with_context" else b""
     serialized = np.empty(len(chosen.examples), object)
     serialized[:] = [prefix + example.SerializeToString() for example in chosen.examples]

@@ -1,4 +1,4 @@
-"""What a predict request must be and what its answer holds, whichever protocol brought it.
+"""Predict, for either protocol: check a request, run it and name its outputs.
 
 Sources: tensorflow_serving/servables/tensorflow/predict_util.cc, and tensorflow/cc/saved_model/util.cc for the inputs.
 """
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PredictCall(Generic[T]):
-    """A predict request without its protocol; `read` makes an array of one input given its alias."""
+    """A predict request of either protocol; `read` converts an input, given its alias, to an array."""
 
     signature_name: str
     inputs: Mapping[str, T]
@@ -31,12 +31,12 @@ class PredictCall(Generic[T]):
 
     @property
     def signature_key(self) -> str:
-        """The signature that answers, and that a Predict answer's `model_spec` names."""
+        """The key of the signature to run, which the answer's `model_spec` names."""
         return self.signature_name or DEFAULT_SIGNATURE
 
 
 def predict(servable: Servable, call: PredictCall[T], timeout_ms: int | None) -> dict[str, Array]:
-    """Run one signature; the outputs by alias."""
+    """Run one signature and return its outputs by alias."""
     key = call.signature_key
     if key not in servable.signatures:
         raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.')

@@ -1,1 +1,1 @@
-"""The REST API of the embedded server: routes, and JSON to tensors and back."""
+"""The REST API of the embedded server: routes, and conversion between JSON and tensors."""

@@ -1,7 +1,7 @@
 """The REST API: `/v1/models/NAME[/versions/N|/labels/L][:predict|:classify|:regress|/metadata]`.
 
 Sources in tensorflow_serving/model_servers: http_rest_api_handler.cc and http_rest_api_util.cc (paths, order of
-refusals), http_server.cc (what is not under /v1).
+refusals), http_server.cc (paths outside /v1).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NOT_FOUND_PAGE = "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H
 
 @dataclass(frozen=True)
 class _Target:
-    """What a path names."""
+    """The model and version that a path names."""
 
     name: str
     version: int | None
@@ -60,7 +60,7 @@ class _Target:
 
 
 class RestApi:
-    """The API as an ASGI application; inference runs in threads of its own."""
+    """The API as an ASGI application, with a thread pool for inference."""
 
     def __init__(self, core: Core, metrics: Metrics, flags: Flags, metrics_path: str | None) -> None:
         self._core = core
@@ -77,7 +77,7 @@ class RestApi:
         await response(scope, receive, send)
 
     async def _respond(self, request: Request, scope: Scope) -> Response:
-        # The real server matches the target as it was sent, query string and escapes included.
+        # The real server matches the raw target, query string and escapes included.
         target = scope["raw_path"].decode("utf-8", "surrogateescape")
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("utf-8", "surrogateescape")
@@ -100,7 +100,7 @@ class RestApi:
         return Response(content, status, headers={"content-type": _JSON})
 
     async def _body(self, request: Request) -> bytes | None:
-        """The body as it was sent, or None for one that is too long, of which nothing is kept."""
+        """Return the body, or None if it is too long, in which case nothing of it is kept."""
         chunks: list[bytes] = []
         length = 0
         stream = request.stream()
@@ -108,7 +108,7 @@ class RestApi:
             length += len(chunk)
             if length > self._max_body_bytes:
                 chunks.clear()
-                # Read on, within reason: who is still sending when the connection closes may never see the answer.
+                # Read the rest, for a while: a client still sending when the connection closes may not get the answer.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_DRAIN_SECONDS):
                         async for _ in stream:
@@ -124,7 +124,7 @@ class RestApi:
             return error.http_status, b""
         except ServingError as error:
             return error.http_status, error_body(error.message)
-        except Exception as error:  # whatever it is, the client gets an answer and the log the reason
+        except Exception as error:  # the client always gets an answer, and the log the reason
             log.error(f"{method} {target} failed: {type(error).__name__}: {error}")
             return 500, error_body(f"{type(error).__name__}: {error}")
 
@@ -132,7 +132,7 @@ class RestApi:
         if method == "POST" and (found := _INFERENCE_PATH.fullmatch(target)):
             model = _named(found)
             answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
-            if found["verb"] in answers:  # the path may be in any case, the verb may not
+            if found["verb"] in answers:  # the path is case-insensitive, the verb is not
                 with self._metrics.observe(model.name, found["verb"].capitalize(), "REST"):
                     return answers[found["verb"]](model, body)
         elif method == "GET" and (found := _MODEL_PATH.fullmatch(target)):
@@ -213,7 +213,7 @@ def _named(found: re.Match[str]) -> _Target:
 
 
 def _unzipped(body: bytes) -> bytes:
-    """The body without its gzip coding; one that does not unpack, or into too much, is as good as none."""
+    """Return the body without its gzip coding; empty if it is invalid or too long when decompressed."""
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
         unpacked = unpacker.decompress(body, _MAX_UNZIPPED_BYTES)

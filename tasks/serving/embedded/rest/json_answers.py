@@ -1,4 +1,4 @@
-"""REST answers: output tensors, classifications and regressions to JSON.
+"""REST answers: convert output tensors, classifications and regressions to JSON.
 
 Rules and texts: `MakeJsonFromTensors`, `MakeJsonFromClassificationResult` and `MakeJsonFromRegressionResult` in
 tensorflow_serving/util/json_tensor.cc.
@@ -20,10 +20,10 @@ from tasks.serving.embedded.tensors import Array, Proto
 
 
 def predict_answer(outputs: Mapping[str, Array], *, by_row: bool) -> bytes:
-    """The JSON of a predict response: `predictions` a row, or `outputs` a column; one output stands unwrapped.
+    """Return the JSON of a predict response: `predictions` by row, or `outputs` by column; a single output has no name.
 
     Raises:
-        ServingError: rows that do not agree, or a type JSON cannot carry.
+        ServingError: outputs of different row counts, or of a type that JSON cannot carry.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
@@ -56,7 +56,7 @@ def _rows(outputs: Mapping[str, Array]) -> bytes:
 
 
 def _nested(tensor: Array, alias: str) -> Any:
-    """Lists of finished JSON values, nested as the tensor is; a scalar is one value."""
+    """Return JSON values in lists nested as the tensor is; a scalar is one value."""
     pieces = _values(tensor, as_bytes=alias.endswith("_bytes"))
     if not tensor.shape:
         return pieces[0]
@@ -85,7 +85,7 @@ def _values(tensor: Array, *, as_bytes: bool) -> list[Piece]:
 
 
 def classify_answer(result: Proto) -> bytes:
-    """`{"results": [[["label", score], …], …]}`."""
+    """Return `{"results": [[["label", score], …], …]}`."""
     if not result.classifications:
         raise invalid("Cannot convert empty ClassificationResults to JSON")
     rows: list[Piece] = []
@@ -98,7 +98,7 @@ def classify_answer(result: Proto) -> bytes:
 
 
 def regress_answer(result: Proto) -> bytes:
-    """`{"results": [value, …]}`."""
+    """Return `{"results": [value, …]}`."""
     if not result.regressions:
         raise invalid("Cannot convert empty RegressionResults to JSON")
     values: list[Piece] = [*decimals(np.array([found.value for found in result.regressions], np.float32))]

@@ -1,4 +1,4 @@
-"""REST classify and regress bodies: JSON to `tf.Example`s.
+"""REST classify and regress bodies: convert JSON to `tf.Example`s.
 
 Rules and texts: `FillClassifyRegressRequestFromJson` in tensorflow_serving/util/json_tensor.cc.
 """
@@ -21,7 +21,7 @@ def fill_request(body: bytes, request: Proto) -> None:
     """Write a classify or regress body into its request message (`ClassificationRequest`, `RegressionRequest`).
 
     Raises:
-        ServingError: the first thing wrong, in the real server's order.
+        ServingError: the first fault, in the real server's order.
     """
     document = parse_body(body)
     name = signature_name(document)
@@ -58,7 +58,7 @@ def _fill_example(value: JsonValue, example: Proto) -> None:
 
 
 def _field_text(text: str) -> str:
-    """Text that a string field of a message can hold: what is not UTF-8 becomes replacement characters."""
+    """Return text that a string field can hold: bytes that are not UTF-8 become replacement characters."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

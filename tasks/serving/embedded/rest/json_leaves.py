@@ -1,8 +1,8 @@
-"""One JSON value to one dense tensor: its shape, its values in order, and what is wrong with them.
+"""Convert one JSON value to one dense tensor: its shape, its values in order, and their faults.
 
 Rules and texts: `GetDenseTensorShape`, `FillTensorProto` and `AddValueToTensor` in
 tensorflow_serving/util/json_tensor.cc. The shape comes from the first element of every list; the signature's shape is
-not looked at.
+ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.serving.embedded.rest.json_writer import echo
 from tasks.serving.embedded.tensors import Array
 
 _FLOAT, _DOUBLE, _STRING, _BOOL = 1, 2, 7, 10
-# What AddValueToTensor accepts, by DataType: small integers are checked as int32 and wrap.
+# The integers that AddValueToTensor accepts, by DataType: small types are checked as int32 and wrap.
 _INTEGER_RANGES = {
     3: (-(2**31), 2**31),
     4: (-(2**31), 2**31),
@@ -35,7 +35,7 @@ _BASE64 = re.compile(r"([A-Za-z0-9+/]*)([=.]{0,2})")
 
 
 def leading_shape(value: JsonValue) -> tuple[int, ...]:
-    """The lengths of the value, of its first element, of that one's first element and so on."""
+    """Return the lengths of the value, of its first element, of that one's first element and so on."""
     shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))
@@ -44,7 +44,7 @@ def leading_shape(value: JsonValue) -> tuple[int, ...]:
 
 
 def flattened(value: JsonValue, shape: tuple[int, ...], data_type: int) -> list[Any]:
-    """The values of a dense tensor in row-major order, ready for `as_array`.
+    """Return the values of a dense tensor in row-major order, ready for `as_array`.
 
     Raises:
         ServingError: the first value, in reading order, that is at the wrong depth, in a list of the wrong length or of
@@ -61,7 +61,7 @@ def flattened(value: JsonValue, shape: tuple[int, ...], data_type: int) -> list[
 
 
 def _in_order(value: JsonValue, shape: tuple[int, ...]) -> Iterator[JsonValue]:
-    """The leaves of an uneven value up to its first fault, which is raised in its turn."""
+    """Yield the leaves of a ragged value up to its first fault, which is raised."""
     rank = len(shape)
     stack: list[Iterator[JsonValue]] = [iter([value])]
     while stack:
@@ -116,7 +116,7 @@ def _leaf(value: JsonValue, data_type: int) -> Any:
 
 
 def as_array(alias: str, leaves: list[Any], shape: tuple[int, ...], data_type: int) -> Array:
-    """The tensor of checked values.
+    """Return the tensor of checked values.
 
     Raises:
         ServingError: more dimensions than a tensor can have.
@@ -128,20 +128,20 @@ def as_array(alias: str, leaves: list[Any], shape: tuple[int, ...], data_type: i
         strings = np.empty(len(leaves), object)
         strings[:] = leaves
         return strings.reshape(shape)
-    # Values were checked against their TensorProto field, which is wider than the type: what is too large for the type
-    # wraps or becomes infinite, as a C++ cast makes it.
+    # Values were checked against their TensorProto field, which is wider than the type: one too large for the type wraps
+    # or becomes infinite, as in a C++ cast.
     wide = np.float64 if dtype.kind == "f" else np.int64 if dtype.itemsize < 4 and dtype.kind != "b" else dtype
     with np.errstate(over="ignore"):
         return np.array(leaves, wide).astype(dtype).reshape(shape)
 
 
 def is_base64_object(value: JsonValue) -> bool:
-    """Whether it is `{"b64": "…"}` and nothing else."""
+    """Tell whether the value is `{"b64": "…"}`, without other members."""
     return isinstance(value, tuple) and len(value) == 1 and value[0][0] == "b64" and isinstance(value[0][1], str)
 
 
 def base64_bytes(value: JsonObject) -> bytes:
-    """The bytes of a `{"b64": "…"}` object; blanks are skipped and the padding may be missing (`absl::Base64Unescape`)."""
+    """Decode a `{"b64": "…"}` object; white space is skipped and padding is optional (`absl::Base64Unescape`)."""
     if not is_base64_object(value):
         raise invalid(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     encoded = "".join(str(value[0][1]).split())

@@ -1,4 +1,4 @@
-"""JSON text to values, accepting, refusing and placing errors as RapidJSON 1.1 with `kParseNanAndInfFlag` does.
+"""Parse JSON with the results, error texts and offsets of RapidJSON 1.1 with `kParseNanAndInfFlag`.
 
 The real server parses with RapidJSON (`ParseJson` in tensorflow_serving/util/json_tensor.cc) and puts its error text and
 byte offset in the answer. Valid text goes through the standard library's parser, which is compiled; whatever that
@@ -24,7 +24,7 @@ _LONG_INTEGER = re.compile(rb"[0-9]{19}")
 _INT64_MIN, _UINT64_END = -(2**63), 2**64
 _LONGEST_INTEGER = 20
 _MAX_DEPTH = 100_000
-"""RapidJSON recurses and ends with its stack; here each level takes a hundred times the byte that opens it."""
+"""RapidJSON recurses and is limited by its stack; here each level takes a hundred times the byte that opens it."""
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _ESCAPES = {b'"': '"', b"\\": "\\", b"/": "/", b"b": "\b", b"f": "\f", b"n": "\n", b"r": "\r", b"t": "\t"}
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
@@ -44,7 +44,7 @@ def parse(text: bytes) -> JsonValue:
             value: JsonValue = json.loads(text.decode(), object_pairs_hook=tuple, parse_float=_finite)
             return value
         except (ValueError, RecursionError):
-            pass  # not swallowed: the exact reader below accepts it or says what is wrong
+            pass  # the exact reader accepts the text or raises its own error
     return _Reader(text).document()
 
 
@@ -56,14 +56,14 @@ def _finite(text: str) -> float:
 
 
 class _Reader:
-    """A recursive-descent grammar on an explicit stack: nesting is not limited by the interpreter."""
+    """RapidJSON's grammar on an explicit stack, so that the interpreter does not limit nesting."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._at = 3 if text.startswith(b"\xef\xbb\xbf") else 0
 
     def document(self) -> JsonValue:
-        """Read the one document.
+        """Read the document.
 
         Raises:
             JsonParseError: the first fault.
@@ -106,7 +106,7 @@ class _Reader:
                 finished = ()
             else:
                 finished = self._scalar(opening)
-            while True:  # put the finished value where it belongs, and close what it closes
+            while True:  # add the finished value to its container, and close containers that end here
                 if not names:
                     return finished
                 container, name = arrays_and_objects[-1], names[-1]

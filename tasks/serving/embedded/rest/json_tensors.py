@@ -1,4 +1,4 @@
-"""REST predict bodies: JSON to input tensors.
+"""REST predict bodies: convert JSON to input tensors.
 
 Rules and texts: `FillPredictRequestFromJson` in tensorflow_serving/util/json_tensor.cc.
 """
@@ -22,7 +22,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class PredictBody:
-    """A predict request: which signature, its inputs by alias, and how the answer is to be laid out."""
+    """A predict request: its signature, its inputs by alias, and the layout of the answer."""
 
     signature_name: str
     inputs: dict[str, Array]
@@ -30,10 +30,10 @@ class PredictBody:
 
 
 def parse_body(body: bytes) -> JsonObject:
-    """A request's JSON object.
+    """Parse a request's JSON object.
 
     Raises:
-        ServingError: not JSON, or not an object.
+        ServingError: the body is not JSON, or not an object.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
@@ -47,17 +47,17 @@ def parse_body(body: bytes) -> JsonObject:
 
 
 def member(document: JsonObject, name: str) -> Any:
-    """The first member of that name, as RapidJSON's `FindMember` finds it, or a mark that there is none."""
+    """Return the first member of that name, as RapidJSON's `FindMember` does, or a value that `is_absent` recognises."""
     return next((value for key, value in document if key == name), _ABSENT)
 
 
 def is_absent(value: Any) -> bool:
-    """Whether `member` found nothing; `null` is something."""
+    """Tell whether `member` found nothing; `null` is a member."""
     return value is _ABSENT
 
 
 def signature_name(document: JsonObject) -> str:
-    """The optional `signature_name`; empty when not given."""
+    """Return the optional `signature_name`, by default an empty string."""
     name = member(document, "signature_name")
     if is_absent(name):
         return ""
@@ -69,13 +69,13 @@ def signature_name(document: JsonObject) -> str:
 
 
 def predict_body(body: bytes, input_types: Callable[[str], Mapping[str, int]]) -> PredictBody:
-    """Read a predict request.
+    """Parse a predict request.
 
-    `input_types` gives the DataType number of each input alias of a signature; it is asked after the JSON is parsed
-    and before its tensors are read, so a body that is no JSON is refused before the model is looked up.
+    `input_types` returns the DataType number of each input alias of a signature. It is called after the JSON is parsed
+    and before its tensors are read, so a body that is not JSON is refused before the model is looked up.
 
     Raises:
-        ServingError: the first thing wrong, in the real server's order.
+        ServingError: the first fault, in the real server's order.
     """
     document = parse_body(body)
     signature = signature_name(document)
@@ -188,7 +188,7 @@ class _Batch:
 
     def tensor(self, alias: str, rows: int) -> Array:
         shape = (rows, *self.shapes[alias])
-        # A name repeated inside an instance adds its value twice: more values than the shape holds are not read.
+        # A repeated name in an instance adds its value twice: values beyond the shape are ignored.
         return as_array(alias, self.leaves[alias][: rows * math.prod(shape[1:])], shape, self.types[alias])
 
 

@@ -1,4 +1,4 @@
-"""What JSON text holds, before anything is asked of it.
+"""Parsed JSON values.
 
 `None`, `bool`, `int` (within int64 or uint64), `float`, `str`, `list` for arrays and `tuple` of (name, value) pairs for
 objects, whose order and repeated names matter. A `str` holds bytes that are not UTF-8 as surrogate escapes.
@@ -13,7 +13,7 @@ JsonObject: TypeAlias = "tuple[tuple[str, JsonValue], ...]"
 
 
 class JsonParseError(ValueError):
-    """Text that is not JSON: RapidJSON's words and the byte offset it reports."""
+    """Invalid JSON, with RapidJSON's message and byte offset."""
 
     def __init__(self, words: str, offset: int) -> None:
         super().__init__(words, offset)
@@ -22,7 +22,7 @@ class JsonParseError(ValueError):
 
 
 def json_type(value: JsonValue) -> str:
-    """RapidJSON's name of a value's type."""
+    """Return RapidJSON's name of a value's type."""
     if value is None:
         return "Null"
     if isinstance(value, bool):

@@ -1,9 +1,9 @@
-"""Values to JSON text, laid out and with the numbers written as the real server writes them.
+"""Write JSON with the layout and number format of the real server.
 
-Layout: RapidJSON's `PrettyWriter`, four blanks, with and without `kFormatSingleLineArray`. Numbers: `WriteDecimal` in
-tensorflow_serving/util/json_tensor.cc: `%g`, and all significant digits where `%g` does not round-trip.
+Layout: RapidJSON's `PrettyWriter`, four spaces, with and without `kFormatSingleLineArray`. Numbers: `WriteDecimal` in
+tensorflow_serving/util/json_tensor.cc: `%g`, and all significant digits if `%g` does not round-trip.
 
-A value to write is a `str` (a piece of finished JSON), a `list` or a `dict` from member names to values.
+A value to write is a `str` (JSON text), a `list` or a `dict` from member names to values.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy.typing as npt
 from tasks.serving.embedded.rest.json_values import JsonValue
 
 _MAX_ECHO = 2**20
-"""The real server repeats a value whole; written with its indents, one deep object of 75 kB is a gigabyte."""
+"""The real server repeats the complete value; with its indentation, a deep object of 75 kB becomes a gigabyte."""
 
 Piece: TypeAlias = "str | list[Piece] | dict[str, Piece]"
 
 
 def text(value: str) -> str:
-    """A JSON string; bytes that are not UTF-8 stay surrogate escapes."""
+    """Return a JSON string; bytes that are not UTF-8 stay surrogate escapes."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def decimals(numbers: npt.NDArray[np.floating]) -> list[str]:
-    """Each number of a float32 or float64 array as the real server writes it."""
+    """Format each number of a float32 or float64 array as the real server does."""
     doubles = numbers.tolist()
     short = [f"{double:g}" for double in doubles]
     with np.errstate(over="ignore"):
@@ -44,7 +44,7 @@ def decimals(numbers: npt.NDArray[np.floating]) -> list[str]:
 
 
 def _marked(word: str, double: float) -> str:
-    """A whole number keeps a decimal point, so that a list of decimals looks like one."""
+    """Add a decimal point to an integral number, and write NaN and infinities as JSON extensions."""
     if math.isnan(double):
         return "NaN"
     if math.isinf(double):
@@ -53,17 +53,17 @@ def _marked(word: str, double: float) -> str:
 
 
 def error_body(message: str) -> bytes:
-    """The body of every refused REST request (`MakeJsonFromStatus`)."""
+    """Return the body of a refused REST request (`MakeJsonFromStatus`)."""
     return encode({"error": text(message)})
 
 
 def encode(piece: Piece, *, single_line_arrays: bool = False) -> bytes:
-    """The bytes of a document."""
+    """Return the bytes of a document."""
     return render(piece, single_line_arrays=single_line_arrays).encode("utf-8", "surrogateescape")
 
 
 def echo(value: JsonValue) -> str:
-    """A parsed value as error messages repeat it (`JsonValueToString`)."""
+    """Format a parsed value as error messages repeat it (`JsonValueToString`)."""
     if isinstance(value, float):
         narrow = abs(value) <= float(np.finfo(np.float32).max) or not math.isfinite(value)
         return decimals(np.array([value], np.float32 if narrow else np.float64))[0]
@@ -78,14 +78,14 @@ def echo(value: JsonValue) -> str:
 
 
 def render(piece: Piece, *, single_line_arrays: bool, depth: int = 0) -> str:
-    """The text of a value that stands `depth` containers deep."""
+    """Return the text of a value that is nested `depth` containers deep."""
     return "".join(_written(piece, single_line_arrays=single_line_arrays, depth=depth, finished_text=True))
 
 
 def _written(
     value: JsonValue | Piece, *, single_line_arrays: bool, depth: int, finished_text: bool = False
 ) -> Iterator[str]:
-    """Written on an explicit stack: a request may nest deeper than the interpreter may recurse."""
+    """Yield pieces of text, on an explicit stack: a request may nest deeper than the interpreter may recurse."""
     stack: list[tuple[Iterator[tuple[str | None, JsonValue | Piece]], bool]] = []
     pending: JsonValue | Piece = value
     while True:
@@ -99,7 +99,7 @@ def _written(
                 yield "[]" if is_array else "{}"
                 first = False
         elif isinstance(pending, float) and not math.isfinite(pending):
-            return  # RapidJSON's writer gives up at a number that JSON cannot hold, and what it has written stands
+            return  # RapidJSON's writer stops at a number that JSON cannot hold, and keeps what it has written
         else:
             yield pending if finished_text and isinstance(pending, str) else _scalar(pending)
             first = False
@@ -145,7 +145,7 @@ def _scalar(value: JsonValue | Piece) -> str:
 
 
 def _shortest(double: float) -> str:
-    """The shortest digits that round-trip, placed as RapidJSON's `Prettify` (internal/dtoa.h) places them."""
+    """Return the shortest digits that round-trip, in the layout of RapidJSON's `Prettify` (internal/dtoa.h)."""
     negative, digit_tuple, exponent = Decimal(repr(double)).normalize().as_tuple()
     digits = "".join(map(str, digit_tuple))
     point = len(digits) + int(exponent)  # 10^(point-1) <= |double| < 10^point

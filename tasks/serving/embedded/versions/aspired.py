@@ -1,4 +1,4 @@
-"""Which versions of a model are wanted: the rules over a base path's children, without I/O beyond listing it.
+"""The aspired versions of a model, by its version policy and the children of its base path.
 
 Source: tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc.
 """
@@ -19,19 +19,19 @@ _NUMBER = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 
 @dataclass(frozen=True)
 class LatestVersions:
-    """The highest `count` versions."""
+    """Serve the highest `count` versions."""
 
     count: int = 1
 
 
 @dataclass(frozen=True)
 class AllVersions:
-    """Every version found."""
+    """Serve every version found."""
 
 
 @dataclass(frozen=True)
 class SpecificVersions:
-    """These versions, as far as they are found."""
+    """Serve these versions, as far as they are found."""
 
     versions: frozenset[int]
 
@@ -49,10 +49,10 @@ class ServedModel:
 
 
 def aspired_versions(model: ServedModel) -> dict[int, Path]:
-    """The versions that should be served now, with their directories, highest first.
+    """Return the versions that should be served now, with their directories, highest first.
 
     Raises:
-        ServingError: the base path is not there, which is no reason to unload anything.
+        ServingError: the base path does not exist, which is no reason to unload anything.
     """
     if not model.base_path.exists():
         raise invalid(

@@ -22,10 +22,10 @@ from tasks.serving.embedded.versions.servable import LoadOptions, Servable, load
 
 
 class VersionLoader:
-    """Loads versions as the flags say; without `batching`, every request runs by itself."""
+    """Load versions as the flags say; without `batching`, every request runs by itself."""
 
     def __init__(self, flags: Flags, metrics: Metrics, batching: BatchingParameters | None) -> None:
-        """Raise ServingError where the flags contradict each other."""
+        """Raise ServingError if the flags contradict each other."""
         kinds = (
             flags.tensorflow_session_parallelism,
             flags.tensorflow_intra_op_parallelism,
@@ -49,10 +49,10 @@ class VersionLoader:
             self._scheduler = BatchScheduler[RunTask](batching.num_batch_threads, batching.thread_pool_name)
 
     def __call__(self, name: str, version: int, path: Path) -> Servable:
-        """The servable, ready to answer.
+        """Load one version; return a servable that is ready to answer.
 
         Raises:
-            ServingError: what failed, in the real server's words.
+            ServingError: the load failed, with the real server's message.
         """
         with self._metrics.load(str(path)):
             servable: Servable = load(path, self._options)

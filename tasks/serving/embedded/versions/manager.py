@@ -1,9 +1,9 @@
-"""Versions and their lives: what the file system shows, what is loaded, what answers.
+"""The life cycle of versions, from their directories in the file system to the versions that answer.
 
 One thread lists the base paths, one loads. A version goes START → LOADING → AVAILABLE → UNLOADING → END, or from LOADING
-to END with an error; it stays END until its directory has been away and come back. As in the real server
-(`AspiredVersionsManager`, `AvailabilityPreservingPolicy` in tensorflow_serving/core), a version that is no longer wanted
-answers until a wanted one does, and a load that is being retried keeps every other load waiting.
+to END with an error; it stays END until its directory has been removed and has come back. As in the real server
+(`AspiredVersionsManager`, `AvailabilityPreservingPolicy` in tensorflow_serving/core), a version that is no longer aspired
+answers until an aspired one does, and a load that is being retried keeps every other load waiting.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _WAIT_SLICE_SECONDS = 0.2
 
 
 class Manager:
-    """Keeps the wanted versions of the configured models loaded."""
+    """Keep the aspired versions of the configured models loaded."""
 
     def __init__(self, loading: Loading, *, poll_seconds: float) -> None:
-        """`poll_seconds` 0 lists the base paths once, below 0 never, as `--file_system_poll_wait_seconds` does."""
+        """Set up; `poll_seconds` 0 lists the base paths once, below 0 never, as `--file_system_poll_wait_seconds` does."""
         self._loading = loading
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
@@ -38,18 +38,18 @@ class Manager:
         self._stopping = False
 
     def start(self) -> None:
-        """Begin to list and to load, in daemon threads."""
+        """Start to list and load, in daemon threads."""
         for work in (self._poll_forever, self._load_forever):
             threading.Thread(target=work, daemon=True, name=work.__name__.strip("_")).start()
 
     def stop(self) -> None:
-        """Begin no further load, and let the threads end."""
+        """Start no further load, and let the threads end."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def serve(self, models: Iterable[ServedModel]) -> set[str]:
-        """Take over the configured models; the names that are new. What is no longer configured is unloaded."""
+        """Apply a configuration and return the names that are new. Models that are no longer configured are unloaded."""
         with self._changed:
             before = set(self._models)
             self._models = {model.name: model for model in models}
@@ -60,12 +60,12 @@ class Manager:
             return set(self._models) - before
 
     def wait_until_available(self, names: Collection[str], given_up: Callable[[], bool]) -> None:
-        """Return when every named model has a version that answers, or when `given_up` says so.
+        """Return when every named model has a version that answers, or when `given_up` returns True.
 
-        A model whose base path is missing or empty is waited for, as the real server does.
+        A model whose base path is missing or empty is waited for, as in the real server.
 
         Raises:
-            ServingError: UNKNOWN, naming the versions whose loads failed, once nothing is left to wait for.
+            ServingError: UNKNOWN, naming the versions whose loads failed, once no other load is left to wait for.
         """
         with self._changed:
             while not given_up():
@@ -81,10 +81,10 @@ class Manager:
                 self._changed.wait(_WAIT_SLICE_SECONDS)
 
     def _progress(self, name: str) -> list[Version] | None:
-        """None while undecided, the failed versions when all failed, nothing when one is available."""
+        """Return None while undecided, the failed versions when all failed, or an empty list when one is available."""
         versions = self._versions.get(name, {})
         wanted = [versions[number] for number in self.aspired.get(name, {}) if number in versions]
-        # A version that is being retried is not waited for when another one answers.
+        # A version whose load is being retried is not waited for if another one answers.
         if any(version.state in (State.START, State.LOADING) and version.error is None for version in wanted):
             return None
         if any(version.state is State.AVAILABLE for version in wanted):
@@ -120,13 +120,13 @@ class Manager:
         raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
 
     def is_available(self, name: str, number: int) -> bool:
-        """Whether that version answers now."""
+        """Tell whether that version answers now."""
         with self._changed:
             version = self._versions.get(name, {}).get(number)
             return version is not None and version.state is State.AVAILABLE
 
     def statuses(self, name: str, number: int | None) -> list[VersionStatus]:
-        """The state of one version, or of all the model ever had, newest first.
+        """Return the state of one version, or of all that the model ever had, newest first.
 
         Raises:
             ServingError: NOT_FOUND.
@@ -198,7 +198,7 @@ class Manager:
             self._load_version(version)
 
     def _next_change(self) -> Version | None:
-        """The version to unload or else to load next."""
+        """Return the version to unload, or else to load, next."""
         for name, wanted in self.aspired.items():
             versions = self._versions.get(name, {})
             wanted_serves = any(versions[number].state is State.AVAILABLE for number in wanted if number in versions)
@@ -207,7 +207,7 @@ class Manager:
                     continue
                 if version.state is State.AVAILABLE and (wanted_serves or not wanted):
                     return version
-                if version.state is State.START:  # gone before its turn came
+                if version.state is State.START:  # removed before it was loaded
                     version.state = State.END
             for number in sorted(wanted, reverse=True):
                 if versions[number].state is State.START:
@@ -218,17 +218,17 @@ class Manager:
         def is_unwanted() -> bool:
             return self._stopping or version.number not in self.aspired.get(version.name, {})
 
-        def waited_in_vain(seconds: float) -> bool:
+        def cancelled(seconds: float) -> bool:
             with self._changed:
                 return self._changed.wait_for(is_unwanted, seconds)
 
-        servable = self._loading.load(version, waited_in_vain)
+        servable = self._loading.load(version, cancelled)
         with self._changed:
             version.servable = servable
             version.state = State.END if servable is None else State.AVAILABLE
             version.failed = servable is None and not is_unwanted()
             self._changed.notify_all()
-        if servable is not None:  # said when it is true: whoever reads the log may ask at once
+        if servable is not None:  # logged once it is true: a reader of the log may send requests at once
             log.info(f"Successfully loaded servable version {version}")
 
     def _unload(self, version: Version) -> None:

@@ -1,4 +1,4 @@
-"""Loading one version, again and again if need be (`Retry` in tensorflow_serving/util/retrier.cc)."""
+"""Load one version with retries (`Retry` in tensorflow_serving/util/retrier.cc)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tasks.serving.embedded.versions.state import Version
 
 @dataclass(frozen=True)
 class Loading:
-    """How versions are loaded: `read(name, version, path)`, and after how many retries, how far apart, it is given up."""
+    """Load versions by `read(name, version, path)`, with a number of retries and an interval between them."""
 
     read: Callable[[str, int, Path], Servable]
     max_retries: int
     retry_interval_seconds: float
 
-    def load(self, version: Version, waited_in_vain: Callable[[float], bool]) -> Servable | None:
-        """The loaded version, or None with the last failure in `version.error`.
+    def load(self, version: Version, cancelled: Callable[[float], bool]) -> Servable | None:
+        """Return the loaded version, or None with the last failure in `version.error`.
 
-        `waited_in_vain(seconds)` waits for the next try and says whether the version is no longer wanted.
+        `cancelled(seconds)` waits for the next attempt and returns True once the version is no longer aspired.
         """
         what = f"Loading servable: {version}"
         for attempt in range(self.max_retries + 1):
             if attempt:
-                if waited_in_vain(self.retry_interval_seconds):
+                if cancelled(self.retry_interval_seconds):
                     log.info(f"Retrying of {what} was cancelled.")
                     return None
                 log.info(f"Retrying of {what} retry: {attempt}")
@@ -36,7 +36,7 @@ class Loading:
                 servable = self.read(version.name, version.number, version.path)
             except ServingError as error:
                 version.error = error
-            except Exception as error:  # the loader outlives whatever a model makes TensorFlow raise
+            except Exception as error:  # whatever a model makes TensorFlow raise must not end the loading thread
                 version.error = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
             else:
                 version.error = None

@@ -1,7 +1,7 @@
-"""A loaded SavedModel: one session over its graph, run as the real server's loader and session run it.
+"""A loaded SavedModel: one session over its graph, loaded and run as the real server does.
 
 Steps of loading: tensorflow/cc/saved_model/loader.cc (graph, restore, then the main op that initialises tables) and
-tensorflow_serving/servables/tensorflow/session_bundle_util.cc (what is a SavedModel directory at all).
+tensorflow_serving/servables/tensorflow/session_bundle_util.cc (the check of a SavedModel directory).
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Servable(Protocol):
         """Feed tensors by graph name, fetch tensors by graph name.
 
         Raises:
-            ServingError: what the session says, in its own words; DEADLINE_EXCEEDED after `timeout_ms`.
+            ServingError: the session's error, with its own message; DEADLINE_EXCEEDED after `timeout_ms`.
         """
         ...
 
     def close(self) -> None:
-        """Free what is held. Nothing may be running, and nothing may be asked afterwards."""
+        """Free the model. No run may be in progress or follow."""
         ...
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How SavedModels are loaded; 0 threads lets TensorFlow decide."""
+    """Options for loading SavedModels; 0 threads is TensorFlow's choice."""
 
     tags: frozenset[str] = frozenset({"serve"})
     intra_op_threads: int = 0
@@ -57,18 +57,18 @@ class LoadOptions:
 
 
 class SessionServable:
-    """A servable that is one session."""
+    """A servable with one session."""
 
     def __init__(self, session: Any, signatures: Mapping[str, Proto]) -> None:
         self._session = session
         self.signatures = signatures
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int | None = None) -> list[Array]:
-        """As `Servable.run`."""
+        """Do as `Servable.run`."""
         return _run(self._session, feeds, fetches, [], timeout_ms)
 
     def close(self) -> None:
-        """As `Servable.close`: the session and its graph are freed."""
+        """Do as `Servable.close`: free the session and its graph."""
         self._session.close()
         self._session = None
         gc.collect()  # a graph and its operations refer to each other, and hold the model's memory
@@ -81,7 +81,7 @@ def load(path: Path, options: LoadOptions) -> Servable:
     real one can load it with nothing restored and fail at the first request.
 
     Raises:
-        ServingError: the code and words of the step that failed.
+        ServingError: a step failed, with its code and message.
     """
     import tensorflow as tf
 
@@ -139,7 +139,7 @@ def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:
 
 
 def _needs_variables(meta_graph: Proto) -> bool:
-    """Whether the graph has variables and a saver to restore them; without a saver the main op must set them."""
+    """Tell whether the graph has variables and a saver to restore them; without a saver the main op must set them."""
     library = meta_graph.graph_def.library
     in_functions = (node for function in library.function for node in function.node_def)
     nodes = itertools.chain(meta_graph.graph_def.node, in_functions)
@@ -147,7 +147,7 @@ def _needs_variables(meta_graph: Proto) -> bool:
 
 
 def _asset_feeds(path: Path, meta_graph: Proto) -> dict[str, Array]:
-    """The path of each asset file by the tensor that holds it; SavedModels may be moved, so paths are fed."""
+    """Return the path of each asset file by the tensor that holds it; SavedModels may be moved, so paths are fed."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
     feeds: dict[str, Array] = {}
@@ -168,7 +168,7 @@ def _restore(session: Any, path: Path, saver: Proto, assets: Mapping[str, Array]
 
 
 def _initialiser(path: Path, meta_graph: Proto) -> str | None:
-    """The op to run once after restoring; `GetInitOp` looks in the same places in the same order."""
+    """Return the op to run once after restoring, by the order of `GetInitOp`."""
     if _INIT_SIGNATURE in meta_graph.signature_def:
         name: str = meta_graph.signature_def[_INIT_SIGNATURE].outputs[_INIT_SIGNATURE].name
         return name
@@ -194,9 +194,8 @@ def _run(
 ) -> list[Array]:
     """Run one step below `Session.run`.
 
-    `Session.run` checks shapes, which the real server does not, and wraps the runtime's words in Python's view of the
-    graph. Hence the private calls, which are what `Session.run` itself makes (tensorflow/python/client/session.py,
-    2.21).
+    `Session.run` checks shapes, which the real server does not, and rewrites the runtime's messages. Hence the private
+    calls, which `Session.run` itself makes (tensorflow/python/client/session.py, 2.21).
     """
     from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.client import pywrap_tf_session
@@ -228,7 +227,7 @@ def _tensor(graph: Any, name: str) -> Any:
 
 @contextmanager
 def _serving_errors() -> Iterator[None]:
-    """TensorFlow's errors as `ServingError`s with the same code and words."""
+    """Raise TensorFlow's errors as `ServingError`s with the same code and message."""
     import tensorflow as tf
 
     try:

@@ -1,4 +1,4 @@
-"""One version of one model: its state, and what is known of it."""
+"""The state of one version of one model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What GetModelStatus tells of one version."""
+    """A version's status as GetModelStatus reports it."""
 
     version: int
     state: State
@@ -44,7 +44,7 @@ class Version:
     servable: Servable | None = None
     in_flight: int = 0
     failed: bool = False
-    """Its load failed and its directory is still there: not to be tried again."""
+    """Its load failed and its directory still exists: it is not tried again."""
 
     def __str__(self) -> str:
         return f"{{name: {self.name} version: {self.number}}}"
