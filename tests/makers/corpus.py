@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.forms import frozen_graph, saved_model, saver
-from tasks.graphs import graph
+from tasks.graphs import graph, variables
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames, Method, Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -60,7 +60,7 @@ def variable_ops_left(path: Path) -> list[str]:
     import tensorflow as tf
 
     graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
-    return [node.op for node in graph.all_nodes(graph_def) if node.op in graph.STATEFUL_OPS]
+    return [node.op for node in graph.Graph(graph_def).every_node() if node.op in variables.STATEFUL_OPS]
 
 
 def restore(prefix: Path, names: GraphNames) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.adoption import source_graph
 from tasks.forms.detect import detect
-from tasks.graphs import graph, scan
+from tasks.graphs import rewrite, scan
 from tasks.records.adoption import ModelOptions, OpsFound, Proposal
 from tasks.signatures import propose, resolve
 from tasks.signatures.resolve import Resolved
@@ -314,7 +314,7 @@ def brought(path: Path, given: ModelOptions | None = None) -> Any:
     if path.name == "expected_graph" or path.suffix == ".pb":
         from tensorflow.core.framework import graph_pb2
 
-        return graph.modernise(_meta(graph_pb2.GraphDef.FromString(path.read_bytes())))
+        return rewrite.modernise(_meta(graph_pb2.GraphDef.FromString(path.read_bytes())))
     return source_graph.graph(detect(path), given or ModelOptions())
 
 

@@ -381,10 +381,10 @@ def variable_ops_in(path: Path) -> list[str]:
     """The ops of a GraphDef, function bodies included, that hold or read a variable."""
     import tensorflow as tf
 
-    from tasks.graphs import graph
+    from tasks.graphs import graph, variables
 
     graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
-    return [node.op for node in graph.all_nodes(graph_def) if node.op in graph.STATEFUL_OPS or "Variable" in node.op]
+    return [node.op for node in graph.Graph(graph_def).every_node() if node.op in variables.STATEFUL_OPS or "Variable" in node.op]
 
 
 def variable_as_probe(prefix: Path, key: str, out: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.adoption import flatten
 from tasks.forms import saver
-from tasks.graphs import graph
+from tasks.graphs import variables
 from tasks.graphs.variables import Slice
 
 LIVE, AVERAGE = [10.0, 20.0, 30.0], [4.0, 8.0, 12.0]
@@ -89,4 +89,4 @@ def restored_in_parts(folder: Path) -> tuple[list[Any], dict[str, Slice], list[A
         answer = session.run("y:0", {"x:0": np.eye(5, dtype=np.float32)})
         again = saving.save(session, str(folder / "again"), write_meta_graph=False)
     whole = saver.read(saver.reader(Path(again)), "p/w", Path(again))
-    return answer.tolist(), graph.restored_slices(complete.graph_def, complete.saver_def), whole.tolist()
+    return answer.tolist(), variables.restored_slices(complete.graph_def, complete.saver_def), whole.tolist()
