@@ -1,4 +1,4 @@
-"""The whole pipeline's laws, on the quickest model: what is there is not made again, what is damaged is, and only that."""
+"""Laws of the whole pipeline on the smallest model: what exists is not rebuilt, what is damaged is, and only that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A change of versions, rehearsed beside production: what clients would feel of it, and what could not be rehearsed."""
+"""A rehearsed change of versions: what clients would notice, and what could not be rehearsed."""
 
 from __future__ import annotations
 

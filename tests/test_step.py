@@ -1,4 +1,4 @@
-"""Same in, same place: what a key depends on, which answers are kept, and what a run is shown."""
+"""Equal inputs give the same artifact: what a key depends on, which answers are kept, and what a run is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adoption of models that are odd in one way: shipped as they are, or refused with the reason."""
+"""Adoption of models with one unusual property each: shipped unchanged, or refused with the reason."""
 
 from __future__ import annotations
 

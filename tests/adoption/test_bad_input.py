@@ -1,4 +1,4 @@
-"""What is broken, hostile or not meant for us: each with an error of its own, before anything of it is executed."""
+"""Broken, hostile or foreign files are each refused with an error of their own, before anything in them is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The eleven models from the wild, each answered as the corpus's own README asks."""
+"""Real models give the answers that the corpus's README records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a graph's savers restores it, and the Saver that is made where none does."""
+"""The Saver that restores a graph is found, or made where the graph has none."""
 
 from __future__ import annotations
 

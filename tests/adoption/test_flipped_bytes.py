@@ -1,4 +1,4 @@
-"""Every form with one byte changed or its end cut: a message, or what the whole model answers; no traceback, no hang.
+"""Any form with a byte changed or its end cut off: a message, or the complete model's answers; no traceback, no hang.
 
 Never another answer, where the format lets anybody know: tensor bundles and V1 checkpoints carry a checksum for every
 block and tensor, the members of a `.keras` archive one for each. A GraphDef, a `.meta`, a `saved_model.pb`, an HDF5 file

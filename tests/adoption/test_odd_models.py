@@ -1,4 +1,4 @@
-"""Models saved in odd ways: shipped as they are with a word on what is odd, or refused with the reason."""
+"""Models saved in unusual ways are shipped with a note on what is unusual, or refused with the reason."""
 
 from __future__ import annotations
 

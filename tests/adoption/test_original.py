@@ -1,4 +1,4 @@
-"""The graph of a brought model: the one that a loader takes, and nothing of it run by reading it."""
+"""A source model's graph is the one that TensorFlow's loader takes, and reading it runs nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classic ways to save and restore, by name: written with TensorFlow's own API as the tutorials do, then brought to us."""
+"""TensorFlow 1's ways to save and restore, written with its API as its guides do, are adopted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system refuses is the environment's failure: named, nothing lost, and the next run goes on."""
+"""A refusal by the operating system is an environment failure: it is named, nothing is lost, the next run continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed = absent or whole: a step is killed before and after every single disk operation that it makes."""
+"""A step that is killed before or after any of its disk operations leaves a complete artifact or none."""
 
 from __future__ import annotations
 

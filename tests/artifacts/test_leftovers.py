@@ -1,4 +1,4 @@
-"""What a store may lose: what killed runs left and what was set aside, old enough, and nothing else."""
+"""`gc` removes what killed runs left and what was set aside, if it is old enough, and nothing else."""
 
 from __future__ import annotations
 

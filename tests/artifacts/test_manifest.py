@@ -1,4 +1,4 @@
-"""What a manifest promises: it is what was written, or it is refused; a digest says what a directory is."""
+"""A manifest is read as it was written, or refused; a digest identifies the contents of a directory."""
 
 from __future__ import annotations
 

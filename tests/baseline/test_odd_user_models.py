@@ -1,4 +1,4 @@
-"""What is no variable, what is baked in, what depends on the batch: looked at, or refused, and never passed over."""
+"""State outside variables, constants and batch-dependent outputs are examined or refused, never skipped in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What freeze, export and restore-verify promise beyond equal numbers, each on a model that would show it broken."""
+"""Promises of freeze, export and restore-verify beyond equal numbers, each on a model that would show it broken."""
 
 from __future__ import annotations
 

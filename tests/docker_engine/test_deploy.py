@@ -1,4 +1,4 @@
-"""What is deployed refers to what exists, builds, and runs: read without an engine, then tried with one.
+"""The deployment files refer to what exists, build, and run: read without an engine, then tried with one.
 
 TFSHIP_DOCKER=1   build the worker on a local base, run the pipeline in it, bring the whole composition up;
                   no engine and no docker-compose are then failures, not skips (CI sets it)

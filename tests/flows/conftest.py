@@ -1,4 +1,4 @@
-"""What the tests of the flow share: a store in which `half_plus_two` is built, and a Prefect server."""
+"""Fixtures for tests of the flow: a finished run of `half_plus_two`, processes that are ended, and a Prefect server."""
 
 from __future__ import annotations
 

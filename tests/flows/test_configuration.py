@@ -1,4 +1,4 @@
-"""Where settings come from, the later over the earlier, and what is said of a wrong one."""
+"""Settings come from several sources, the later over the earlier; a wrong one is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flow in Prefect: what its server shows of a run, and the deployments of prefect.yaml on a process worker."""
+"""The flow in Prefect: the states that its server shows, and the deployments of prefect.yaml on a process worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forms that only live objects have: written from the checkpoint's values, proven by code in a fresh child, adopted again."""
+"""Forms that only live objects have: written from a checkpoint's values, proven in a fresh child, adopted again."""
 
 from __future__ import annotations
 

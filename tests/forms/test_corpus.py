@@ -1,4 +1,4 @@
-"""Checkpoints from the wild, through the forms that exist so far."""
+"""Real checkpoints are restored, frozen and exported, and answer as recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a path holds, where something in it is no file at all."""
+"""A path's form is detected by structure, also where entries of it are no regular files."""
 
 from __future__ import annotations
 

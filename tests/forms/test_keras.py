@@ -1,4 +1,4 @@
-"""Keras files: what is refused before anything is built, what is damaged, and what answers as the model that was saved."""
+"""Keras files are refused before anything is built, reported as damaged, or answer as the saved model did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object-based checkpoints: what is in them, and which live object's variables they restore, all or none."""
+"""Object-based checkpoints: their contents are listed, and all of a live object's variables are restored or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lookup tables: filled from the model's own files and from no other, each by its whole name."""
+"""Lookup tables are filled from the model's own files and from no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph may run: nothing that touches files, Python or the network is reached, however it hides."""
+"""A scan finds every reachable op that touches files, Python or the network, wherever it hides."""
 
 from __future__ import annotations
 

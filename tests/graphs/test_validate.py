@@ -1,4 +1,4 @@
-"""A graph with one thing in it that cannot be is damage, said in words, by whoever reads it first."""
+"""An invalid graph is reported as damage, in words, by whichever reader meets it first."""
 
 from __future__ import annotations
 

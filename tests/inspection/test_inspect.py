@@ -1,4 +1,4 @@
-"""Looking at files: everything is told, nothing is run, and damage is said beside what can still be listed."""
+"""`inspect` lists everything and runs nothing; damage is reported next to what can still be listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call gives the value or the error that the child had, and a child that fails fails alone and with its name."""
+"""A call returns the child's value or raises its error; a child that fails fails alone, and is named."""
 
 from __future__ import annotations
 

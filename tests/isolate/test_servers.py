@@ -1,4 +1,4 @@
-"""Nothing outlives its caller: the server, its children and what they started end with it, and a new one starts."""
+"""No fork server, child or descendant outlives its caller, and the next call starts a new server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One SundayNet, trained briefly and taken through every form: what the tests of forms spoil copies of."""
+"""One SundayNet, trained briefly and taken through every form; tests spoil copies of it."""
 
 from __future__ import annotations
 

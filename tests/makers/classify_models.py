@@ -1,4 +1,4 @@
-"""Models that are served in a way of their own."""
+"""Models for classification that are served in unusual ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One small model in several forms, copies of it with a planted fault, and what is asked of them; in children."""
+"""One small model in several forms, copies of it with a planted fault, and calls on them; in children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls on models from the wild, in children: restore, freeze and export with hand-written names, and answer."""
+"""Calls on real models, in children: restore, freeze and export with hand-written names, and answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the smoke test and of the rehearsal start from: a model of tests/makers, exported."""
+"""An exported model of tests/makers, for tests of the smoke test and of the rehearsal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GraphDefs with a planted peculiarity, made in children; what is asked of them there."""
+"""GraphDefs with one planted peculiarity each, and calls on them; in children."""
 
 from __future__ import annotations
 

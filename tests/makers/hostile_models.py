@@ -1,4 +1,4 @@
-"""Files made to harm: written in children by TensorFlow's protos, or its own API where that writes them."""
+"""Files made to do harm, written in children by TensorFlow's protos, or by its API where that writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thing in a model's graph made into what cannot be: as one flipped bit does, but where it hurts. Run in children."""
+"""Graphs with one impossible value, as a flipped bit makes it, but where it hurts. Run in children."""
 
 from __future__ import annotations
 

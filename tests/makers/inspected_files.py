@@ -1,4 +1,4 @@
-"""Files to look at, made in children: checkpoints, graphs and Keras files, whole and damaged."""
+"""Checkpoints, graphs and Keras files to inspect, complete and damaged; made in children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of one's own in Keras: the example of the README."""
+"""A user's own Keras model: the README's example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs with lookup tables that files fill, honestly and otherwise; made and judged in children."""
+"""Graphs whose lookup tables are filled from files, honestly and otherwise; made and examined in children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that take only some inputs: what is drawn for them must run. Everything here runs in a child."""
+"""Models that accept only some inputs; what is drawn for them must run. Everything here runs in a child."""
 
 from __future__ import annotations
 

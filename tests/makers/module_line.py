@@ -1,4 +1,4 @@
-"""A model of one's own as a tf.Module with its own training step: the other example of the README."""
+"""A user's own tf.Module with a training step of its own: the README's other example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that several workers train together, or must not."""
+"""Models that several workers may train together, and models that they may not."""
 
 from __future__ import annotations
 

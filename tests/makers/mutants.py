@@ -1,4 +1,4 @@
-"""The mutants: ways to spoil an exported SavedModel, and by which cause the gate must refuse each; and harmless changes.
+"""The mutants: faults in an exported SavedModel and the cause by which the gate must refuse each; and harmless changes.
 
 `python -m tests.makers.mutants` judges them all and prints the table.
 """

@@ -1,4 +1,4 @@
-"""Models of a user's own code and what they saved, made in children; and faults planted in what was written from them."""
+"""Models of a user's own code, their checkpoints, and faults planted in these; made in children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models saved in odd ways, each made in a child in a folder of its own."""
+"""Models saved in unusual ways, each made in a child in a folder of its own."""
 
 from __future__ import annotations
 

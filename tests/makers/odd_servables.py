@@ -1,4 +1,4 @@
-"""Models whose requests or answers not every protocol can carry, or that not every question fits."""
+"""Models whose requests or answers not every protocol can carry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that are odd in one way each, to see that no oddity passes for proof."""
+"""Models with one unusual property each, which must not pass for proven."""
 
 from __future__ import annotations
 

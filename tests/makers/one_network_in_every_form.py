@@ -384,7 +384,11 @@ def variable_ops_in(path: Path) -> list[str]:
     from tasks.graphs import graph, variables
 
     graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
-    return [node.op for node in graph.Graph(graph_def).every_node() if node.op in variables.STATEFUL_OPS or "Variable" in node.op]
+    return [
+        node.op
+        for node in graph.Graph(graph_def).every_node()
+        if node.op in variables.STATEFUL_OPS or "Variable" in node.op
+    ]
 
 
 def variable_as_probe(prefix: Path, key: str, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Source model graphs of which merely reading or importing them would go wrong; made and opened in children."""
+"""Source model graphs that break when merely read or imported; made and opened in children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models, and what the probe is worth for each. Everything here runs in a child."""
+"""Small models, and the probe's sensitivity for each. Everything here runs in a child."""
 
 from __future__ import annotations
 

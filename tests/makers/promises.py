@@ -1,4 +1,4 @@
-"""Models that put one promise of the forms to the test each, and what tests ask of TensorFlow about them."""
+"""Models that each put one promise of the forms to the test, and calls on them."""
 
 from __future__ import annotations
 

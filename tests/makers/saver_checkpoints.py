@@ -1,4 +1,4 @@
-"""Checkpoints whose graphs hold several savers, or none that serves; made in children, and asked there."""
+"""Checkpoints whose graphs hold several Savers, or none that fits; made and read in children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that trains in milliseconds a step, and can be told to be slow, random or broken."""
+"""A model that trains in milliseconds a step, and can be made slow, random or broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models of somebody else's, each odd in one way; written in a child by TensorFlow's own API."""
+"""Checkpoints of small trainable models, each unusual in one way; written in a child by TensorFlow's own API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody's TF1 training script, run in a child: it trains on rows of a file, and leaves checkpoints with their graph."""
+"""A TF1 training script, run in a child: it trains on the rows of a file, and leaves checkpoints with their graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network of `one_network_in_every_form.py` as a user's own code: the graph for a checkpoint that has none."""
+"""The network of `one_network_in_every_form.py` as user code: the graph for a checkpoint that has none."""
 
 from __future__ import annotations
 

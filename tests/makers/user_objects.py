@@ -1,4 +1,4 @@
-"""Objects of a user's own, whose values somebody saved without them."""
+"""User-defined objects whose values were saved without them."""
 
 from __future__ import annotations
 

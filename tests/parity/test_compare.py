@@ -1,4 +1,4 @@
-"""The comparison itself: nothing that differs passes, nothing that was not looked at is called passed."""
+"""The comparison: nothing that differs passes, and nothing that was not compared is called passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where sessions and eager functions may compute."""
+"""Session options decide on which devices sessions and eager functions compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine lacks is never a verdict on a model; what its bytes lack always is."""
+"""A shortage on the machine is never a verdict on a model; bytes that the model lacks always are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's own examples, run as they are printed, against a server over the exported model."""
+"""The report's examples run as they are printed, against a server of the exported model."""
 
 from __future__ import annotations
 

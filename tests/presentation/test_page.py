@@ -1,4 +1,4 @@
-"""The report page: what it must say, what it must never say, and that it loads nothing."""
+"""The report page: what it must state, what it must never state, and that it loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality on labelled data, and the probe's own worth: planted faults are seen, and nothing is guessed."""
+"""Quality on labelled data and the probe's sensitivity: planted faults are detected, and nothing is guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing but whole versions under numeric names, whenever a publication or a rollback is killed or refused."""
+"""Only complete versions have numeric names, whenever a publication or a rollback is killed or refused."""
 
 from __future__ import annotations
 

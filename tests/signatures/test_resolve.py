@@ -1,4 +1,4 @@
-"""Signatures: what is declared, said, collected or guessed; and that a guess is never taken for one of the others."""
+"""Signatures are declared, requested, collected or proposed, and a proposal is never taken for one of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor files: what is read is what was written, and nothing else is read."""
+"""A tensor file is read as it was written, or refused."""
 
 from __future__ import annotations
 

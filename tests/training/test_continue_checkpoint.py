@@ -1,4 +1,4 @@
-"""Monday morning: a checkpoint that somebody left goes on in its own graph, or lends its variables to a new one."""
+"""Training continues a checkpoint in its own graph, or initialises a new graph from its variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several workers that train one model together, as they are on several machines, here on one."""
+"""Several workers train one model together, all on one host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Keras model, a tf.Module and a graph function, trained here and taken through every form like a TF1 graph."""
+"""A Keras model, a tf.Module and a graph function are trained and taken through every form like a TF1 graph."""
 
 from __future__ import annotations
 

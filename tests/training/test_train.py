@@ -1,4 +1,4 @@
-"""What a run of training leaves: the Saver's own rules, a baseline for every checkpoint, and no lost graph."""
+"""A training run keeps the Saver's rules, a baseline for every checkpoint, and every graph."""
 
 from __future__ import annotations
 

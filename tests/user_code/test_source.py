@@ -1,4 +1,4 @@
-"""What a model is made of: everything that could change it is in its key, or it is trained again each time."""
+"""A model's key covers everything that could change it; a model without a key is trained again each time."""
 
 from __future__ import annotations
 

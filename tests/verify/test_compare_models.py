@@ -1,4 +1,4 @@
-"""Several forms beside the first: what is paired, what is compared, and what is never called equal."""
+"""Several forms are paired and compared with the first, and never called equal without a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first tensor that differs between two graphs, with the fault planted: each must be named exactly."""
+"""The first tensor that differs between two graphs with a planted fault is named exactly."""
 
 from __future__ import annotations
 

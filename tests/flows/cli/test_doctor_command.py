@@ -1,4 +1,4 @@
-"""`tfship doctor`: each fault planted, found, and told with a remedy; what is not needed is no failure."""
+"""`tfship doctor` finds each planted fault and gives a remedy; what is not needed is no failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a run: one message with a remedy, the right exit code, nothing lost."""
+"""A run that fails gives one message with a remedy and the right exit code, and loses nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfship gc` as its users call it."""
+"""`tfship gc` removes leftovers and the containers of dead runs, or lists them in a dry run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfship init` as one types it: what it writes works, or says what is missing."""
+"""`tfship init` writes a configuration that works, or says what is missing."""
 
 from __future__ import annotations
 

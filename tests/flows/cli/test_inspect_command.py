@@ -1,4 +1,4 @@
-"""`tfship inspect` as one types it."""
+"""`tfship inspect`: its page, its JSON and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given beside a brought model: files that are not there, options without use, tensors that are none."""
+"""Model options on the command line: missing files, options that do not apply, tensors that do not exist."""
 
 from __future__ import annotations
 

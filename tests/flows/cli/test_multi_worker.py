@@ -1,4 +1,4 @@
-"""Several workers, each started by its own command: the chief's model is kept, and nothing of the others."""
+"""Several workers, each started by its own command: the chief's model is kept, and the others leave nothing."""
 
 from __future__ import annotations
 

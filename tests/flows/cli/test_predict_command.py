@@ -1,4 +1,4 @@
-"""`tfship predict` as one types it."""
+"""`tfship predict` prints a model's answers to a file of inputs."""
 
 from __future__ import annotations
 

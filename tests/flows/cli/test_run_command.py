@@ -1,4 +1,4 @@
-"""`tfship run`: what it prints, that twice is once, and that two at once build once."""
+"""`tfship run`: its output; a second run is cached; two concurrent runs build each step once."""
 
 from __future__ import annotations
 

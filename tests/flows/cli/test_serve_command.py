@@ -1,4 +1,4 @@
-"""`tfship serve`: what it says, what it answers, how it ends."""
+"""`tfship serve`: its output, its answers, its exit codes."""
 
 from __future__ import annotations
 

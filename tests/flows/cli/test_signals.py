@@ -1,4 +1,4 @@
-"""Stopped in the middle of a step, by Ctrl-C, by SIGTERM, by SIGKILL: nothing is left, nothing is half, it goes on."""
+"""A run stopped in any step by SIGINT, SIGTERM or SIGKILL leaves no process and no partial artifact, and resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single steps, `convert`, `plan` and `init`, as one types them, on a checkpoint made by TensorFlow's own Saver."""
+"""Single steps, `convert`, `plan` and `init` from the command line, on a checkpoint written by TensorFlow's Saver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live table on a terminal, plain lines elsewhere, and Prefect's log on request."""
+"""Progress of a run: a live table on a terminal, plain lines elsewhere, and Prefect's log on request."""
 
 from __future__ import annotations
 

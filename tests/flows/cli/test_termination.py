@@ -1,4 +1,4 @@
-"""How a command ends: one document where `--json` was given, and one line and its code at any moment from its first."""
+"""How a command ends: one JSON document with `--json`; one line and the signal's exit code from its first moment on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfship train --from`: a checkpoint's own graph goes on, and the next run takes it from there."""
+"""`tfship train --from` continues a checkpoint in its own graph, and the next run continues from there."""
 
 from __future__ import annotations
 

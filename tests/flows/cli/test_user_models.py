@@ -1,4 +1,4 @@
-"""A model of one's own: run from its folder, and trained again when what it is made of changes."""
+"""A user's own model runs from its folder, and is trained again when its sources or its data change."""
 
 from __future__ import annotations
 

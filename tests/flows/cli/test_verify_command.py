@@ -1,4 +1,4 @@
-"""`tfship verify` as one types it."""
+"""`tfship verify`: its verdicts, its JSON and its exit codes for several saved models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever ends a smoke test says by which cause, in which server, and what the server wrote; nothing of it is lost."""
+"""Every end of a smoke test names its cause and its server, and keeps the server's log."""
 
 from __future__ import annotations
 

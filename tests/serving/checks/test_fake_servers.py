@@ -1,4 +1,4 @@
-"""A server that lies in one way is refused by the cause of that way; a model that not every protocol carries is not."""
+"""A server with one wrong behaviour is refused by that cause; a model that one protocol cannot carry is not."""
 
 from __future__ import annotations
 

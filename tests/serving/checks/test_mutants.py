@@ -1,4 +1,4 @@
-"""Every way to spoil a model or its release is refused, by its own cause; what spoils nothing passes.
+"""Each fault in a model or its release is refused by its own cause; harmless changes pass.
 
 Each mutant is committed with a correct manifest, and for weights with correct tensor checksums: hashing is not what
 finds it. `python -m tests.makers.mutants` prints the whole table; with `-s`, so does this.

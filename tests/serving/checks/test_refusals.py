@@ -1,4 +1,4 @@
-"""Which words of a server are about the model, and which are about the machine it runs on."""
+"""Messages of a server about the model are told from messages about its host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What REST's JSON is taken for: the dtype that was declared, or something that differs from it."""
+"""A REST answer is parsed as the declared dtype, or as something that the comparison sees to differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the flags change: batching, health, time limits, body limits, warmup, the channel's options, the version."""
+"""Effects of flags: batching, health, time limits, body limits, warmup, channel arguments, the version."""
 
 from __future__ import annotations
 

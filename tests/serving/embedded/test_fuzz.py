@@ -1,4 +1,4 @@
-"""Whatever is posted, the server refuses it or answers it, soon, and stands."""
+"""Any request body is refused or answered, soon, and the server keeps running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lives of versions, with directories that are real and models that are not."""
+"""The life cycle of versions, on real directories and with fake models."""
 
 from __future__ import annotations
 

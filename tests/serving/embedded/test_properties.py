@@ -1,4 +1,4 @@
-"""What holds of any model: rows and columns say the same, numbers keep every bit, errors are the client's.
+"""Laws for any model: row and column formats agree, numbers keep every bit, errors are the client's.
 
 The model is `mirror` of makers/servables.py, whose outputs are its inputs: signatures of every dtype, names of every kind.
 """

@@ -1,4 +1,4 @@
-"""The rules that need no server: flags, version directories, JSON as RapidJSON reads it."""
+"""Rules that need no server: flags, version directories, JSON as RapidJSON reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the contract is tested with: a model made by TensorFlow, and every runtime that this host can have.
+"""Fixtures of the runtimes' contract: a model made by TensorFlow, and every runtime that this host can have.
 
 TFSHIP_DOCKER=1     test the docker runtime; no engine is then a failure, not a skip (CI sets it)
 CONTRACT_IMAGE=REF   with that image instead of our stand-in's, which tests/docker_engine/images.py makes

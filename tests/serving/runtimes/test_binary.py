@@ -1,4 +1,4 @@
-"""The binary runtime's own promises: ports, versions, and programs that are none."""
+"""The binary runtime: its ports, its versions, and programs that are no server."""
 
 from __future__ import annotations
 

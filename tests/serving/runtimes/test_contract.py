@@ -1,4 +1,4 @@
-"""The contract of `ServingRuntime`, over every implementation."""
+"""The contract of `ServingRuntime`, held by every implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docker runtime where there is no engine to use, and whose container may be reaped. Needs no engine."""
+"""The docker runtime without a usable engine is refused with the reason; only containers of dead owners are reaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching an image with a real engine from a registry of our own: progress, and what each refusal says."""
+"""An image is fetched by a real engine from a local registry, with progress, and each refusal is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A remote engine: what it cannot see is copied to it, and its ports are reached from here.
+"""A remote engine gets copies of what it cannot see, and its ports are reached from here.
 
 It is the engine of this host behind a TCP port of loopback, or, where there is an sshd, behind ssh.
 """

@@ -1,4 +1,4 @@
-"""Servers that are no good, each in one way: the smoke test names the way within its deadline, and leaves nothing.
+"""A misbehaving server is refused by its own cause within its deadline, and leaves nothing.
 
 Each is an image (tests/docker_engine/misbehave.py) in which the step tests a model that is good.
 """
