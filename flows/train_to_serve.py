@@ -27,7 +27,7 @@ from tasks.report import keep, report, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Reached, Run, running, together
-from tasks.train import beside, train
+from tasks.train import assist, train
 
 
 @flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
@@ -45,7 +45,7 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
     files = config.files
     start = config.training.start
     if run.cluster.index:
-        beside(config.model if files is None else None, config.training, config.given, config.probe)
+        assist(config.model if files is None else None, config.training, config.given, config.probe)
         raise Reached  # the chief goes on
     if files is None:
         trained = train(config.model, config.training, **({"given": config.given} if start else {}))

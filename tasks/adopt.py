@@ -1,6 +1,6 @@
-"""adopt: take a model that somebody else trained, in whatever form it was saved, and leave what train leaves.
+"""adopt: take a source model, in whatever form TensorFlow saved it, and leave a training run, as train does.
 
-Stands in for train where files are brought. Layout: see `tasks/baseline/training_run.py`.
+Replaces train where a model was trained elsewhere. Layout: see `tasks/baseline/training_run.py`.
 """
 
 from __future__ import annotations
@@ -39,5 +39,5 @@ def adopt(
     code: ModelSource | None,
     out: Path,
 ) -> None:
-    """Detect, read, open, ask and flatten the model in `files`."""
+    """Detect, open and flatten the model in `files`, and record its baseline."""
     isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)

@@ -1,11 +1,11 @@
-"""checkpoint: pin one checkpoint of a run as an artifact that can be moved and needs nothing else.
+"""checkpoint: pin one checkpoint of a training run as an artifact that can be moved and needs nothing else.
 
 Follows train or adopt. Layout:
 
     model.ckpt-<step>.index .data-* .meta     (V1: model.ckpt-<step> and .meta)
     checkpoint                                names the prefix relatively
-    pinned.json                               Pinned: which, why, and every tensor with dtype, shape and checksum
-    graph.json  assets/                       as in the run
+    pinned.json                               PinnedCheckpoint: which, why, every tensor with dtype, shape and checksum
+    graph.json  assets/                       as in the training run
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ VERSION = 2
 
 @step(version=VERSION)
 def checkpoint(run: Artifact, selection: Selection, out: Path) -> None:
-    """Pin the checkpoint that `selection` names. Raises UsageError where the run does not hold it."""
+    """Pin the checkpoint that `selection` names.
+
+    Raises:
+        UsageError: the training run does not hold it.
+    """
     isolate.call(pin, run.path, selection, out)
 
 
 def pin(run: Path, selection: Selection, out: Path) -> None:
-    """In a child: copy the chosen checkpoint's files and list its tensors as they were read back."""
+    """In a child: copy the selected checkpoint's files, and list the tensors as read from the copy."""
     trained, pinned = TrainingRun(run), Pinned(out)
     kept = trained.checkpoints
     found = saver.prefixes(kept) if kept.exists() else []
@@ -44,7 +48,7 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
     steps = prefixes or {step: trained.prefix(step) for step in trained.steps()}
     baselines = {step: trained.baseline(step) for step in steps}
     if trained.adopted() is not None and isinstance(selection.which, int):
-        # adopt has taken the checkpoint of that number, by its name; the step that it holds may be another.
+        # adopt has taken the checkpoint of that number, by its name; its global step may be another.
         ((step, chosen),) = ((step, "the one that was adopted") for step in baselines)
     else:
         step, chosen = choose(selection, list(baselines.values()))
@@ -69,10 +73,10 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
 
 
 def choose(selection: Selection, baselines: list[Baseline]) -> tuple[int, str]:
-    """The global step to pin, and the reason in words.
+    """Return the global step to pin, and the reason in words.
 
     Raises:
-        UsageError: there is no such step, or no checkpoint has that metric.
+        UsageError: there is no checkpoint of that step, or none with that metric.
     """
     steps = sorted(baseline.step for baseline in baselines)
     if isinstance(selection.which, int):
@@ -98,6 +102,6 @@ def choose(selection: Selection, baselines: list[Baseline]) -> tuple[int, str]:
             "choose `latest` or a step.",
         )
     sign = 1 if selection.mode == "max" else -1
-    # Of equals the later one, which has seen more.
+    # Of equals the later one, which was trained longer.
     best = max(measured, key=lambda step: (sign * measured[step], step))
     return best, f"best {selection.metric} {measured[best]:.4f}"

@@ -1,8 +1,8 @@
-"""convert: write a verified checkpoint as another form that a run makes on request, and prove it in a fresh process.
+"""convert: write a verified checkpoint in the forms that are made on request, and prove each in a fresh process.
 
-Follows restore-verify, beside freeze and export. Layout: one folder a form, named after it, with a checkpoint's files and its
-`.meta`, with those of an object-based one, or with `model.keras`; `parity.json`. Where a form cannot be made, that holds
-one row that says why.
+Follows restore-verify, in parallel with freeze and export. Layout: a folder for each form, named after it, with a Saver
+checkpoint and its `.meta`, an object-based checkpoint, or `model.keras`; `parity.json`, which has one row with the
+reason for a form that cannot be made.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def convert(
     tolerance: Tolerance,
     out: Path,
 ) -> None:
-    """Write the forms `targets`; those of objects from what `code` builds, or from the Keras file that `files` names."""
+    """Write the forms `targets`: those of live objects from what `code` builds, or from the Keras file in `files`."""
     require_verified(verified, checkpoint, run)
     origin = _origin(run, files, code) if any(target.of_objects for target in targets) else None
     reports = [_one(checkpoint, run, to, origin, tolerance, Converted(out)) for to in targets]
@@ -90,7 +90,7 @@ def _of_object(
     tolerance: Tolerance,
     out: Converted,
 ) -> ParityReport:
-    """A form that is written from the live object: the Keras file again where there is one, else from the checkpoint."""
+    """Write a form from the live object: from the Keras file, if there is one, else from code and the checkpoint."""
     folder = out.form(to)
     folder.mkdir()
     reason: NotMade | None = None
@@ -115,14 +115,14 @@ def _not_made(to: Target, reason: NotMade) -> ParityReport:
 
 
 def _no_object(run: Artifact, to: Target) -> NotMade:
-    brought = TrainingRun(run.path).adopted()
-    what = brought.form.value if brought else "a checkpoint that was trained on in its own graph"
-    writes = "Keras writes its own models" if to is Target.KERAS else "live objects have one"
+    adopted = TrainingRun(run.path).adopted()
+    what = adopted.form.value if adopted else "a checkpoint that was trained further in its own graph"
+    writes = "Keras writes its own models" if to is Target.KERAS else "only live objects have one"
     return NotMade(f"{writes}, and this is {what}, without code of objects")
 
 
 def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance: Tolerance) -> ParityReport:
-    """In a child: a written checkpoint restored, and compared with the baseline."""
+    """In a child: restore a written checkpoint, and compare it with the baseline."""
     reference = proof.Reference.read(run, pin.step)
     prefix = folder / pin.prefix
     meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
@@ -134,7 +134,7 @@ def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance:
 
 
 def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:
-    """In a child: a written Keras archive loaded, and compared with the baseline."""
+    """In a child: load a written Keras archive, and compare it with the baseline."""
     reference = proof.Reference.read(run, step)
     here = predictors.environment(reference.session)
     with model.loaded(archive, reference.session) as opened:
@@ -142,21 +142,21 @@ def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> 
         values = [variable.value for variable in reference.needed]
         rows = compare.values(opened.form, values, opened.values())
         test = compare.test_for(reference.baseline.environment, here)
-        asked = reference.names.signatures
-        rows += compare.outputs(opened, asked, reference.probe, reference.outputs, test, tolerance)
+        signatures = reference.names.signatures
+        rows += compare.outputs(opened, signatures, reference.probe, reference.outputs, test, tolerance)
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 
 def _origin(run: Artifact, files: ModelFiles | None, code: ModelSource | None) -> Origin | None:
-    """What made the run's live object, None where a graph was brought, or went on, without code."""
-    params, brought = run.manifest.params, TrainingRun(run.path).adopted()
-    if brought is None:
+    """Return the origin of the training run's live object, None if there was none: a graph, and no code of objects."""
+    params, adopted = run.manifest.params, TrainingRun(run.path).adopted()
+    if adopted is None:
         if params.get("source") is None:
             return None
         return Origin(code=code, hyperparameters=params["training"]["hyperparameters"])
     if params.get("code") is not None:
         return Origin(code=code)
-    if not brought.form.of_keras or files is None:
+    if not adopted.form.of_keras or files is None:
         return None
     if not files.path.exists():
         raise EnvironmentFailure(str(files.path), "the Keras model that was adopted", "nothing", "put it back.")

@@ -1,6 +1,6 @@
 """export: write a verified checkpoint as a SavedModel for serving, and prove it by both loaders in fresh processes.
 
-Follows restore-verify, beside freeze; the smoke test and promote take what it makes. Layout: `saved_model/` (see
+Follows restore-verify, in parallel with freeze; the smoke test and promote use its artifact. Layout: `saved_model/` (see
 `tasks/forms/saved_model.py`), `parity.json`.
 """
 
@@ -25,7 +25,7 @@ _LOADERS = (CandidateForm.SAVED_MODEL_V1, CandidateForm.SAVED_MODEL_V2)
 
 @step(version=VERSION, verifies=True)
 def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
-    """Write the SavedModel from graph and prefix; `verified` is the proof that both are good."""
+    """Write the SavedModel from the checkpoint's graph and values, which `verified` has proven."""
     require_verified(verified, checkpoint, run)
     pin = Pinned(checkpoint.path).record()
     trained, exported = TrainingRun(run.path), Exported(out)
@@ -35,8 +35,8 @@ def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, tolerance) for form in _LOADERS]
     rows = [row for one in reports for row in one.rows]
     notes: tuple[str, ...] = ()
-    if (brought := trained.adopted()) and brought.form is Form.SAVED_MODEL:
-        notes = ("saved_model: was one already: written again, from its graph and its values",)
+    if (adopted := trained.adopted()) and adopted.form is Form.SAVED_MODEL:
+        notes = ("saved_model: already a SavedModel: written again, from its graph and its values",)
     report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows), notes=notes)
     exported.write_parity(report)
     if not report.passed:

@@ -1,7 +1,7 @@
 """freeze: fold a verified checkpoint's variables into one GraphDef, and prove it in a fresh process.
 
-Follows restore-verify, beside export. Layout: see `tasks/forms/frozen_graph.py`, and `parity.json`. Where a frozen graph
-cannot be made, `parity.json` holds one row that says why, and nothing else is here.
+Follows restore-verify, in parallel with export. Layout: see `tasks/forms/frozen_graph.py`, and `parity.json`. If a frozen
+graph cannot be made, `parity.json` has one row with the reason, and there are no other files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSION = 2
 
 @step(version=VERSION, verifies=True)
 def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: Tolerance, out: Path) -> None:
-    """Write `frozen_graph.pb` from graph and prefix; `verified` is the proof that both are good."""
+    """Write the frozen graph from the checkpoint's graph and values, which `verified` has proven."""
     require_verified(verified, checkpoint, run)
     pin = Pinned(checkpoint.path).record()
     trained = TrainingRun(run.path)
@@ -34,7 +34,7 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
         report = ParityReport(rows=(ParityRow.not_made(CandidateForm.FROZEN_GRAPH, not_made),))
     else:
         report = isolate.call(reference.prove, CandidateForm.FROZEN_GRAPH, out, run.path, pin.step, tolerance)
-        if (brought := trained.adopted()) and brought.form is Form.GRAPH_DEF and not names.needed:
+        if (adopted := trained.adopted()) and adopted.form is Form.GRAPH_DEF and not names.needed:
             note = "frozen_graph: already frozen: written again, with the same constants"
             report = report.model_copy(update={"notes": (note,)})
     Frozen(out).write_parity(report)

@@ -1,7 +1,7 @@
 """promote: publish a blessed SavedModel as the next version under the serving root, and confirm that it serves.
 
-The last step that changes anything. It always runs, and is idempotent by looking: the digest that is served already is
-`unchanged`. The previous version stays beside the new one.
+The last step that changes anything. It always runs, and is idempotent: a digest that is served already is `unchanged`.
+The previous version stays beside the new one.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def promote(
     serving: Serving,
     tolerance: Tolerance,
 ) -> tuple[Promotion, StepState]:
-    """Publish `exported`, which `blessed` is about.
+    """Publish `exported`, for which `blessed` is the smoke test.
 
     Raises:
-        DamagedError: the model's bytes are not what they were when it was blessed.
-        SmokeRefused: the blessing is of another model, not a pass, or only a stand-in's where that is not enough.
+        DamagedError: the model's files have changed since the smoke test.
+        SmokeRefused: the smoke test is of another model, did not pass, or ran in the stand-in where that is not allowed.
         HeldError: this digest was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
@@ -80,12 +80,12 @@ def promote(
                 reason=release.reason,
             )
         except DamagedError:
-            # Damage that the quick check cannot see: hash it all, so that it is set aside and the next run exports anew.
+            # The quick check missed the damage: a full hash sets the artifact aside, and the next run exports again.
             current().store.find(exported.step, exported.key, full=True)
             raise
         try:
             confirmed_by = _confirm(releases, version, checkpoint, run, serving, tolerance)
-        except BaseException as error:  # an interruption too: what was not confirmed must not stay served
+        except BaseException as error:  # an interruption too: a version that is not confirmed must not stay served
             releases.withdraw(version, digest, (str(error) or type(error).__name__).splitlines()[0])
             raise
         releases.append(
@@ -114,7 +114,11 @@ def promote(
 def require_blessing(
     exported: Artifact, blessed: Artifact, checkpoint: Artifact, run: Artifact, release: Release
 ) -> SmokeReport:
-    """The smoke report that `blessed` holds, if it is a pass of exactly this export and good enough for `release`."""
+    """Return the smoke report in `blessed`.
+
+    Raises:
+        SmokeRefused: it is not a pass of exactly this export, or `release` does not allow the stand-in.
+    """
     report = Smoked(blessed.path).report()
     about = blessed.manifest.inputs
     these = {"exported": exported.digest, "checkpoint": checkpoint.digest, "run": run.digest}
@@ -131,56 +135,69 @@ def require_blessing(
 
 
 def require_not_held(releases: Releases, digest: str, release: Release) -> None:
-    """Raise HeldError where this digest was rolled back and nobody forces it."""
+    """Raise HeldError if this digest was rolled back and its promotion is not forced."""
     holder = rules.held(digest, releases.journal())
     if holder is not None and not release.force:
         raise HeldError(
             f"promote {release.name}",
             "a model that was not rolled back",
             f"{digest[:12]}, rolled back on {holder.time} to version {holder.version}: {holder.reason or 'no reason'}",
-            "train or adopt a better one, or promote it all the same with --force --reason TEXT.",
+            "promote a better model, or this one with --force --reason TEXT.",
         )
 
 
 def require_sound(releases: Releases) -> None:
-    """Raise DamagedError where the highest number in the base path is none of ours, and no SavedModel.
+    """Check the highest version in the base path, unless this program published it.
 
-    A server takes whatever is called by an integer for a version, a file and a half-copied folder too, and tries the
+    A server takes every entry with an integer name for a version, a file or an incomplete folder too, and tries the
     highest first when it starts (tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc).
+
+    Raises:
+        DamagedError: it is not a SavedModel.
     """
     served = releases.served()
     if served is None or served in rules.digests(releases.journal()):
         return
     place = next(releases.root / name for name in releases.names() if rules.versions([name]) == [served])
     if not place.is_dir():
-        found = "a file" if place.is_file() else "a link to nowhere"
+        found = "a file" if place.is_file() else "a broken link"
     elif not any((place / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         found = "a folder without a saved_model.pb"
     elif (place / "variables").is_dir() and not (place / "variables" / "variables.index").is_file():
         found = "a folder without a variables.index"
     else:
         return
-    remedy = f"move it out of {releases.root}: a server that starts tries it first, and a rollback would end there."
+    remedy = (
+        f"move it out of {releases.root}: a server that starts there tries it first, and a rollback would select it."
+    )
     raise DamagedError(str(place), "a version that a server can load", found, remedy)
 
 
 def _confirm(
     releases: Releases, version: int, checkpoint: Artifact, run: Artifact, serving: Serving, tolerance: Tolerance
 ) -> str:
-    """Ask a server over the serving root itself: the new version must be AVAILABLE, answer, and answer right."""
+    """Confirm the new version in a server over the serving root: it must become AVAILABLE and answer the probe correctly."""
     *_, production = setups(serving)
     runtime = choose.choose(production.serving, current().run_id, step="promote")
     with lifecycle.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
         step = Pinned(checkpoint.path).record().step
         report = isolate.call(
-            ask, endpoint, releases.name, version, run.path, step, production.serving, tolerance, production.largest
+            answers,
+            endpoint,
+            releases.name,
+            version,
+            run.path,
+            step,
+            production.serving,
+            tolerance,
+            production.largest,
         )
     if not report.passed:
         raise ParityError.of(report)
     return f"{runtime.identity.runtime} server, AVAILABLE after {seconds:.2f} s"
 
 
-def ask(
+def answers(
     endpoint: Endpoint,
     name: str,
     version: int,
@@ -190,7 +207,7 @@ def ask(
     tolerance: Tolerance,
     largest: int | None,
 ) -> ParityReport:
-    """In a child: the probe over gRPC, and which version answered."""
+    """In a child: send the probe over gRPC, compare the answers, and check which version gave them."""
     reference = Reference.read(run, step)
     signatures = {signature.key: signature for signature in reference.names.signatures}
     predictor = GrpcPredictor(endpoint, name, signatures, serving.request_timeout)
@@ -200,7 +217,7 @@ def ask(
     finally:
         predictor.close()
     if report.passed and predictor.versions != {version}:
-        remedy = "another server may be listening; run again."
+        remedy = "another server may be listening on the port; run again."
         answered = ", ".join(f"version {number}" for number in sorted(predictor.versions))
         raise SmokeRefused(f"server over {name}", f"version {version}", answered, remedy)
     return report

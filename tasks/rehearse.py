@@ -1,4 +1,4 @@
-"""rehearse: change from the served version to the new one under steady traffic, beside production, not in it.
+"""rehearse: change from the served version to the new one under steady traffic, in a server of its own.
 
 Follows smoke_test, on request; promote comes after it. Layout: `rehearsal.json` (Rehearsal), `server.log`.
 """
@@ -43,7 +43,7 @@ def _facts(serving: Serving, served: Path, **_: object) -> Facts:
 
 
 def _served(served: Path) -> Path | None:
-    """The folder of the version that is served, by its own name: 0007 is version 7."""
+    """Return the folder of the served version, by its own name: 0007 is version 7."""
     releases = Releases(served.parent, served.name)
     version = releases.served()
     return next((releases.root / name for name in releases.names() if rules.versions([name]) == [version]), None)
@@ -52,7 +52,7 @@ def _served(served: Path) -> Path | None:
 def _digest(version: Path) -> str | None:
     try:
         return manifests.digest_of(manifests.entries(version))
-    except (DamagedError, OSError):  # the server will say what is wrong with it
+    except (DamagedError, OSError):  # the server will report what is wrong with it
         return None
 
 
@@ -67,26 +67,24 @@ def rehearse(
     window: float,
     out: Path,
 ) -> None:
-    """Load the version that `served` (the model's folder under the serving root) serves, send it steady traffic,
-    publish the new one beside it, and refuse where a client would feel it.
+    """Load the version in `served` (the model's folder under the serving root), send it steady traffic, and publish the
+    new version beside it; refuse the new version if a client would notice the change.
 
-    Where nothing is served there is nothing to change from, and that is noted; a rehearsal that was asked for and cannot
-    be made for another reason ends the run.
+    Where no version is served, the report says so. A requested rehearsal that is impossible for another reason ends the
+    run.
 
     Raises:
-        SmokeRefused: a request failed, the new version did not take over, or a gate was passed.
-        EnvironmentFailure: what is served cannot be changed from here: it does not load, or answers no request of ours.
+        SmokeRefused: a request failed, the new version did not take over, or a limit was exceeded.
+        EnvironmentFailure: the served version does not load here, or answers none of the requests.
     """
     place = _served(served)
     runtime = choose.choose(serving, current().run_id, step="rehearse")
     if place is None:
-        note = f"no version of {served.name} is served: there is nothing to change from"
+        note = f"no version of {served.name} is served: nothing to change from"
         Rehearsed(out).write(Rehearsal(identity=runtime.identity, note=note))
         return
     if runtime.identity.runtime == "docker" and address.resolve().remote:
-        raise _impossible(
-            runtime, served.name, "an engine on another host: it serves a copy, with no version beside it"
-        )
+        raise _impossible(runtime, served.name, "an engine on another host, which serves a copy of one version")
     (version,) = rules.versions([place.name])
     memory: list[int] = []
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as folder:
@@ -113,7 +111,7 @@ def rehearse(
         finally:
             Rehearsed(out).log.write_text(runtime.logs())
     if switch is None:
-        found = f"version {version}, which answers neither its own warmup requests nor the new model's probe"
+        found = f"version {version}, which answers neither its own warmup requests nor the probe of the new model"
         raise _impossible(runtime, served.name, found)
     peak = max(memory, default=None)
     checks = tuple(gate_checks(switch, peak, serving.gates))
@@ -134,8 +132,8 @@ def rehearse(
 
 
 def _impossible(runtime: ServingRuntime, name: str, found: str) -> EnvironmentFailure:
-    """A rehearsal that was asked for is not left out in silence."""
-    remedy = "mend what is served, or run without --rehearse (`rehearsal.wanted`)."
+    """Return the error for a requested rehearsal that is impossible."""
+    remedy = "fix the served version, or run without --rehearse (`rehearsal.wanted`)."
     facts = {"server": runtime.identity.called, "log": runtime.logs()}
     return EnvironmentFailure(f"rehearsing {name}", "a served version to change from", found, remedy, facts)
 
@@ -143,7 +141,7 @@ def _impossible(runtime: ServingRuntime, name: str, found: str) -> EnvironmentFa
 def change(
     endpoint: Endpoint, name: str, version: Path, run: Path, training_step: int, serving: Serving, window: float
 ) -> Switch | None:
-    """In a child: the traffic and the change."""
+    """In a child: send traffic and change the version."""
     return traffic.switched(
         endpoint,
         name,

@@ -1,8 +1,8 @@
-"""report: one page and one JSON document about a run, whatever it came to.
+"""report: one page and one JSON document about a run, however it ended.
 
-The last step; it always runs, for a refused run too. Layout, outside the store: `<reports>/<run_id>/report.html`,
-`run.json` (RunSummary), and `server.log`, `server-1.log` of servers whose test was no verdict, of which the store keeps
-nothing.
+The last step; it always runs, for a refused model too. Layout, outside the store: `<reports>/<run_id>/report.html`,
+`run.json` (RunSummary), and `server.log`, `server-1.log` of servers whose test gave no verdict, which the store does
+not keep.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHAIN = ("restore_verify", "freeze", "export", "convert", "smoke_test")
 
 @action
 def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tuple[Path, StepState]:
-    """Write the page and return its path. `error` is what ended the run, if it did not end well.
+    """Write the page and return its path. `error` is the error that ended the run, if one did.
 
     Raises:
         EnvironmentFailure: `folder` cannot be written.
@@ -55,7 +55,7 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
 
 
 def summary(run: Run, name: str, page: Path | None) -> RunSummary:
-    """The document that `tfship run --json` prints."""
+    """Return the document that `tfship run --json` prints."""
     smokes, rehearsal = _smokes(run.artifacts), _rehearsal(run.artifacts)
     return RunSummary(
         run_id=run.run_id,
@@ -77,8 +77,8 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
 
 
 def _assisted(run: Run) -> tuple[str, ...]:
-    said = f"{run.cluster} trained beside its chief, which keeps the model"
-    return tuple(said for outcome in run.outcomes if outcome.state is StepState.ASSISTED)
+    note = f"{run.cluster} assisted the chief, which keeps the model"
+    return tuple(note for outcome in run.outcomes if outcome.state is StepState.ASSISTED)
 
 
 def keep(found: RunSummary) -> None:
@@ -101,7 +101,7 @@ _ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel",
 
 
 def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
-    """Every comparison that the run's steps hold, in the order of the chain, refused ones too."""
+    """Return every comparison of the run's steps in the order of the pipeline, those of refused steps too."""
     return [row for report in _reports(artifacts) for row in report.rows]
 
 
@@ -115,12 +115,12 @@ def _reports(artifacts: Mapping[str, Artifact]) -> list[ParityReport]:
 
 
 def _of(artifacts: Mapping[str, Artifact], step: str) -> list[Artifact]:
-    """What every call of a step made."""
+    """Return the artifacts of every call of a step."""
     return [artifact for name, artifact in artifacts.items() if name.partition(" ")[0] == step]
 
 
 def _named(report: ParityReport, smoked: Artifact) -> ParityReport:
-    """The rows of one server among several."""
+    """Return the report of one server among several, with the server in each candidate's name."""
     server = _identity(smoked).called
     rows = [row.model_copy(update={"candidate": f"{row.candidate}, {server}"}) for row in report.rows]
     return report.model_copy(update={"rows": tuple(rows)})
@@ -131,7 +131,7 @@ def _identity(smoked: Artifact) -> RuntimeIdentity:
 
 
 def servers(run: Run) -> tuple[ServerVerdict, ...]:
-    """Which servers took the model, and why the others did not, or were no test of it."""
+    """Return the verdict of each server, or why it gave none."""
     found = [
         ServerVerdict(
             server=error.facts.get("server", error.where), verdict="failed", reason=str(error).splitlines()[0]
@@ -148,14 +148,14 @@ def servers(run: Run) -> tuple[ServerVerdict, ...]:
 
 
 def _logs(run: Run, error: BaseException | None) -> list[str]:
-    """What servers wrote whose test ended in no verdict: a verdict's log is in the store."""
+    """Return the logs of servers whose test gave no verdict; those of verdicts are in the store."""
     ended = [failure for _, failure in run.failures]
     ended += [error] if isinstance(error, PipelineError) and not any(error is one for one in ended) else []
     return [one.facts["log"] for one in ended if not isinstance(one, Refusal) and one.facts.get("log")]
 
 
 def _servers_notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
-    """What was not tried in a server, and where its log does not say that it ran the warmup requests."""
+    """Return notes on settings that were not tried, and on warmup requests that a server's log does not mention."""
     found = []
     for smoke in _smokes(artifacts):
         found += [f"{smoke.identity.called}: {note}" for note in smoke.notes]
@@ -166,7 +166,7 @@ def _servers_notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
 
 
 def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
-    """What the steps say beside their rows, and why a form was not made."""
+    """Return the notes of the comparisons, and the reasons why forms were not made."""
     notes = [note for report in _reports(artifacts) for note in report.notes]
     not_made = [row for row in parity_rows(artifacts) if row.passed is None and row.output == "*"]
     return (*notes, *dict.fromkeys(f"{row.form}: {row.note}" for row in not_made))
@@ -190,7 +190,7 @@ def _quality_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
 
 
 def _smokes(artifacts: Mapping[str, Artifact]) -> tuple[SmokeReport, ...]:
-    """What each server made of the model, by image."""
+    """Return the report of each server, by image."""
     found = [report for artifact in _of(artifacts, "smoke_test") if (report := Smoked(artifact.path).report())]
     return tuple(sorted(found, key=lambda smoke: smoke.identity.image or ""))
 
@@ -204,12 +204,12 @@ def _restored(artifacts: Mapping[str, Artifact]) -> RestoreReport | None:
 
 
 def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
-    asked = smoke.rounds[0]
-    first = asked.latency[0] if asked.latency else None
+    first_round = smoke.rounds[0]
+    first = first_round.latency[0] if first_round.latency else None
     return {
         "runtime": smoke.identity.runtime,
         "image": smoke.identity.image,
-        "load_seconds": asked.load_seconds,
+        "load_seconds": first_round.load_seconds,
         "latency_ms": {"p50": first.p50, "p99": first.p99} if first else None,
         "passed": smoke.passed,
         "verdict": smoke.verdict,

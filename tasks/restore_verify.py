@@ -32,12 +32,12 @@ from tasks.step import Facts, step
 from tasks.tensors import tensor_file
 
 VERSION = 2
-_WORTH_SECONDS = 20.0  # a large model's probe is judged by its largest variables
+_WORTH_SECONDS = 20.0  # a large model's probe is tried on its largest variables only
 _NONE = LabelledData()
 _HYPERPARAMETERS = "hyperparameters"
 NOT_HIDDEN = (
-    "restore_verify: the run and the original checkpoint stayed within the process's reach: this system lets no process "
-    "mount over them, so that the copy needs nothing of them was not shown"
+    "restore_verify: the training run and the original checkpoint could not be hidden, because this system lets no "
+    "process mount over them: it was not shown that the copy needs nothing of them"
 )
 
 
@@ -52,7 +52,7 @@ def _facts(labelled: LabelledData, **_: object) -> Facts:
 def restore_verify(
     checkpoint: Artifact, run: Artifact, tolerance: Tolerance, labelled: LabelledData = _NONE, *, out: Path
 ) -> None:
-    """Restore, compare with the live session, take one more training step and throw it away; measure on labelled data."""
+    """Restore, compare with the baseline, take one more training step in memory, and evaluate on labelled data."""
     with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
         for entry in checkpoint.manifest.files:
             link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
@@ -68,7 +68,7 @@ def restore_verify(
 def verify(
     moved: Path, pin: PinnedCheckpoint, run: Path, originals: list[Path], tolerance: Tolerance, labelled: LabelledData
 ) -> RestoreReport:
-    """In a child: everything that restoring must show."""
+    """In a child: restore, and make every check of a restored checkpoint."""
     reference = proof.Reference.read(run, pin.step)
     trained = TrainingRun(run)
     batch = tensor_file.read_tensors(trained.batch_file) if trained.batch_file.exists() else None
@@ -112,23 +112,23 @@ def verify(
 
 
 def _hyperparameters(meta: MetaGraphDef) -> list[bytes]:
-    """What a MetaGraphDef keeps of them, as it was written."""
+    """Return the entries of the collection of hyper-parameters, as they were written."""
     held = meta.collection_def
     return list(held[_HYPERPARAMETERS].bytes_list.value) if _HYPERPARAMETERS in held else []
 
 
 def _require_recorded(meta: MetaGraphDef, names: GraphNames, recorded: list[bytes], pin: PinnedCheckpoint) -> None:
-    """Refuse a checkpoint whose graph is not what the run recorded beside its outputs; what it never had is not missed.
+    """Check that the checkpoint's graph is the one that the training run recorded, as far as its outputs do not show it.
 
     Raises:
-        CoverageError: the train op, the loss or the global step is not there by its name, or hyper-parameters differ.
+        CoverageError: a recorded train op, loss or global step is not in the graph, or hyper-parameters differ.
     """
     there = {node.name for node in meta.graph_def.node}
-    remedy = "pin the checkpoint again (--refresh checkpoint), and find who changed its graph."
+    remedy = "pin the checkpoint again (--refresh checkpoint), and find out who changed its graph."
     for what, name in (("train op", names.train_op), ("loss", names.loss), ("global step", names.global_step)):
         if name is not None and graphs.node_name(name) not in there:
             raise CoverageError(
-                f"{pin.prefix}{saver.META}", f"the {what} {name!r}, which the run recorded", "none", remedy
+                f"{pin.prefix}{saver.META}", f"the {what} {name!r}, which the training run recorded", "none", remedy
             )
     if (found := _hyperparameters(meta)) != recorded:
         expected, got = _difference(recorded, found)
@@ -136,7 +136,7 @@ def _require_recorded(meta: MetaGraphDef, names: GraphNames, recorded: list[byte
 
 
 def _difference(recorded: list[bytes], found: list[bytes]) -> tuple[str, str]:
-    """What of the hyper-parameters was recorded and what was found, where they differ, in words."""
+    """Return the recorded and the found hyper-parameters that differ, in words."""
     sides = _settings(recorded), _settings(found)
     keys = [key for key in sorted(sides[0] | sides[1]) if sides[0].get(key, ...) != sides[1].get(key, ...)][:5]
     if not found or not keys:
@@ -146,7 +146,7 @@ def _difference(recorded: list[bytes], found: list[bytes]) -> tuple[str, str]:
 
 
 def _settings(encoded: list[bytes]) -> dict[str, Any]:
-    """The entries of the hyper-parameters' collection as one; another program's may hold anything."""
+    """Merge the entries of the collection of hyper-parameters; another program's may hold anything."""
     settings: dict[str, Any] = {}
     for item in encoded:
         try:
@@ -168,7 +168,7 @@ def _global_step(session: Any, names: GraphNames, pin: PinnedCheckpoint, restore
     found = int(session.run(graph_variables.read_tensors(session.graph, [variable])[variable]))
     if found != pin.step:
         raise CoverageError(
-            f"{pin.prefix}: {names.global_step}", str(pin.step), str(found), "pin the step that the weights are of."
+            f"{pin.prefix}: {names.global_step}", str(pin.step), str(found), "pin the step to which the weights belong."
         )
     return found
 
@@ -176,7 +176,7 @@ def _global_step(session: Any, names: GraphNames, pin: PinnedCheckpoint, restore
 def _one_more_step(
     session: Any, names: GraphNames, batch: tensor_file.Tensors | None, unsaved: list[str], global_step: int | None
 ) -> str:
-    """Take one more training step in memory; what it changes is gone with the session."""
+    """Take one more training step in memory; its changes end with the session."""
     if names.train_op is None:
         return "not tried: no train op"
     if batch is None:
@@ -185,7 +185,7 @@ def _one_more_step(
     if missing:
         return f"not tried: {', '.join(missing[:3])} not in the checkpoint"
     if names.loss is None and global_step is None:
-        return "not tried: neither loss nor global step to look at"
+        return "not tried: neither loss nor global step to check"
     fetches = {"loss": names.loss} if names.loss else {}
     loss = session.run({"step": session.graph.get_operation_by_name(names.train_op)} | fetches, batch).get("loss", 0.0)
     problem = "" if abs(float(loss)) < float("inf") else f"a loss of {loss}"
@@ -194,6 +194,6 @@ def _one_more_step(
         after = int(session.run(graph_variables.read_tensors(session.graph, [variable])[variable]))
         problem = problem or ("" if after == global_step + 1 else f"global step {after} after {global_step}")
     if problem:
-        remedy = "the checkpoint cannot be trained on; look at what the train op reads."
+        remedy = "the checkpoint cannot be trained further; check what the train op reads."
         raise CoverageError("one more training step", "a finite loss and the next global step", problem, remedy)
     return "passed"

@@ -1,6 +1,6 @@
-"""smoke-test: serve the exported SavedModel in a real server and compare what it answers with the baseline.
+"""smoke-test: serve the exported SavedModel in a real server, and compare its answers with the baseline.
 
-Follows export; promote needs its blessing. Layout: `smoke.json` (SmokeReport), `parity.json`, and the server's log of
+Follows export and freeze; promote needs its blessing. Layout: `smoke.json` (SmokeReport), `parity.json`, and the server's log of
 each round, `server.log`, `server-1.log`.
 """
 
@@ -51,7 +51,7 @@ from tasks.step import Facts, current, progress, step
 P = ParamSpec("P")
 VERSION = 4
 _SERVED_AS, _SERVED_VERSION = "model", 1
-_CAUSES: dict[type[PipelineError], Cause] = {  # of what no server was needed for
+_CAUSES: dict[type[PipelineError], Cause] = {  # of refusals before a server is started
     ParityError: Cause.VALUE_DIFFERS,
     UnsafeGraph: Cause.UNSAFE,
     UnsupportedGraph: Cause.UNKNOWN_OP,
@@ -60,21 +60,21 @@ _CAUSES: dict[type[PipelineError], Cause] = {  # of what no server was needed fo
 
 
 def _facts(serving: Serving, **_: object) -> Facts:
-    if current().planner is not None:  # a plan fetches nothing
+    if current().planner is not None:  # a plan pulls no image
         serving = serving.model_copy(update={"pull": "never"})
     try:
         runtime = choose.choose(serving, "key", progress=_pulled)
         identity = runtime.identity
     except PipelineError as error:
-        if serving.image:  # one among several, perhaps, and the engine is of them all
+        if serving.image:  # there may be several, on one engine
             error.facts.setdefault("server", serving.image)
         raise
     libraries = {str(target): _content(source) for source, target in serving.mounts.items()}
     named = {flag.partition("=")[0]: flag.partition("=")[2] for flag in serving.flags}
-    given = {name: str(file) for name in FILE_FLAGS if (file := getattr(serving, name))}
-    files = {name: Path(file) for name, file in (named | given).items() if file and Path(file).is_file()}
-    for name in given.keys() - files.keys():
-        raise UsageError(f"serving.{name}", "a file", given[name], "give the path of production's file.")
+    own = {name: str(file) for name in FILE_FLAGS if (file := getattr(serving, name))}
+    files = {name: Path(file) for name, file in (named | own).items() if file and Path(file).is_file()}
+    for name in own.keys() - files.keys():
+        raise UsageError(f"serving.{name}", "a file", own[name], "give the path of production's file.")
     return Facts(
         {
             "runtime": identity.model_dump(mode="json"),
@@ -86,7 +86,7 @@ def _facts(serving: Serving, **_: object) -> Facts:
 
 
 def _content(place: Path) -> dict[str, str]:
-    """The files that are mounted, a library of custom ops perhaps, by their hashes."""
+    """Return the hashes of the mounted files, by their paths."""
     files = sorted(path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
     return {path.relative_to(place).as_posix(): hash_file(path) for path in files}
 
@@ -101,11 +101,16 @@ def smoke_test(
     tolerance: Tolerance,
     out: Path,
 ) -> None:
-    """Look at what was made, load, ask, compare; refuse the model by the first cause found.
+    """Check the files, load the model, send requests, compare; refuse the model for the first cause found.
 
-    The frozen graph is not served, and nothing after this looks at it: it is proven here as it lies in the store.
+    The frozen graph is not served, and no later step reads it: it is proven here as it lies in the store.
+
+    Raises:
+        ParityError, SmokeRefused, UnsafeGraph, UnsupportedGraph: the verdict against the model.
+        DamagedError: a file has changed since it was committed.
+        EnvironmentFailure, ChildFailed: the server could not be started, or failed for no fault of the model.
     """
-    with _told(choose.choose(as_fetched(serving), current().run_id)):
+    with _attributed(choose.choose(as_fetched(serving), current().run_id)):
         _test(exported, checkpoint, run, frozen, serving, tolerance, out)
 
 
@@ -120,9 +125,9 @@ def _test(
 ) -> None:
     training_step = Pinned(checkpoint.path).record().step
     model, smoked = Exported(exported.path).model, Smoked(out)
-    on_disk = _look(out, exported, model, look_at_files, model, run.path, training_step)
+    on_disk = _checked(out, exported, model, check_files, model, run.path, training_step)
     if Frozen(frozen.path).graph.exists():
-        _look(
+        _checked(
             out,
             frozen,
             frozen.path,
@@ -134,11 +139,11 @@ def _test(
             tolerance,
         )
     smoked.write_parity(on_disk)
-    brought = isolate.call(look_at_warmup, model, run.path)
-    if brought.problem:
-        remedy = "write the warmup requests anew (--refresh export)."
+    warmup = isolate.call(read_warmup, model, run.path)
+    if warmup.problem:
+        remedy = "write the warmup requests again (--refresh export)."
         facts = {"cause": Cause.WARMUP_REFUSED.value}
-        raise SmokeRefused(str(warmup_requests.FILE), "records that a server runs", brought.problem, remedy, facts)
+        raise SmokeRefused(str(warmup_requests.FILE), "records that a server runs", warmup.problem, remedy, facts)
     entry = _entry(serving)
     parity, rounds = on_disk, list[Round]()
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base:
@@ -148,13 +153,13 @@ def _test(
         for number, setup in enumerate(planned):
             runtime = choose.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
             try:
-                with _told(runtime):
-                    found, one = _ask(runtime, setup, Path(base), run.path, training_step, tolerance, brought)
+                with _attributed(runtime):
+                    found, one = _round(runtime, setup, Path(base), run.path, training_step, tolerance, warmup)
             finally:
                 smoked.log(number).write_text(runtime.logs())
             rounds.append(one)
             parity = parity.model_copy(update={"rows": (*parity.rows, *setup.named(found.parity.rows))})
-            sound = parity.passed and all(check.passed for check in one.checks) and _everything(found, run.path)
+            sound = parity.passed and all(check.passed for check in one.checks) and _complete(found, run.path)
             report = SmokeReport(
                 identity=runtime.identity,
                 version=_SERVED_VERSION,
@@ -169,9 +174,8 @@ def _test(
 
 
 @contextmanager
-def _told(runtime: ServingRuntime) -> Iterator[None]:
-    """What ends the block says of itself by which cause, in which server, and with what log: a failure that is no
-    verdict takes the step's folder with it."""
+def _attributed(runtime: ServingRuntime) -> Iterator[None]:
+    """Add the cause, the server and its log to an error that ends the block: without a verdict, the step keeps no folder."""
     try:
         yield
     except PipelineError as error:
@@ -183,33 +187,33 @@ def _told(runtime: ServingRuntime) -> Iterator[None]:
         raise
 
 
-def _look(
-    out: Path, artifact: Artifact, place: Path, look: Callable[P, ParityReport], *args: P.args, **kwargs: P.kwargs
+def _checked(
+    out: Path, artifact: Artifact, place: Path, check: Callable[P, ParityReport], *args: P.args, **kwargs: P.kwargs
 ) -> ParityReport:
-    """What a look at an artifact finds; a verdict, written down, only where the artifact is what was committed."""
+    """Check an artifact in a child; a verdict counts only if the artifact is as it was committed."""
     try:
-        report = isolate.call(look, *args, **kwargs)
+        report = isolate.call(check, *args, **kwargs)
     except Refusal:
-        _require_valid_meta_graph(artifact)
+        _require_undamaged(artifact)
         raise
     except DamagedError as error:
         if not error.where.startswith(str(place)):
             raise
-        _require_valid_meta_graph(artifact)
+        _require_undamaged(artifact)
         facts = {"cause": Cause.LOAD_ERROR.value}
         raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
     if not report.passed and report.failures:
         Smoked(out).write_parity(report)
-        _require_valid_meta_graph(artifact)
+        _require_undamaged(artifact)
         raise ParityError.of(report)
     return report
 
 
-def look_at_files(model: Path, run: Path, training_step: int) -> ParityReport:
-    """In a child: signatures, then values and assets, then whether it does nothing but compute."""
+def check_files(model: Path, run: Path, training_step: int) -> ParityReport:
+    """In a child: check signatures, then values and assets, then that the graph does nothing but compute."""
     if difference := preflight.signatures_on_disk(model, run):
         facts = {"cause": Cause.SIGNATURE_DIFFERS.value}
-        remedy = "make the model again (--refresh export), and find who changed its signatures."
+        remedy = "export again (--refresh export), and find out who changed the signatures."
         raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, facts)
     on_disk = preflight.values_on_disk(model, run, training_step)
     if not on_disk.failures:
@@ -217,10 +221,10 @@ def look_at_files(model: Path, run: Path, training_step: int) -> ParityReport:
     return on_disk
 
 
-def _require_valid_meta_graph(exported: Artifact) -> None:
-    """Raise DamagedError where the quick check has missed damage: that must not be kept as a verdict on the model."""
-    if current().store.find(exported.step, exported.key, full=True) is None:
-        raise damaged(exported.path, ["a file has changed since it was committed"])
+def _require_undamaged(artifact: Artifact) -> None:
+    """Raise DamagedError if the quick check has missed damage, which must not become a verdict against the model."""
+    if current().store.find(artifact.step, artifact.key, full=True) is None:
+        raise damaged(artifact.path, ["a file has changed since it was committed"])
 
 
 def _pulled(done: int, total: int) -> None:
@@ -232,19 +236,19 @@ def _entry(serving: Serving) -> Entry | None:
     return isolate.call(production_config.entry_of, file, serving.model_name or "", _SERVED_AS) if file else None
 
 
-def look_at_warmup(model: Path, run: Path) -> WarmupFound:
-    """In a child: the warmup requests that the SavedModel brings."""
+def read_warmup(model: Path, run: Path) -> WarmupFound:
+    """In a child: read the warmup requests of the SavedModel."""
     return warmup_requests.looked_at(model, {one.key: one for one in TrainingRun(run).names().signatures})
 
 
-def _ask(
+def _round(
     runtime: ServingRuntime,
     setup: Setup,
     base: Path,
     run: Path,
     training_step: int,
     tolerance: Tolerance,
-    brought: WarmupFound,
+    warmup: WarmupFound,
 ) -> tuple[Findings, Round]:
     serving = setup.serving
     memory: list[int] = []
@@ -259,7 +263,7 @@ def _ask(
         peak_memory=max(memory, default=None),
         checks=found.checks,
         latency=found.latency,
-        warmup=warmup_word(log, brought.records),
+        warmup=warmup_word(log, warmup.records),
     )
     return found, one.model_copy(update={"checks": (*one.checks, *gates(serving.gates, one))})
 
@@ -267,15 +271,15 @@ def _ask(
 def examine(
     endpoint: Endpoint, run: Path, training_step: int, serving: Serving, tolerance: Tolerance, largest: int | None
 ) -> Findings:
-    """In a child: everything that is asked of the server."""
+    """In a child: send every request and compare the answers."""
     reference = Reference.read(run, training_step)
     return server_checks.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest)
 
 
 def gates(limits: Gates, measured: Round) -> Iterator[Check]:
-    """What was measured against what it may be at most; a number that is wanted and was not measured is no pass.
+    """Yield a check for each limit; a number that has a limit and was not measured does not pass.
 
-    A round that ended early measured nothing, and another check says why.
+    A round that ended early has no measurements, and another check with the reason.
     """
     if not all(check.passed for check in measured.checks):
         return
@@ -296,29 +300,34 @@ def gates(limits: Gates, measured: Round) -> Iterator[Check]:
             )
 
 
-def _everything(found: Findings, run: Path) -> bool:
-    """Every signature was asked over gRPC, and what must be refused was sent, over gRPC and over REST."""
-    looked_at = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
+def _complete(found: Findings, run: Path) -> bool:
+    """Check that every signature was called over gRPC, and that bad requests were sent over gRPC and over REST."""
+    called = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
     refused = {check.protocol for check in found.checks if check.cause is Cause.NOT_REFUSED} == {"gRPC", "REST"}
-    return refused and looked_at == {signature.key for signature in TrainingRun(run).names().signatures}
+    return refused and called == {signature.key for signature in TrainingRun(run).names().signatures}
 
 
 def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
-    """The first cause found: the versions and signatures, then the answers, then the rest."""
+    """Return the refusal for the first cause: versions and signatures, then answers, then the rest."""
     bad = [check for check in report.rounds[-1].checks if not check.passed]
-    telling = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
-    if not report.parity.passed and not telling and report.parity.failures:
+    first = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
+    if not report.parity.passed and not first and report.parity.failures:
         return lifecycle.differs(runtime, ParityError.of(report.parity))
-    for check in telling or bad:
+    for check in first or bad:
         what = f"{report.identity.called}, {check.case} over {check.protocol}"
         return lifecycle.refused(runtime, check.cause, what, check.expected, check.answered)
-    return ChildFailed("the smoke test", "every question asked", "some were not", "run again; report it if it stays.")
+    return ChildFailed(
+        "the smoke test",
+        "every request sent",
+        "some were not sent",
+        "run again; if it happens again, report it as a bug.",
+    )
 
 
 def warmup_word(log: str, records: int) -> str:
-    """What the server itself said of warmup requests; without a word of its, `not proven`.
+    """Return what the server's log says of warmup requests, `not proven` where it says nothing.
 
-    (The real server: tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc.)
+    (Of the real server: tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc.)
     """
     found = re.search(r"Number of warmup records read: (\d+)", log)
     if found and int(found[1]) == records:

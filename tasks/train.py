@@ -1,7 +1,7 @@
-"""train: run a model's own training and leave a run: checkpoints, graph, probe, and the baseline of the live session.
+"""train: run a model's own training and leave a training run: checkpoints, graph, probe, and the live model's baseline.
 
-The first step of the pipeline. Layout: see `tasks/training/train.py`. Interrupted, it goes on from its last checkpoint.
-Where TF_CONFIG names several workers, the chief's run is the step; the others train `beside` it and keep nothing.
+The first step of the pipeline. Layout: see `tasks/baseline/training_run.py`. If interrupted, it resumes from its last
+checkpoint. Where TF_CONFIG names several workers, the chief's training is the step; a non-chief worker keeps nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks.records.run import StepState
 from tasks.records.settings import Training
 from tasks.step import Facts, action, current, progress, step
 from tasks.training import cluster as clusters
-from tasks.training import train as loop
+from tasks.training import train as trainings
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
@@ -35,10 +35,10 @@ def _facts(
     if source is not None:
         values["source"], complete = sources.digests(source, training.data)
     if training.start is not None:
-        beside = (training.batches, given.graph, given.var_map, probe.file)
-        values["start"] = digests(detect(training.start, training.start_step), beside)
+        options = (training.batches, given.graph, given.var_map, probe.file)
+        values["start"] = digests(detect(training.start, training.start_step), options)
     if (cluster := current().cluster).several:
-        values["workers"] = len(cluster.workers)  # the sums over their rows are rounded otherwise
+        values["workers"] = len(cluster.workers)  # sums over their rows are rounded differently
     return Facts(values, digestible=complete)
 
 
@@ -51,17 +51,17 @@ def train(
     *,
     out: Path,
 ) -> None:
-    """Train `source` to its final global step; without one, go on with the checkpoint `training.start`.
+    """Train `source` to its final global step; without a source, continue the checkpoint `training.start`.
 
-    `given` and `probe` say of the checkpoint what they say of a model that is adopted.
+    `given` and `probe` apply to that checkpoint as to a source model that is adopted.
     """
     _in_child(source, training, given, probe, out)
 
 
-def beside(source: ModelSource | None, training: Training, given: ModelOptions, probe: ProbeSource) -> None:
-    """Train as a worker that is not the chief: neither the store's lock nor its answers are this one's.
+def assist(source: ModelSource | None, training: Training, given: ModelOptions, probe: ProbeSource) -> None:
+    """Train as a non-chief worker: without the store's lock, and without an artifact.
 
-    What is left of it is thrown away. It is shown as the step that it takes part in.
+    Its files are deleted. It is shown as the step in which it takes part.
     """
 
     @action
@@ -72,7 +72,7 @@ def beside(source: ModelSource | None, training: Training, given: ModelOptions, 
             try:
                 _in_child(source, training, given, probe, Path(scratch))
             except ChildFailed as error:
-                error.where = f"train, {current().cluster}"  # a child names its function, which says nothing to a user
+                error.where = f"train, {current().cluster}"  # a child names its function, which means nothing to a user
                 raise
         return None, StepState.ASSISTED
 
@@ -85,7 +85,7 @@ def _in_child(
     cluster = current().cluster
     try:
         with isolate.limits(current().training):
-            isolate.call_with(loop.train, (source, training, given, probe, cluster, out), on_progress=progress)
+            isolate.call_with(trainings.train, (source, training, given, probe, cluster, out), on_progress=progress)
     except ChildFailed as error:
         if cluster.several and error.facts.get("exit") == -signal.SIGALRM:
             raise clusters.missing(cluster) from error

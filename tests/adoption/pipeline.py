@@ -24,7 +24,7 @@ LIMITS = {"seconds": 120.0, "memory": 3 * 2**30}
 STEPS = ("adopt", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report")
 # What a run says where a step had nothing to do: no silent skip.
 ROWS = "served (REST, rows)"  # not every model has rows
-SAID = {Form.GRAPH_DEF: "frozen_graph: already frozen", Form.SAVED_MODEL: "saved_model: was one already"}
+SAID = {Form.GRAPH_DEF: "frozen_graph: already frozen", Form.SAVED_MODEL: "saved_model: already a SavedModel"}
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ RELEASES = (
     ReleaseMutant("a version whose copy has only begun", only_assets, DamagedError, "without a saved_model.pb"),
     ReleaseMutant("an empty higher version", empty_folder("12"), DamagedError, "without a saved_model.pb"),
     ReleaseMutant("the highest number there is", empty_folder(str(2**63 - 1)), DamagedError, "without a saved_model.pb"),
-    ReleaseMutant("a version that links to nowhere", link_to_nowhere, DamagedError, "a link to nowhere"),
+    ReleaseMutant("a version that links to nowhere", link_to_nowhere, DamagedError, "a broken link"),
     ReleaseMutant("a journal cut up", journal_cut_up, DamagedError, "a journal line"),
     ReleaseMutant("a base path that is a file", base_is_a_file, EnvironmentFailure, "readable and writable"),
     ReleaseMutant("a version put there by hand", by_hand),

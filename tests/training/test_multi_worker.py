@@ -23,7 +23,7 @@ from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run, running
-from tasks.train import beside, train
+from tasks.train import assist, train
 from tasks.training import cluster as clusters
 from tasks.training.cluster import Cluster
 from tasks.user_code.source import ModelSource
@@ -84,7 +84,7 @@ class Workers:
         with running(run):
             if run.cluster.index == 0:
                 return train(model, training)
-            beside(model, training, ModelOptions(), ProbeSource())
+            assist(model, training, ModelOptions(), ProbeSource())
             return None
 
     def train(self, model: ModelSource, training: Training) -> Artifact:

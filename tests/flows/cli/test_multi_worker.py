@@ -37,7 +37,7 @@ def test_the_chief_keeps_the_model_and_the_other_leaves_nothing(mine: Path, shel
     started = shell("train", *MODEL, "--store", "mine", "--json", environment={"TF_CONFIG": chief, **PATIENT})
     beside = tfship("run", *MODEL, "--store", "theirs", "--json", TF_CONFIG=other, **PATIENT)
     assert beside.code == 0, beside.err
-    said = "worker 1 of 2 trained beside its chief, which keeps the model"
+    said = "worker 1 of 2 assisted the chief, which keeps the model"
     assert beside.states == {"train": "assisted"} and beside.document["notes"] == [said]
     assert beside.document["report"] is None
     kept = started.answer()

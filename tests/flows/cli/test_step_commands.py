@@ -70,7 +70,7 @@ def test_nothing_is_overwritten_and_what_cannot_be_made_is_said(folder: Path, mo
     answer = tfship("convert", model, folder / "keras", "--to", "keras", *NAMED, "--no-server")
     assert answer.code == 2 and "Keras writes its own models" in answer.err
     answer = tfship("convert", model, folder / "objects", "--to", "object_checkpoint", *NAMED, "--no-server")
-    assert answer.code == 2 and "not made: live objects have one" in answer.err
+    assert answer.code == 2 and "not made: only live objects have one" in answer.err
     assert not (folder / "keras").exists()
 
 
