@@ -16,6 +16,7 @@ from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature
+from tasks.serving.protos import ExamplesRequest, PredictRequest
 from tasks.tensors.tensor_file import Array, Tensors, as_array
 
 # Status codes that say nothing about the model (grpc/statuscodes.md).
@@ -90,26 +91,26 @@ class GrpcPredictor:
         rows = [[(c.label.encode(), c.score) for c in row.classes] for row in answer.result.classifications]
         return classified(spec, rows)
 
-    def call(self, signature: str, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
+    def call(self, signature: str, inputs: Mapping[str, Array]) -> tuple[PredictRequest | ExamplesRequest, Any]:
         """Return a request for the signature's method, and the service method to call with it."""
         spec = self.signatures[signature]
         if spec.method is Method.PREDICT:
             return self.request(signature, inputs), self.service.Predict
         return self._classification(spec, inputs)
 
-    def request(self, signature: str, inputs: Mapping[str, Array]) -> Any:
+    def request(self, signature: str, inputs: Mapping[str, Array]) -> PredictRequest:
         """Return a PredictRequest for this model."""
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
-        request = predict_pb2.PredictRequest()
+        request: PredictRequest = predict_pb2.PredictRequest()
         request.model_spec.name = self.name
         request.model_spec.signature_name = signature
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
         return request
 
-    def _classification(self, spec: Signature, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
+    def _classification(self, spec: Signature, inputs: Mapping[str, Array]) -> tuple[ExamplesRequest, Any]:
         import tensorflow as tf
         from tensorflow_serving.apis import classification_pb2, regression_pb2
 

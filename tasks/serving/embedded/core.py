@@ -9,15 +9,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tasks.serving.embedded import log, model_configs, tensors
 from tasks.serving.embedded.errors import invalid
 from tasks.serving.embedded.inference import classify_regress, predict
 from tasks.serving.embedded.inference.predict import PredictCall, T
 from tasks.serving.embedded.model_configs import Labels
-from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.tensors import Array
 from tasks.serving.embedded.versions.manager import Manager
 from tasks.serving.embedded.versions.servable import Servable
+from tasks.serving.protos import (
+    ExamplesRequest,
+    MetadataRequest,
+    MetadataResponse,
+    ModelRequest,
+    ModelServerConfig,
+    ModelSpec,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
+    PredictRequest,
+    PredictResponse,
+    ResultResponse,
+    StatusResponse,
+)
 
 
 class Core:
@@ -32,7 +47,7 @@ class Core:
         self._config = model_server_config_pb2.ModelServerConfig()
         self._labels: Labels = {}
 
-    def reload(self, config: Proto, given_up: Callable[[], bool]) -> None:
+    def reload(self, config: ModelServerConfig, given_up: Callable[[], bool]) -> None:
         """Apply a `ModelServerConfig`, and return when the models it adds are available.
 
         As in the real server, a configuration that passes `validate` replaces the current one even when its labels
@@ -58,7 +73,7 @@ class Core:
             log.info("Finished adding/updating models")
 
     @contextmanager
-    def servable(self, model_spec: Proto) -> Iterator[tuple[Servable, int]]:
+    def servable(self, model_spec: ModelSpec) -> Iterator[tuple[Servable, int]]:
         """Hold the version that a `ModelSpec` names.
 
         Raises:
@@ -78,14 +93,14 @@ class Core:
         with self._manager.acquire(model_spec.name, version) as held:
             yield held
 
-    def predict(self, request: Proto, timeout_ms: int | None) -> Proto:
+    def predict(self, request: PredictRequest, timeout_ms: int | None) -> PredictResponse:
         """Return the `PredictResponse` to a `PredictRequest`."""
         from tensorflow_serving.apis import predict_pb2
 
         call = PredictCall(
             request.model_spec.signature_name, request.inputs, tensors.from_proto, list(request.output_filter)
         )
-        response = predict_pb2.PredictResponse()
+        response: PredictResponse = predict_pb2.PredictResponse()
         outputs, version = self.predict_arrays(request, call, timeout_ms)
         for alias, output in outputs.items():
             tensors.fill_proto(response.outputs[alias], output)
@@ -93,14 +108,14 @@ class Core:
         return response
 
     def predict_arrays(
-        self, request: Proto, call: PredictCall[T], timeout_ms: int | None
+        self, request: ModelRequest, call: PredictCall[T], timeout_ms: int | None
     ) -> tuple[dict[str, Array], int]:
         """Return outputs by alias and the version that answered; only `request.model_spec` is read."""
         _require_model_spec(request)
         with self.servable(request.model_spec) as (servable, version):
             return predict.predict(servable, call, timeout_ms), version
 
-    def classify(self, request: Proto, timeout_ms: int | None) -> Proto:
+    def classify(self, request: ExamplesRequest, timeout_ms: int | None) -> ResultResponse:
         """Return the `ClassificationResponse` to a `ClassificationRequest`."""
         from tensorflow_serving.apis import classification_pb2
 
@@ -108,7 +123,7 @@ class Core:
             classification_pb2.ClassificationResponse, classify_regress.classify, request, timeout_ms
         )
 
-    def regress(self, request: Proto, timeout_ms: int | None) -> Proto:
+    def regress(self, request: ExamplesRequest, timeout_ms: int | None) -> ResultResponse:
         """Return the `RegressionResponse` to a `RegressionRequest`."""
         from tensorflow_serving.apis import regression_pb2
 
@@ -116,11 +131,11 @@ class Core:
 
     def _on_examples(
         self,
-        response_type: type[Proto],
-        run: Callable[[Servable, Proto, int | None], Proto],
-        request: Proto,
+        response_type: Callable[..., ResultResponse],
+        run: Callable[[Servable, ExamplesRequest, int | None], Any],
+        request: ExamplesRequest,
         timeout_ms: int | None,
-    ) -> Proto:
+    ) -> ResultResponse:
         _require_model_spec(request)
         spec = request.model_spec
         with self.servable(spec) as (servable, version):
@@ -128,14 +143,14 @@ class Core:
         _answered_by(response.model_spec, spec.name, spec.signature_name, version)
         return response
 
-    def multi_inference(self, request: Proto, timeout_ms: int | None) -> Proto:
+    def multi_inference(self, request: MultiInferenceRequest, timeout_ms: int | None) -> MultiInferenceResponse:
         """Return the `MultiInferenceResponse` to a `MultiInferenceRequest`; the first task names the version."""
         from tensorflow_serving.apis import classification_pb2, inference_pb2, model_pb2
 
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self.servable(spec) as (servable, version):
             results = classify_regress.multi_inference(servable, request, timeout_ms)
-        response = inference_pb2.MultiInferenceResponse()
+        response: MultiInferenceResponse = inference_pb2.MultiInferenceResponse()
         for task, result in zip(request.tasks, results, strict=True):
             is_classification = isinstance(result, classification_pb2.ClassificationResult)
             kind = "classification_result" if is_classification else "regression_result"
@@ -143,7 +158,7 @@ class Core:
             _answered_by(answer.model_spec, task.model_spec.name, task.model_spec.signature_name, version)
         return response
 
-    def metadata(self, request: Proto) -> Proto:
+    def metadata(self, request: MetadataRequest) -> MetadataResponse:
         """Return the `GetModelMetadataResponse` to a `GetModelMetadataRequest`."""
         from tensorflow_serving.apis import get_model_metadata_pb2
 
@@ -155,19 +170,19 @@ class Core:
                 raise invalid(f"Metadata field {field} is not supported")
         with self.servable(request.model_spec) as (servable, version):
             signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response: MetadataResponse = get_model_metadata_pb2.GetModelMetadataResponse()
         response.metadata["signature_def"].Pack(signatures)
         _answered_by(response.model_spec, request.model_spec.name, "", version)
         return response
 
-    def status(self, request: Proto) -> Proto:
+    def status(self, request: ModelRequest) -> StatusResponse:
         """Return the `GetModelStatusResponse` to a `GetModelStatusRequest`; a label is ignored."""
         from tensorflow_serving.apis import get_model_status_pb2
 
         _require_model_spec(request)
         spec = request.model_spec
         version = spec.version.value if spec.HasField("version") else None
-        response = get_model_status_pb2.GetModelStatusResponse()
+        response: StatusResponse = get_model_status_pb2.GetModelStatusResponse()
         for status in self._manager.statuses(spec.name, version):
             entry = response.model_version_status.add(version=status.version, state=int(status.state))
             entry.status.SetInParent()
@@ -177,12 +192,12 @@ class Core:
         return response
 
 
-def _require_model_spec(request: Proto) -> None:
+def _require_model_spec(request: ModelRequest) -> None:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
 
 
-def _answered_by(model_spec: Proto, name: str, signature_name: str, version: int) -> None:
+def _answered_by(model_spec: ModelSpec, name: str, signature_name: str, version: int) -> None:
     model_spec.name = name
     model_spec.version.value = version
     if signature_name:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.serving.embedded.errors import Code, ServingError, invalid
-from tasks.serving.embedded.tensors import Proto
 from tasks.serving.embedded.versions.aspired import (
     AllVersions,
     LatestVersions,
@@ -18,6 +17,7 @@ from tasks.serving.embedded.versions.aspired import (
     SpecificVersions,
     VersionPolicy,
 )
+from tasks.serving.protos import ModelConfig, ModelServerConfig, VersionPolicyProto
 
 _PLATFORM = "tensorflow"
 _TENSORFLOW_TYPE = 1
@@ -42,16 +42,16 @@ def read_text_proto(file: Path, message: Any) -> Any:
         raise invalid(f"Invalid protobuf file: '{file}'") from error
 
 
-def single_model(name: str, base_path: str) -> Proto:
+def single_model(name: str, base_path: str) -> ModelServerConfig:
     """Return the configuration that `--model_name` and `--model_base_path` stand for."""
     from tensorflow_serving.config import model_server_config_pb2
 
-    config = model_server_config_pb2.ModelServerConfig()
+    config: ModelServerConfig = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform=_PLATFORM)
     return config
 
 
-def validate(config: Proto, current: Proto) -> None:
+def validate(config: ModelServerConfig, current: ModelServerConfig) -> None:
     """Validate a configuration before any of it is applied.
 
     Raises:
@@ -82,7 +82,7 @@ def validate(config: Proto, current: Proto) -> None:
             )
 
 
-def _platform(model: Proto) -> str:
+def _platform(model: ModelConfig) -> str:
     if model.model_type:
         if model.model_platform:
             raise invalid(
@@ -98,7 +98,7 @@ def _platform(model: Proto) -> str:
     return str(model.model_platform)
 
 
-def served_models(config: Proto) -> list[ServedModel]:
+def served_models(config: ModelServerConfig) -> list[ServedModel]:
     """Return the entries of a configuration.
 
     Raises:
@@ -114,7 +114,7 @@ def served_models(config: Proto) -> list[ServedModel]:
     ]
 
 
-def _policy(policy: Proto) -> VersionPolicy:
+def _policy(policy: VersionPolicyProto) -> VersionPolicy:
     kind = policy.WhichOneof("policy_choice")
     if kind == "all":
         return AllVersions()
@@ -124,7 +124,11 @@ def _policy(policy: Proto) -> VersionPolicy:
 
 
 def labels(
-    config: Proto, current: Mapping[str, Mapping[str, int]], is_available: Callable[[str, int], bool], *, lenient: bool
+    config: ModelServerConfig,
+    current: Mapping[str, Mapping[str, int]],
+    is_available: Callable[[str, int], bool],
+    *,
+    lenient: bool,
 ) -> Labels:
     """Return the labels that a configuration assigns.
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import Metric
@@ -19,7 +20,6 @@ from prometheus_client.core import Metric
 from tasks.serving.embedded import model_configs
 from tasks.serving.embedded.descriptors import Field, message_classes
 from tasks.serving.embedded.errors import Code, ServingError
-from tasks.serving.embedded.tensors import Proto
 
 _DEFAULT_PATH = "/monitoring/prometheus/metrics"
 # monitoring::Buckets::Exponential(10, 1.8, 33): from 10 microseconds to about 20 minutes.
@@ -40,7 +40,7 @@ def metrics_path(monitoring_config_file: str) -> str | None:
     return config.prometheus_config.path or _DEFAULT_PATH
 
 
-def _monitoring_config() -> Proto:
+def _monitoring_config() -> Any:
     """Return an empty `MonitoringConfig` (tensorflow_serving/config/monitoring_config.proto), which the package lacks."""
     classes = message_classes(
         "tfship.monitoring",

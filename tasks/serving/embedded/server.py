@@ -29,10 +29,10 @@ from tasks.serving.embedded.flags import Flags
 from tasks.serving.embedded.grpc import services
 from tasks.serving.embedded.monitoring import Metrics
 from tasks.serving.embedded.rest.api import RestApi
-from tasks.serving.embedded.tensors import Proto
 from tasks.serving.embedded.versions.load_version import VersionLoader
 from tasks.serving.embedded.versions.manager import Manager
 from tasks.serving.embedded.versions.retry import Loading
+from tasks.serving.protos import ModelServerConfig
 
 START_FAILED = 255
 """The real server's exit code when it cannot start, a failed first load included."""
@@ -160,13 +160,14 @@ def _answer(
     grpc_server.stop(grace=None)
 
 
-def _config(options: Flags) -> Proto:
+def _config(options: Flags) -> ModelServerConfig:
     from tensorflow_serving.config import model_server_config_pb2
 
     if options.model_config_file:
-        return model_configs.read_text_proto(
+        config: ModelServerConfig = model_configs.read_text_proto(
             Path(options.model_config_file), model_server_config_pb2.ModelServerConfig()
         )
+        return config
     if not options.model_base_path:
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     return model_configs.single_model(options.model_name, options.model_base_path)

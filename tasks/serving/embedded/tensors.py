@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.serving.embedded.errors import Code, ServingError, invalid
+from tasks.serving.protos import TensorProto
 
 Array: TypeAlias = npt.NDArray[Any]
-Proto: TypeAlias = Any
-"""A protocol buffer message; TensorFlow and tensorflow-serving-api ship no types for theirs."""
 
 MAX_DIMENSIONS = 64
 """NumPy's limit. TensorFlow's is 254; more than 64 are refused here as TensorFlow refuses 255."""
@@ -81,7 +80,7 @@ def data_type_of(dtype: np.dtype[Any]) -> int:
     return number
 
 
-def from_proto(alias: str, proto: Proto) -> Array:
+def from_proto(alias: str, proto: TensorProto) -> Array:
     """Convert a TensorProto to an array: missing values repeat the last one, no values are zeros.
 
     Raises:
@@ -157,7 +156,7 @@ def _strings_from_content(alias: str, content: bytes, count: int) -> Array:
     return strings
 
 
-def fill_proto(proto: Proto, array: Array) -> None:
+def fill_proto(proto: TensorProto, array: Array) -> None:
     """Write an array into an empty TensorProto, every value in the field of its type."""
     data_type = data_type_of(array.dtype)
     if data_type not in _FIELDS:

@@ -22,8 +22,9 @@ from tasks.serving.embedded import log, model_configs
 from tasks.serving.embedded.batching.scheduler import BatchQueue, BatchScheduler, QueueOptions
 from tasks.serving.embedded.descriptors import Field, message_classes
 from tasks.serving.embedded.errors import Code, ServingError, invalid
-from tasks.serving.embedded.tensors import Array, Proto, data_type_name, data_type_of
+from tasks.serving.embedded.tensors import Array, data_type_name, data_type_of
 from tasks.serving.embedded.versions.servable import Servable
+from tasks.serving.protos import OptionalFields
 
 _BYPASS_LOG_SECONDS = 120.0
 _DIFFERENT_SHAPES = (
@@ -85,7 +86,7 @@ def read_parameters(file: Path) -> BatchingParameters:
     return BatchingParameters(queue, threads, name, allowed, given.pad_variable_length_inputs)
 
 
-def _message() -> Proto:
+def _message() -> Any:
     wrapped = {"Int64Value": "int64", "StringValue": "string", "BoolValue": "bool"}
     classes = message_classes(
         "tfship.batching",
@@ -107,7 +108,7 @@ def _message() -> Proto:
     return classes["BatchingParameters"]()
 
 
-def _value(message: Proto, name: str, default: Any) -> Any:
+def _value(message: OptionalFields, name: str, default: Any) -> Any:
     return getattr(message, name).value if message.HasField(name) else default
 
 

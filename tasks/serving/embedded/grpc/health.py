@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 
 from tasks.serving.embedded.descriptors import Field, message_classes
-from tasks.serving.embedded.tensors import Proto
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 _SERVING, _SERVICE_UNKNOWN = 1, 3
@@ -29,12 +28,12 @@ def handlers() -> dict[str, grpc.RpcMethodHandler]:
     )
     response = classes["HealthCheckResponse"]
 
-    def check(request: Proto, context: grpc.ServicerContext) -> Proto:
+    def check(request: Any, context: grpc.ServicerContext) -> Any:
         if request.service:
             context.abort(grpc.StatusCode.NOT_FOUND, "service name unknown")
         return response(status=_SERVING)
 
-    def watch(request: Proto, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+    def watch(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
         send(response(status=_SERVICE_UNKNOWN if request.service else _SERVING))
 
     # The stream stays open until the client ends it; a thread for each watcher would leave none for requests.

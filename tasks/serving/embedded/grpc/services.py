@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 
 import grpc
 
+from tasks.graphs.protos import Message
 from tasks.serving.embedded import log
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import Code, ServingError, invalid
 from tasks.serving.embedded.flags import Flags, channel_arguments
 from tasks.serving.embedded.grpc import health
 from tasks.serving.embedded.monitoring import Metrics
-from tasks.serving.embedded.tensors import Proto
+from tasks.serving.protos import ReloadResponse
 
 _PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 _MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -65,21 +66,21 @@ def _handlers(core: Core, metrics: Metrics) -> dict[str, grpc.RpcMethodHandler]:
         regression_pb2,
     )
 
-    def timed(call: Callable[[Proto, int | None], Proto]) -> Callable[[Proto, grpc.ServicerContext], Proto]:
+    def timed(call: Callable[[Any, int | None], Message]) -> Callable[[Any, grpc.ServicerContext], Message]:
         return lambda request, context: call(request, _timeout_ms(context))
 
-    def reload(request: Proto, context: grpc.ServicerContext) -> Proto:
+    def reload(request: Any, context: grpc.ServicerContext) -> Message:
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest."
                 " Only ModelConfigList is currently supported"
             )
         core.reload(request.config, given_up=lambda: not context.is_active())
-        response = model_management_pb2.ReloadConfigResponse()
+        response: ReloadResponse = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         return response
 
-    methods: dict[str, tuple[Any, Callable[[Proto, grpc.ServicerContext], Proto]]] = {
+    methods: dict[str, tuple[Any, Callable[[Any, grpc.ServicerContext], Message]]] = {
         f"/{_PREDICTION_SERVICE}/Predict": (predict_pb2.PredictRequest, timed(core.predict)),
         f"/{_PREDICTION_SERVICE}/Classify": (classification_pb2.ClassificationRequest, timed(core.classify)),
         f"/{_PREDICTION_SERVICE}/Regress": (regression_pb2.RegressionRequest, timed(core.regress)),
@@ -98,7 +99,7 @@ def _handlers(core: Core, metrics: Metrics) -> dict[str, grpc.RpcMethodHandler]:
 
 
 def _handler(
-    path: str, message: Any, call: Callable[[Proto, grpc.ServicerContext], Proto], metrics: Metrics
+    path: str, message: Any, call: Callable[[Any, grpc.ServicerContext], Message], metrics: Metrics
 ) -> grpc.RpcMethodHandler:
     from google.protobuf.message import DecodeError
 

@@ -13,14 +13,23 @@ import numpy as np
 from tasks.serving.embedded import tensors
 from tasks.serving.embedded.errors import Code, ServingError, invalid
 from tasks.serving.embedded.inference.predict import DEFAULT_SIGNATURE
-from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.tensors import Array
 from tasks.serving.embedded.versions.servable import Servable
+from tasks.serving.protos import (
+    ClassificationResult,
+    ExamplesRequest,
+    Input,
+    ModelSpec,
+    MultiInferenceRequest,
+    RegressionResult,
+    SignatureDef,
+)
 
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
 
 
-def classify(servable: Servable, request: Proto, timeout_ms: int | None) -> Proto:
+def classify(servable: Servable, request: ExamplesRequest, timeout_ms: int | None) -> ClassificationResult:
     """Return the `ClassificationResult` of a `ClassificationRequest`."""
     signature = _named_signature(servable, request.model_spec)
     input_name, output_names = _classify_tensors(signature)
@@ -28,7 +37,7 @@ def classify(servable: Servable, request: Proto, timeout_ms: int | None) -> Prot
     return _classification(signature, outputs, examples)
 
 
-def regress(servable: Servable, request: Proto, timeout_ms: int | None) -> Proto:
+def regress(servable: Servable, request: ExamplesRequest, timeout_ms: int | None) -> RegressionResult:
     """Return the `RegressionResult` of a `RegressionRequest`."""
     signature = _named_signature(servable, request.model_spec)
     input_name, output_names = _regress_tensors(signature)
@@ -36,9 +45,11 @@ def regress(servable: Servable, request: Proto, timeout_ms: int | None) -> Proto
     return _regression(signature, outputs, examples)
 
 
-def multi_inference(servable: Servable, request: Proto, timeout_ms: int | None) -> list[Proto]:
+def multi_inference(
+    servable: Servable, request: MultiInferenceRequest, timeout_ms: int | None
+) -> list[ClassificationResult | RegressionResult]:
     """Return the result of each task of a `MultiInferenceRequest`, from one run over the shared input."""
-    asked: list[tuple[str, Proto]] = []
+    requested: list[tuple[str, SignatureDef]] = []
     model_name = input_name = ""
     output_names: set[str] = set()
     for task in request.tasks:
@@ -48,12 +59,12 @@ def multi_inference(servable: Servable, request: Proto, timeout_ms: int | None) 
             raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         model_name = task.model_spec.name
         key = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if key in (name for name, _ in asked):
+        if key in (name for name, _ in requested):
             raise invalid(f"Duplicate evaluation of signature: {key}")
         if key not in servable.signatures:
             raise invalid(f"Requested signature not found in model graph: {key}")
         signature = servable.signatures[key]
-        asked.append((key, signature))
+        requested.append((key, signature))
         if task.method_name == CLASSIFY_METHOD:
             task_input, task_outputs = _classify_tensors(signature)
         elif task.method_name == REGRESS_METHOD:
@@ -69,18 +80,18 @@ def multi_inference(servable: Servable, request: Proto, timeout_ms: int | None) 
         _classification(signature, outputs, examples)
         if task.method_name == CLASSIFY_METHOD
         else _regression(signature, outputs, examples)
-        for task, (_, signature) in zip(request.tasks, asked, strict=True)
+        for task, (_, signature) in zip(request.tasks, requested, strict=True)
     ]
 
 
-def _named_signature(servable: Servable, model_spec: Proto) -> Proto:
+def _named_signature(servable: Servable, model_spec: ModelSpec) -> SignatureDef:
     key = model_spec.signature_name or DEFAULT_SIGNATURE
     if key not in servable.signatures:
         raise invalid(f"No signature was found with the name: {key}")
     return servable.signatures[key]
 
 
-def _classify_tensors(signature: Proto) -> tuple[str, list[str]]:
+def _classify_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -96,7 +107,7 @@ def _classify_tensors(signature: Proto) -> tuple[str, list[str]]:
     return signature.inputs["inputs"].name, names
 
 
-def _regress_tensors(signature: Proto) -> tuple[str, list[str]]:
+def _regress_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(signature.outputs) != 1:
@@ -108,7 +119,7 @@ def _regress_tensors(signature: Proto) -> tuple[str, list[str]]:
     return signature.inputs["inputs"].name, [signature.outputs["outputs"].name]
 
 
-def signature_text(signature: Proto) -> str:
+def signature_text(signature: SignatureDef) -> str:
     """Format a SignatureDef as C++'s `DebugString` does."""
     from google.protobuf import text_format
 
@@ -117,7 +128,7 @@ def signature_text(signature: Proto) -> str:
 
 
 def _run_on_examples(
-    servable: Servable, request_input: Proto, input_name: str, output_names: Sequence[str], timeout_ms: int | None
+    servable: Servable, request_input: Input, input_name: str, output_names: Sequence[str], timeout_ms: int | None
 ) -> tuple[dict[str, Array], int]:
     """Return outputs by tensor name, and the number of examples."""
     kind = request_input.WhichOneof("kind")
@@ -132,7 +143,7 @@ def _run_on_examples(
     return dict(zip(output_names, outputs, strict=True)), len(serialized)
 
 
-def _classification(signature: Proto, outputs: Mapping[str, Array], examples: int) -> Proto:
+def _classification(signature: SignatureDef, outputs: Mapping[str, Array], examples: int) -> ClassificationResult:
     from tensorflow_serving.apis import classification_pb2
 
     columns: dict[str, Array] = {}
@@ -151,7 +162,7 @@ def _classification(signature: Proto, outputs: Mapping[str, Array], examples: in
     widths = [column.shape[1] for column in columns.values()]
     if len(set(widths)) > 1:
         raise invalid(f"Tensors class and score should match in dim_size(1). Got {widths[0]} vs. {widths[1]}")
-    result = classification_pb2.ClassificationResult()
+    result: ClassificationResult = classification_pb2.ClassificationResult()
     for row in range(examples):
         classifications = result.classifications.add()
         for index in range(widths[0]):
@@ -163,7 +174,7 @@ def _classification(signature: Proto, outputs: Mapping[str, Array], examples: in
     return result
 
 
-def _regression(signature: Proto, outputs: Mapping[str, Array], examples: int) -> Proto:
+def _regression(signature: SignatureDef, outputs: Mapping[str, Array], examples: int) -> RegressionResult:
     from tensorflow_serving.apis import regression_pb2
 
     output = outputs[signature.outputs["outputs"].name]
@@ -175,7 +186,7 @@ def _regression(signature: Proto, outputs: Mapping[str, Array], examples: int) -
         raise invalid(f"Input batch size did not match output batch size: {examples} vs. {output.shape[0]}")
     if output.dtype != np.float32:
         raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_type_text(output)}")
-    result = regression_pb2.RegressionResult()
+    result: RegressionResult = regression_pb2.RegressionResult()
     for value in output.reshape(-1):
         result.regressions.add().value = value
     return result

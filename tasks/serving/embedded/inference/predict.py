@@ -11,8 +11,9 @@ from typing import Generic, TypeVar
 
 from tasks.serving.embedded import tensors
 from tasks.serving.embedded.errors import Code, ServingError, invalid
-from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.tensors import Array
 from tasks.serving.embedded.versions.servable import Servable
+from tasks.serving.protos import SignatureDef
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -47,7 +48,7 @@ def predict(servable: Servable, call: PredictCall[T], timeout_ms: int | None) ->
     return dict(zip(aliases, outputs, strict=True))
 
 
-def _predict_feeds(signature: Proto, call: PredictCall[T]) -> dict[str, Array]:
+def _predict_feeds(signature: SignatureDef, call: PredictCall[T]) -> dict[str, Array]:
     given, wanted = sorted(call.inputs), sorted(signature.inputs)
     if len(given) > len(wanted) or (len(given) < len(wanted) and not signature.defaults):
         raise invalid(
@@ -78,7 +79,7 @@ def _predict_feeds(signature: Proto, call: PredictCall[T]) -> dict[str, Array]:
     return feeds
 
 
-def _predict_aliases(signature: Proto, output_filter: Sequence[str]) -> list[str]:
+def _predict_aliases(signature: SignatureDef, output_filter: Sequence[str]) -> list[str]:
     seen: list[str] = []
     for alias in output_filter:
         if alias not in signature.outputs:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tasks.graphs.protos import Message
 from tasks.serving.embedded import log
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import Code, ServingError, invalid
@@ -28,7 +29,8 @@ from tasks.serving.embedded.rest.json_answers import classify_answer, predict_an
 from tasks.serving.embedded.rest.json_examples import fill_request
 from tasks.serving.embedded.rest.json_tensors import predict_body
 from tasks.serving.embedded.rest.json_writer import error_body
-from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.tensors import Array
+from tasks.serving.protos import ModelSpec
 
 _MAX_UNZIPPED_BYTES = 100 * 2**20
 """`ZLib::kMaxUncompressedBytes` in tensorflow_serving/util/net_http/compression/gzip_zlib.h."""
@@ -51,7 +53,7 @@ class _Target:
     version: int | None
     label: str | None
 
-    def fill(self, model_spec: Proto) -> None:
+    def fill(self, model_spec: ModelSpec) -> None:
         model_spec.name = self.name
         if self.version is not None:
             model_spec.version.value = self.version
@@ -222,7 +224,7 @@ def _unzipped(body: bytes) -> bytes:
     return unpacked if unpacker.eof else b""
 
 
-def _json_text(message: Proto) -> str:
+def _json_text(message: Message) -> str:
     from google.protobuf import json_format
 
     text: str = json_format.MessageToJson(

@@ -16,7 +16,8 @@ import numpy as np
 from tasks.serving.embedded import tensors
 from tasks.serving.embedded.errors import invalid
 from tasks.serving.embedded.rest.json_writer import Piece, decimals, encode, render, text
-from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.tensors import Array
+from tasks.serving.protos import ClassificationResult, RegressionResult
 
 
 def predict_answer(outputs: Mapping[str, Array], *, by_row: bool) -> bytes:
@@ -84,7 +85,7 @@ def _values(tensor: Array, *, as_bytes: bool) -> list[Piece]:
     raise invalid(f"Failed to write JSON value for tensor type: {name}")
 
 
-def classify_answer(result: Proto) -> bytes:
+def classify_answer(result: ClassificationResult) -> bytes:
     """Return `{"results": [[["label", score], …], …]}`."""
     if not result.classifications:
         raise invalid("Cannot convert empty ClassificationResults to JSON")
@@ -97,7 +98,7 @@ def classify_answer(result: Proto) -> bytes:
     return encode({"results": f"[{joined}\n    ]"})
 
 
-def regress_answer(result: Proto) -> bytes:
+def regress_answer(result: RegressionResult) -> bytes:
     """Return `{"results": [value, …]}`."""
     if not result.regressions:
         raise invalid("Cannot convert empty RegressionResults to JSON")

@@ -5,6 +5,9 @@ Rules and texts: `FillClassifyRegressRequestFromJson` in tensorflow_serving/util
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
+from typing import Any
+
 import numpy as np
 
 from tasks.serving.embedded.errors import invalid
@@ -12,12 +15,12 @@ from tasks.serving.embedded.rest.json_leaves import base64_bytes, is_base64_obje
 from tasks.serving.embedded.rest.json_tensors import is_absent, member, parse_body, signature_name
 from tasks.serving.embedded.rest.json_values import JsonValue, json_type
 from tasks.serving.embedded.rest.json_writer import echo
-from tasks.serving.embedded.tensors import Proto
+from tasks.serving.protos import Example, ExamplesRequest, Feature
 
 _LISTS = {"bytes": "bytes_list", "float": "float_list", "int64": "int64_list"}
 
 
-def fill_request(body: bytes, request: Proto) -> None:
+def fill_request(body: bytes, request: ExamplesRequest) -> None:
     """Write a classify or regress body into its request message (`ClassificationRequest`, `RegressionRequest`).
 
     Raises:
@@ -46,7 +49,7 @@ def fill_request(body: bytes, request: Proto) -> None:
         _fill_example(example, filled.examples.add())
 
 
-def _fill_example(value: JsonValue, example: Proto) -> None:
+def _fill_example(value: JsonValue, example: Example) -> None:
     example.SetInParent()
     if not isinstance(value, tuple):
         raise invalid(f"Example must be JSON object but got JSON {json_type(value)}")
@@ -62,7 +65,7 @@ def _field_text(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _add(item: JsonValue, name: str, feature: Proto) -> None:
+def _add(item: JsonValue, name: str, feature: Feature) -> None:
     if item is None or isinstance(item, list) or (isinstance(item, tuple) and not is_base64_object(item)):
         raise invalid(f"Feature: {name} has element with unexpected JSON type: {json_type(item)}")
     if isinstance(item, str):
@@ -79,9 +82,10 @@ def _add(item: JsonValue, name: str, feature: Proto) -> None:
         values.append(int(item))
 
 
-def _list_of(kind: str, name: str, feature: Proto) -> Proto:
+def _list_of(kind: str, name: str, feature: Feature) -> MutableSequence[Any]:
     chosen = feature.WhichOneof("kind")
     if chosen not in (None, _LISTS[kind]):
         expected = chosen.removesuffix("_list")
         raise invalid(f"Unexpected element type in feature: {name} expecting type: {expected}")
-    return getattr(feature, _LISTS[kind]).value
+    values: MutableSequence[Any] = getattr(feature, _LISTS[kind]).value
+    return values

@@ -17,8 +17,8 @@ from tasks.serving.embedded.errors import Code, ServingError, invalid
 from tasks.serving.embedded.flags import Flags
 from tasks.serving.embedded.inference import classify_regress, predict
 from tasks.serving.embedded.monitoring import Metrics
-from tasks.serving.embedded.tensors import Proto
 from tasks.serving.embedded.versions.servable import LoadOptions, Servable, load
+from tasks.serving.protos import PredictionLog
 
 
 class VersionLoader:
@@ -111,7 +111,7 @@ def _run_requests(servable: Servable, file: Path, iterations: int) -> int:
     return count
 
 
-def _run(servable: Servable, record: Proto) -> None:
+def _run(servable: Servable, record: PredictionLog) -> None:
     kind = record.WhichOneof("log_type")
     if kind == "predict_log":
         request = record.predict_log.request

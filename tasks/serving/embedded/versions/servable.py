@@ -16,9 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tasks.graphs.protos import MetaGraphDef, SaverDef
 from tasks.serving.embedded import log
 from tasks.serving.embedded.errors import Code, ServingError, invalid
-from tasks.serving.embedded.tensors import Array, Proto
+from tasks.serving.embedded.tensors import Array
+from tasks.serving.protos import SignatureDef
 
 _INIT_SIGNATURE = "__saved_model_init_op"
 _MAIN_OPS = ("saved_model_main_op", "legacy_init_op")
@@ -30,7 +32,7 @@ class Servable(Protocol):
     """A model that answers. Safe to run from many threads at once."""
 
     @property
-    def signatures(self) -> Mapping[str, Proto]:
+    def signatures(self) -> Mapping[str, SignatureDef]:
         """Every SignatureDef by key, the loader's own `__saved_model_init_op` included, as the real server reports."""
         ...
 
@@ -59,7 +61,7 @@ class LoadOptions:
 class SessionServable:
     """A servable with one session."""
 
-    def __init__(self, session: Any, signatures: Mapping[str, Proto]) -> None:
+    def __init__(self, session: Any, signatures: Mapping[str, SignatureDef]) -> None:
         self._session = session
         self.signatures = signatures
 
@@ -112,7 +114,7 @@ def load(path: Path, options: LoadOptions) -> Servable:
     return SessionServable(session, dict(meta_graph.signature_def))
 
 
-def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:
+def _meta_graph(path: Path, tags: frozenset[str]) -> MetaGraphDef:
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -128,7 +130,8 @@ def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:
         saved_model.ParseFromString(file.read_bytes())
     except DecodeError:
         raise ServingError(Code.DATA_LOSS, f"Can't parse {file} as binary proto") from None
-    for meta_graph in saved_model.meta_graphs:
+    meta_graphs: Sequence[MetaGraphDef] = saved_model.meta_graphs
+    for meta_graph in meta_graphs:
         if frozenset(meta_graph.meta_info_def.tags) == tags:
             return meta_graph
     raise ServingError(
@@ -138,7 +141,7 @@ def _meta_graph(path: Path, tags: frozenset[str]) -> Proto:
     )
 
 
-def _needs_variables(meta_graph: Proto) -> bool:
+def _needs_variables(meta_graph: MetaGraphDef) -> bool:
     """Tell whether the graph has variables and a saver to restore them; without a saver the main op must set them."""
     library = meta_graph.graph_def.library
     in_functions = (node for function in library.function for node in function.node_def)
@@ -146,7 +149,7 @@ def _needs_variables(meta_graph: Proto) -> bool:
     return bool(meta_graph.saver_def.restore_op_name) and any(node.op in _VARIABLE_OPS for node in nodes)
 
 
-def _asset_feeds(path: Path, meta_graph: Proto) -> dict[str, Array]:
+def _asset_feeds(path: Path, meta_graph: MetaGraphDef) -> dict[str, Array]:
     """Return the path of each asset file by the tensor that holds it; SavedModels may be moved, so paths are fed."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -162,12 +165,12 @@ def _asset_feeds(path: Path, meta_graph: Proto) -> dict[str, Array]:
     return feeds
 
 
-def _restore(session: Any, path: Path, saver: Proto, assets: Mapping[str, Array]) -> None:
+def _restore(session: Any, path: Path, saver: SaverDef, assets: Mapping[str, Array]) -> None:
     prefix = _string(str(path / "variables" / "variables"))
     _run(session, {**assets, saver.filename_tensor_name: prefix}, [], [saver.restore_op_name])
 
 
-def _initialiser(path: Path, meta_graph: Proto) -> str | None:
+def _initialiser(path: Path, meta_graph: MetaGraphDef) -> str | None:
     """Return the op to run once after restoring, by the order of `GetInitOp`."""
     if _INIT_SIGNATURE in meta_graph.signature_def:
         name: str = meta_graph.signature_def[_INIT_SIGNATURE].outputs[_INIT_SIGNATURE].name
