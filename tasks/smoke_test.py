@@ -238,7 +238,7 @@ def _entry(serving: Serving) -> Entry | None:
 
 def read_warmup(model: Path, run: Path) -> WarmupFound:
     """In a child: read the warmup requests of the SavedModel."""
-    return warmup_requests.looked_at(model, {one.key: one for one in TrainingRun(run).names().signatures})
+    return warmup_requests.check(model, {one.key: one for one in TrainingRun(run).names().signatures})
 
 
 def _round(

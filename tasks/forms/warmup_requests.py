@@ -1,8 +1,8 @@
-"""Warmup requests beside a SavedModel, which a server runs while it loads: `assets.extra/tf_serving_warmup_requests`.
+"""Warmup requests of a SavedModel, which a server runs while it loads: `assets.extra/tf_serving_warmup_requests`.
 
-A TFRecord file of `PredictionLog`s (tensorflow_serving/apis/prediction_log.proto); one that is wrong fails the load of
-the whole model, and a server reads no more than 1000
-(tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc). Runs in a child.
+A TFRecord file of `PredictionLog`s (tensorflow_serving/apis/prediction_log.proto). An invalid one fails the load of the
+model, and a server reads no more than 1000 (tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc). Runs in
+a child.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class RecordError(ValueError):
 
 
 class WarmupFound(Record):
-    """How many records a model brings, and what is wrong with the first bad one."""
+    """The number of records in a SavedModel, and the problem of the first invalid one."""
 
     records: int
     problem: str = ""
 
 
 def write(folder: Path, signatures: Iterable[Signature], probe: Tensors) -> None:
-    """Write warmup requests into a SavedModel: for each signature the first rows of the probe, one by one."""
+    """Write warmup requests into a SavedModel: for each signature the first rows of the probe, one row a request."""
     import tensorflow as tf
 
     path = folder / FILE
@@ -64,7 +64,7 @@ def _pieces(inputs: Tensors, rows: int) -> Iterator[Tensors]:
 
 
 def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
-    """One request as a PredictionLog of the kind that the signature's method takes."""
+    """Return a request for the signature's method as a PredictionLog."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -103,8 +103,8 @@ def read(file: Path) -> Iterator[Any]:
         yield log
 
 
-def looked_at(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
-    """The records that a SavedModel brings, 0 where there is none."""
+def check(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
+    """Check the warmup requests of a SavedModel, of which there may be none, against its signatures."""
     import tensorflow as tf
 
     file, count = folder / FILE, 0
@@ -119,7 +119,7 @@ def looked_at(folder: Path, signatures: Mapping[str, Signature]) -> WarmupFound:
         return WarmupFound(records=count + 1, problem=f"record {count + 1} is not a PredictionLog")
     except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
         return WarmupFound(records=count, problem=f"after record {count}: {error.message}")
-    too_many = f"{count} records, a server takes {MOST}" if count > MOST else ""
+    too_many = f"{count} records, and a server takes {MOST} at most" if count > MOST else ""
     return WarmupFound(records=count, problem=too_many)
 
 
@@ -128,22 +128,22 @@ def _problem(log: Any, signatures: Mapping[str, Signature]) -> str:
 
     kind = log.WhichOneof("log_type")
     if kind not in CALLS:
-        return f"log type {kind or 'none'}, which no server runs"
+        return f"log type {kind or 'none'}, which servers do not run"
     if kind == "multi_inference_log":
         return ""
     request = getattr(log, kind).request
     key = request.model_spec.signature_name or "serving_default"
     signature = signatures.get(key)
     if signature is None:
-        return f"signature {key}, the model has {', '.join(sorted(signatures))}"
+        return f"signature {key}, but the model has {', '.join(sorted(signatures))}"
     wanted = {"predict_log": Method.PREDICT, "classify_log": Method.CLASSIFY, "regress_log": Method.REGRESS}[kind]
     if signature.method is not wanted:
-        return f"a {kind.removesuffix('_log')} request to signature {key}, which is for {signature.method.name.lower()}"
+        return f"a {kind.removesuffix('_log')} request for signature {key}, whose method is {signature.method.name.lower()}"
     if kind == "predict_log":
         try:
             found = {name: tf.as_dtype(tensor.dtype).name for name, tensor in request.inputs.items()}
         except TypeError as error:
-            return f"a tensor of no known dtype: {error}"
+            return f"a tensor of an unknown dtype: {error}"
         expected = {name: spec.dtype for name, spec in signature.inputs.items()}
         if found != expected:
             return f"inputs {found} for signature {key}, which takes {expected}"
