@@ -15,7 +15,6 @@ app = typer.Typer(
     name="tfship",
     help="Takes a TensorFlow model to a served version, with proof that every form of it computes the same.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

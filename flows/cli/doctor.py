@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
-from flows import config as configuration
 from flows.cli import termination
+from flows.cli.options import Options, command
 from flows.config import PipelineConfig
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 from tasks.records.base import Record
@@ -40,24 +40,15 @@ class Finding(Record):
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor")(doctor)
+    command(app, "doctor", doctor)
 
 
-def doctor(
-    runtime: Annotated[RuntimeChoice | None, typer.Option(help="Which server to test in.")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="A docker image to test in; repeatable.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
-    serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> int:
-    """Look at everything that a run needs of this host, and say what to do about what is missing."""
-    folders = {"store": store, "serving_root": serving_root}
-    options = {**folders, "images": image or None, "serving": {"runtime": runtime}}
-    settings = configuration.load(config, options)
+def doctor(options: Options) -> int:
+    """Check everything that a run needs of this host, and say what to do about what is missing."""
+    settings = options.settings()
     findings = list(checks(settings))
     failed = any(finding.verdict == "failed" for finding in findings)
-    if as_json:
+    if options["as_json"]:
         import json
 
         termination.show(json.dumps({"passed": not failed, "checks": [one.model_dump() for one in findings]}, indent=1))

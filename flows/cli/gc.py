@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from flows import config as configuration
 from flows.cli import termination
+from flows.cli.options import Options, command
 from tasks.artifacts.leftovers import Leftover, leftovers, remove
 from tasks.artifacts.store import Store
 from tasks.errors import PipelineError, UsageError
@@ -33,20 +33,15 @@ class Collected(Record):
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("gc")(gc)
+    command(app, "gc", gc)
 
 
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
-    older_than: Annotated[str, typer.Option(help="How old what is left in the store must be: 90m, 12h, 7d.")] = "7d",
-    store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> int:
-    """Remove the containers and the unfinished folders of killed runs, and what was set aside; no artifact goes."""
+def gc(options: Options) -> int:
+    """Remove containers and unfinished folders of killed runs, and what was set aside; artifacts are never removed."""
+    older_than, dry_run = options["older_than"], options["dry_run"]
     seconds = _seconds(older_than)
-    root = configuration.load(config, {"store": store}).store
-    if store is not None and not (root / ".staging").is_dir():
+    root = options.settings().store
+    if options["store"] is not None and not (root / ".staging").is_dir():
         found = "a folder that is none" if root.is_dir() else "nothing"
         raise UsageError(f"--store {root}", "a store", found, "name the store of your runs with --store.")
     containers, unlooked = _containers(dry_run=dry_run)
@@ -66,7 +61,7 @@ def gc(
         freed_bytes=sum(leftover.size for leftover in removed),
         not_looked_at=unlooked,
     )
-    if as_json:
+    if options["as_json"]:
         termination.show(collected.model_dump_json(indent=1))
     else:
         _show(collected, older_than)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from flows import config as configuration
+from flows.cli.options import Options, command
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
 from tasks.records.adoption import ModelOptions
 from tasks.records.inspection import Inspection
@@ -18,21 +18,21 @@ from tasks.records.inspection import Inspection
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("init")(init)
+    command(app, "init", init)
 
 
 def init(
     path: Annotated[Path, typer.Argument(help="Anything that TensorFlow saved.")],
-    out: Annotated[Path, typer.Option(help="The file to write; nothing may be there.")] = Path("tfship.yaml"),
-    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
+    options: Options,
 ) -> int:
     """Write a commented configuration for a model; what is a guess stays commented out."""
     from tasks import isolate
     from tasks.inspection import inspect
 
+    out, step = options["out"], options["step"]
     if out.exists():
         raise UsageError(f"--out {out}", "a path where nothing is", "a file", "give another, or move it away.")
-    settings = configuration.load(None, {"source": str(path)})
+    settings = options.settings(source=str(path))
     with isolate.limits(settings.child_limits):
         found = isolate.call(inspect.inspect, path, ModelOptions(), step, read=False, values=False)
     if found.whole is False:

@@ -11,45 +11,42 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import config as configuration
 from flows.cli import termination
-from flows.cli.options import model
+from flows.cli.options import Options, command, require_files
 from tasks.errors import ExitCode
 from tasks.records.inspection import Inspection
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("inspect")(inspect)
+    command(app, "inspect", inspect)
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="Anything that TensorFlow saved: a folder, a file, or a prefix.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="List tensors without reading them.")] = False,
-    tensors: Annotated[
-        bool, typer.Option("--tensors", help="Show each tensor's least, mean and greatest value.")
-    ] = False,
-    ops: Annotated[bool, typer.Option("--ops", help="Show the ops by count.")] = False,
-    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
-    graph: model.GraphFile = None,
-    tags: model.Tags = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    options: Options,
 ) -> int:
     """Show what a model's files hold and whether they are whole. Nothing of the model is executed."""
     from tasks import isolate
     from tasks.inspection import inspect as inspection
 
-    settings = configuration.load(config, {"given": model.given({"graph": graph, "tags": tags})})
-    model.require_files(settings)
+    settings = options.settings()
+    require_files(settings)
     with isolate.limits(settings.child_limits):
-        found = isolate.call(inspection.inspect, path, settings.given, step, read=not quick, values=tensors)
-    if as_json:
+        found = isolate.call(
+            inspection.inspect,
+            path,
+            settings.given,
+            options["step"],
+            read=not options["quick"],
+            values=options["tensors"],
+        )
+    if options["as_json"]:
         termination.show(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
     else:
         from flows.cli.pages.inspection import show
 
-        show(found, with_values=tensors, with_ops=ops)
+        show(found, with_values=options["tensors"], with_ops=options["ops"])
         print(f"next    {_next(found, path)}")
     if found.whole is False:
         print(f"tfship: {path} is damaged: {found.damage[0]}", file=sys.stderr)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated
 
 import typer
 
 from flows.cli import run as pipeline
 from flows.cli import termination
-from flows.cli.steps import with_options
-
-_RUNNING = {"no_server", "verbose"}
+from flows.cli.options import Options, command
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("plan")(with_options(plan, leave_out=_RUNNING))
+    command(app, "plan", plan)
 
 
-def plan(**options: Any) -> int:
-    """Say what a run with these options would do and why; nothing is done."""
+def plan(
+    options: Options,
+    source: Annotated[
+        str | None, typer.Argument(help="An example's name, module:Model, or the path of anything TensorFlow saved.")
+    ] = None,
+) -> int:
+    """Show what a run with these options would do and why; nothing is done."""
     with termination.at_once():  # Prefect: seconds
         import flows.train_to_serve  # noqa: F401
     from rich.console import Console
@@ -28,7 +31,7 @@ def plan(**options: Any) -> int:
 
     from flows.plan import planned
 
-    settings = pipeline.settings_of(options)
+    settings = options.settings(source=source)
     pipeline.require_source(settings)
     steps = planned(settings)
     if options["as_json"]:

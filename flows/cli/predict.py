@@ -13,9 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import config as configuration
 from flows.cli import termination
-from flows.cli.options import model as brought
+from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
 from tasks.forms.detect import detect
@@ -26,23 +25,12 @@ from tasks.verify import predict as prediction
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("predict")(predict)
+    command(app, "predict", predict)
 
 
 def predict(
     path: Annotated[Path, typer.Argument(help="Anything TensorFlow saved: a folder, a file, or a prefix.")],
-    file: Annotated[Path, typer.Option("--inputs", help="Inputs: npz, npy, json, csv or TFRecord.")],
-    out: Annotated[Path | None, typer.Option("--out", help="An npz file to write instead of JSON on stdout.")] = None,
-    inputs: brought.Inputs = None,
-    outputs: brought.Outputs = None,
-    pins: brought.Pins = None,
-    signature: brought.SignatureKey = None,
-    tags: brought.Tags = None,
-    graph: brought.GraphFile = None,
-    model: brought.Code = None,
-    var_map: brought.VarMap = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, as without it.", hidden=True)] = False,
+    options: Options,
 ) -> int:
     """Print what a model answers, one JSON document in the column format of TF Serving's REST API, or write an npz.
 
@@ -55,15 +43,8 @@ def predict(
     An npz holds arrays by output name, `signature/output` where there are several signatures; what numpy has no dtype
     for, as bfloat16, is there as float32.
     """
-    options = dict(locals())
-    settings = configuration.load(
-        config,
-        {
-            "source": str(path),
-            "given": brought.given(options),
-        },
-    )
-    brought.require_files(settings)
+    settings, file, out = options.settings(source=str(path)), options["file"], options["out"]
+    require_files(settings)
     found = detect(path, settings.files.step if settings.files else None)
     if not file.is_file():
         raise UsageError("--inputs", "a file of inputs", f"{file}, which is none", "give the path of one.")

@@ -9,37 +9,29 @@ from typing import Annotated
 
 import typer
 
-from flows import config as configuration
 from flows.cli import termination
+from flows.cli.options import Options, command
 from tasks.errors import UsageError
 from tasks.releases.publish import Releases
 from tasks.releases.rules import versions
 
-ServingRoot = Annotated[Path | None, typer.Option(help="The folder that model servers read.")]
-Config = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("rollback")(rollback)
-    app.command("releases")(releases)
+    command(app, "rollback", rollback)
+    command(app, "releases", releases)
 
 
 def rollback(
     name: Annotated[str, typer.Argument(help="The model.")],
-    reason: Annotated[str, typer.Option(help="Why, for the journal.")],
-    to: Annotated[int | None, typer.Option(help="The version to serve again; by default the one before.")] = None,
-    serving_root: ServingRoot = None,
-    config: Config = None,
-    as_json: AsJson = False,
+    options: Options,
 ) -> int:
     """Make an earlier version the served one again, and hold the later ones."""
-    root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    root = options.settings().serving_root
     _require(root, name)
     with Releases(root, name).open() as opened:
-        line = opened.roll_back(to, reason)
-    if as_json:
+        line = opened.roll_back(options["to"], options["reason"])
+    if options["as_json"]:
         termination.show(line.model_dump_json(indent=1))
     else:
         taken = ", ".join(str(version) for version in line.retired)
@@ -50,20 +42,18 @@ def rollback(
 
 def releases(
     name: Annotated[str, typer.Argument(help="The model.")],
-    serving_root: ServingRoot = None,
-    config: Config = None,
-    as_json: AsJson = False,
+    options: Options,
 ) -> int:
     """Show a model's history: what was promoted, by which proof, and what was rolled back and why."""
     from rich.console import Console
     from rich.table import Table
 
-    root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    root = options.settings().serving_root
     _require(root, name)
     found = Releases(root, name)
     lines = found.journal()
     served = found.served()
-    if as_json:
+    if options["as_json"]:
         import json
 
         document = {"name": name, "served": served, "journal": [line.model_dump(mode="json") for line in lines]}

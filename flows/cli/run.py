@@ -10,78 +10,38 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import config as configuration
 from flows import telemetry
 from flows.cli import termination
-from flows.cli.options import model as brought
-from flows.cli.options import serving
+from flows.cli.options import Options, command, require_files, require_no_model_options
 from flows.config import PipelineConfig
 from tasks.artifact_views import Exported, Frozen
 from tasks.errors import DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
 from tasks.forms.detect import detect
-from tasks.records.forms import Target
 from tasks.records.parity import form_of
 from tasks.records.run import RunSummary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run")(run)
+    command(app, "run", run)
 
 
 def run(
+    options: Options,
     source: Annotated[
         str | None, typer.Argument(help="An example's name, module:Model, or the path of anything TensorFlow saved.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Where artifacts are kept.")] = None,
-    serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
-    name: Annotated[str | None, typer.Option(help="The name to serve the model under.")] = None,
-    runtime: serving.Runtime = None,
-    image: serving.Images = None,
-    load_timeout: serving.LoadTimeout = None,
-    max_p99_ms: serving.MaxP99 = None,
-    max_load_s: serving.MaxLoad = None,
-    max_rss_mb: serving.MaxRss = None,
-    model_config_file: serving.ModelConfig = None,
-    batching_parameters_file: serving.Batching = None,
-    monitoring_config_file: serving.Monitoring = None,
-    rehearse: serving.Rehearse = False,
-    inputs: brought.Inputs = None,
-    outputs: brought.Outputs = None,
-    pins: brought.Pins = None,
-    signature: brought.SignatureKey = None,
-    tags: brought.Tags = None,
-    graph: brought.GraphFile = None,
-    model: brought.Code = None,
-    var_map: brought.VarMap = None,
-    probe: brought.ProbeFile = None,
-    evaluate: Annotated[Path | None, typer.Option(help="Labelled rows to measure quality on.")] = None,
-    label: Annotated[str | None, typer.Option(help="The labels' name in that file.")] = None,
-    steps: Annotated[int | None, typer.Option(help="The final global step of training.")] = None,
-    select: Annotated[str | None, typer.Option(help="The checkpoint to ship: latest, best, or a step.")] = None,
-    refresh: Annotated[list[str] | None, typer.Option(help="A step to do anew, or all; may be repeated.")] = None,
-    also: Annotated[
-        list[Target] | None,
-        typer.Option(help="Another form to write: saver_v2, saver_v1, keras or object_checkpoint; repeatable."),
-    ] = None,
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="Prove, but do not promote.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote a model that was rolled back.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Why, for the journal.")] = None,
-    no_server: Annotated[bool, typer.Option("--no-server", help="Run without any Prefect server.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log and children's output.")] = False,
 ) -> int:
     """Train or adopt, pin, restore, freeze, export, smoke-test and promote one model, and prove every form equal."""
-    return perform(locals())
+    return perform(source, options)
 
 
-def perform(given: Mapping[str, Any], until: str | None = None) -> int:
-    """Run the pipeline as the options say, to its end or to the step `until`, and show what it came to."""
-    settings = settings_of(given, until)
+def perform(source: str | None, options: Options, until: str | None = None) -> int:
+    """Run the pipeline as the options say, to its end or to the step `until`, and print its summary."""
+    settings = options.settings(source=source, until=until)
     require_source(settings)
-    summary = ran(settings, given)
-    if given["as_json"]:
+    summary = ran(settings, options)
+    if options["as_json"]:
         termination.show(summary.model_dump_json(indent=1))
     else:
         print_summary(summary, settings)
@@ -90,10 +50,14 @@ def perform(given: Mapping[str, Any], until: str | None = None) -> int:
 
 def require_source(settings: PipelineConfig) -> None:
     """Say what is wrong with the source before anything starts. Raises UsageError and what detection raises."""
-    brought.require_files(settings)
+    require_files(settings)
+    for image in settings.images:
+        from tasks.serving.runtimes import choose
+
+        choose.require_docker_for(image, settings.serving.runtime)
     if settings.files is None:
         settings.model
-        brought.require_no_words(settings)
+        require_no_model_options(settings)
     else:
         if settings.training.start is not None and settings.given.model is not None:
             remedy = f"give it as SOURCE: tfship train {settings.given.model} --from {settings.training.start}."
@@ -102,52 +66,16 @@ def require_source(settings: PipelineConfig) -> None:
     settings.code
 
 
-def settings_of(given: Mapping[str, Any], until: str | None = None) -> PipelineConfig:
-    """The configuration with a command's options over it."""
-    option = given.get
-    select = option("select")
-    options: dict[str, Any] = {
-        "source": option("source"),
-        "store": option("store"),
-        "serving_root": option("serving_root"),
-        "name": option("name"),
-        **serving.settings(given),
-        "given": brought.given(given),
-        "probe": {"file": option("probe")},
-        "evaluate": {"file": option("evaluate"), "label": option("label")},
-        "training": {
-            "steps": option("steps"),
-            "start": option("start"),
-            "start_step": option("start_step"),
-            "batches": option("batches"),
-            "batch_size": option("batch_size"),
-            "train_op": option("train_op"),
-            "loss": option("loss"),
-            "restore": option("restore") or None,
-        },
-        "selection": {"which": int(select) if select and select.isdigit() else select},
-        "refresh": option("refresh") or None,
-        "also": option("also") or None,
-        "until": until,
-        "release": {
-            "promote": False if option("no_promote") else None,
-            "force": option("force") or None,
-            "reason": option("reason"),
-        },
-    }
-    return configuration.load(option("config"), options)
-
-
-def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
+def ran(settings: PipelineConfig, options: Options) -> RunSummary:
     """Run the flow; what it came to. Raises the error that ended it, when everything that there is has been shown."""
-    as_json, verbose = given["as_json"], given["verbose"]
-    error = _run(settings, no_server=given["no_server"], quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
+    as_json, verbose = options["as_json"], options["verbose"]
+    error = _run(settings, no_server=options["no_server"], quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
     from flows.train_to_serve import summaries
 
     summary = summaries.pop() if summaries else None
     if isinstance(error, UsageError) and error.where == "signatures":
-        command = f"tfship {(settings.until or 'run').replace('_', '-')} {shlex.quote(settings.source)}"
-        error.remedy = error.remedy.replace("for example: ", f"for example:\n  {command} ")
+        typed = f"tfship {(settings.until or 'run').replace('_', '-')} {shlex.quote(settings.source)}"
+        error.remedy = error.remedy.replace("for example: ", f"for example:\n  {typed} ")
     if error is not None:
         if summary and as_json:
             termination.show(summary.model_dump_json(indent=1))
@@ -155,28 +83,28 @@ def ran(settings: PipelineConfig, given: Mapping[str, Any]) -> RunSummary:
             print(output, file=sys.stderr)
         if summary and summary.report and not as_json:
             print(f"report  {summary.report}")
-            print(f"next    {next_after(error, settings, given, summary)}")
+            print(f"next    {next_after(error, settings, options, summary)}")
         raise error
     assert summary is not None
     return summary
 
 
-def next_after(error: BaseException, settings: PipelineConfig, given: Mapping[str, Any], summary: RunSummary) -> str:
+def next_after(error: BaseException, settings: PipelineConfig, options: Options, summary: RunSummary) -> str:
     """The command that says more of what ended the run, or the same one, for when the remedy was followed."""
     same = ["tfship", *sys.argv[1:]]
     if isinstance(error, HeldError):
-        command = ["tfship", "releases", summary.name, "--serving-root", str(settings.serving_root)]
+        words = ["tfship", "releases", summary.name, "--serving-root", str(settings.serving_root)]
     elif isinstance(error, EnvironmentFailure):
-        command = ["tfship", "doctor"]
+        words = ["tfship", "doctor"]
     elif isinstance(error, Refusal) and settings.files and (candidate := _refused_form(summary)):
-        command = ["tfship", "verify", settings.source, str(candidate), *brought.repeated(given), "--explain"]
+        words = ["tfship", "verify", settings.source, str(candidate), *options.repeated(), "--explain"]
     elif isinstance(error, (Refusal, UsageError)) and settings.files:
-        command = ["tfship", "inspect", settings.source]
-    elif isinstance(error, (Refusal, UsageError, DamagedError)) or given["verbose"]:
-        command = same
+        words = ["tfship", "inspect", settings.source]
+    elif isinstance(error, (Refusal, UsageError, DamagedError)) or options["verbose"]:
+        words = same
     else:
-        command = [*same, "--verbose"]
-    return shlex.join(command)
+        words = [*same, "--verbose"]
+    return shlex.join(words)
 
 
 def _refused_form(summary: RunSummary) -> Path | None:

@@ -12,30 +12,26 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import config as configuration
+from flows.cli.options import Options, command
 
 _LOOPBACK = "127.0.0.1"
-_HIGHEST_PORT = 65535
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("serve")(serve)
+    command(app, "serve", serve)
 
 
 def serve(
     name: Annotated[str, typer.Argument(help="The model: a folder of versions under the serving root.")],
-    serving_root: Annotated[Path | None, typer.Option(help="The folder that model servers read.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=_HIGHEST_PORT, help="The gRPC port; 0 takes a free one.")] = 8500,
-    rest_port: Annotated[int, typer.Option(min=0, max=_HIGHEST_PORT, help="The REST port; 0 takes a free one.")] = 8501,
-    bind: Annotated[str, typer.Option(help="The address to listen on.")] = _LOOPBACK,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
+    options: Options,
 ) -> NoReturn:
     """Serve a model here over gRPC and REST as TF Serving does, and follow its versions, until Ctrl-C.
 
     Stdout gets the addresses and a curl line that works, stderr the server's log. This process becomes the server.
     """
-    root = configuration.load(config, {"serving_root": serving_root}).serving_root
+    root = options.settings().serving_root
+    port, rest_port, bind = options["port"], options["rest_port"], options["bind"]
     base_path = _base_path(root, name)
     _require_free(bind, port, rest_port)
     if not _is_loopback(bind):

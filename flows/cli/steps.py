@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli import run as pipeline
 from flows.cli import termination
-from flows.cli.options import serving
+from flows.cli.options import Options, command
 from tasks.artifact_views import PARITY, Compared
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen_graph
@@ -32,20 +31,7 @@ _STEPS = {
     "export": "Write the SavedModel, and prove it by both loaders.",
     "smoke-test": "Serve the SavedModel, and compare what the server answers.",
 }
-_LATER = {"no_promote", "force", "reason", "serving_root", "name", "also"}
-_SERVING = set(serving.OPTIONS)
-_MEASURING = {"evaluate", "label"}  # restore-verify measures the quality
-_TRAINING: dict[str, Any] = {
-    "start": Annotated[Path | None, typer.Option("--from", help="The checkpoint to start from.")],
-    "start_step": Annotated[int | None, typer.Option("--from-step", help="The step of that checkpoint.")],
-    "batches": Annotated[Path | None, typer.Option(help="What a brought graph's train op is fed: npz, rows by name.")],
-    "batch_size": Annotated[int | None, typer.Option(help="Rows of that file a step.")],
-    "train_op": Annotated[str | None, typer.Option(help="The brought graph's train op.")],
-    "loss": Annotated[str | None, typer.Option(help="The brought graph's loss.")],
-    "restore": Annotated[
-        list[str] | None, typer.Option(help="Variables to take from that checkpoint; repeatable, * for any.")
-    ],
-}
+_SOURCE = "An example's name, module:Model, or the path of anything TensorFlow saved."
 _MADE = {Target.SAVED_MODEL: ("export", "saved_model"), Target.FROZEN: ("freeze", "")}
 _FILES = {
     Target.FROZEN: (".pb", frozen_graph.GRAPH),
@@ -57,46 +43,17 @@ _SUFFIXES = (".pb", ".pbtxt", ".meta", ".index", ".ckpt", ".keras", ".h5", ".hdf
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for name, text in _STEPS.items():
-        app.command(name, help=text)(_command(name.replace("-", "_")))
-    app.command("convert")(with_options(convert, leave_out=_LATER | _SERVING | {"source"}))
+        command(app, name, _step(name.replace("-", "_")), text)
+    command(app, "convert", convert)
 
 
-def _command(step: str) -> Callable[..., int]:
-    def command(**options: Any) -> int:
-        if options.get("start") and not options["source"]:  # no code: the checkpoint's own graph goes on
-            options["source"] = str(options["start"])
-        return pipeline.perform(options, until="rehearse" if options.get("rehearse") else step)
+def _step(step: str) -> Callable[..., int]:
+    def run(options: Options, source: Annotated[str | None, typer.Argument(help=_SOURCE)] = None) -> int:
+        if options["start"] and not source:  # without code, training continues in the checkpoint's own graph
+            source = str(options["start"])
+        return pipeline.perform(source, options, until="rehearse" if options["rehearse"] else step)
 
-    leave_out = _LATER - {"serving_root", "name"} if step == "smoke_test" else _LATER | _SERVING
-    leave_out |= _MEASURING if step in ("train", "adopt", "checkpoint") else set()
-    return with_options(command, leave_out=leave_out, more=_TRAINING if step == "train" else {})
-
-
-def with_options(
-    command: Callable[..., int], *, leave_out: set[str], more: dict[str, Any] | None = None
-) -> Callable[..., int]:
-    """`command` with the options of `tfship run` behind its own, but for those that it has no use for."""
-    hints = get_type_hints(pipeline.run, include_extras=True)
-    own = get_type_hints(command, include_extras=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        parameter.replace(kind=keyword, annotation=own[name])
-        for name, parameter in inspect.signature(command).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    for name, parameter in inspect.signature(pipeline.run).parameters.items():
-        if name not in leave_out:
-            parameters.append(parameter.replace(kind=keyword, annotation=hints[name]))
-    for name, annotation in (more or {}).items():
-        parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
-
-    def shown(**options: Any) -> int:
-        return command(**options)
-
-    shown.__doc__ = command.__doc__
-    shown.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return shown
+    return run
 
 
 def convert(
@@ -104,16 +61,15 @@ def convert(
         str, typer.Argument(metavar="IN", help="Anything TensorFlow saved, module:Model, or an example.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or file to write; nothing may be there.")],
-    to: Annotated[Target, typer.Option(help="The form to write.")],
-    **options: Any,
+    options: Options,
 ) -> int:
-    """Write a model in another form, proven equal to the original."""
+    """Write a model in another form, proven equal to the source model."""
+    to = options["to"]
     if out.exists() or out.is_symlink():
         raise UsageError(f"OUT {out}", "a path where nothing is", "something", "give another, or move it away.")
     _require_named_as(to, out)
     step, folder = _MADE.get(to, ("convert", to.value))
-    options |= {"source": source, "also": None if to in _MADE else [to]}
-    settings = pipeline.settings_of(options, until=step)
+    settings = options.settings(source=source, until=step, also=None if to in _MADE else [to])
     summary = pipeline.ran(settings, options)
     if pipeline.assisted(summary):
         print(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows import config as configuration
 from flows.cli import termination
-from flows.cli.options import model as brought
+from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
 from tasks.records.parity import ParityRow
@@ -24,49 +22,24 @@ from tasks.verify.divergence import Explanation
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("verify")(verify)
+    command(app, "verify", verify)
 
 
 def verify(
     paths: Annotated[
         list[Path], typer.Argument(metavar="A B [C…]", help="Anything TensorFlow saved, the first first.")
     ],
-    inputs: brought.Inputs = None,
-    outputs: brought.Outputs = None,
-    pins: brought.Pins = None,
-    signature: brought.SignatureKey = None,
-    tags: brought.Tags = None,
-    graph: brought.GraphFile = None,
-    model: brought.Code = None,
-    var_map: brought.VarMap = None,
-    probe: brought.ProbeFile = None,
-    tolerance: Annotated[
-        str | None,
-        typer.Option(help="ABSOLUTE[,RELATIVE]: |a-b| <= ABSOLUTE + RELATIVE*|a| for floats; 0 where left out."),
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Find the first tensor inside the graph that differs.")
-    ] = False,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    options: Options,
 ) -> int:
     """Send one probe through every form of a model and compare each with the first, which must agree with itself.
 
     With --json: {"verdict": "equal" | "differs" | "nondeterministic", "baseline", "candidates", "probe",
     "first_divergent", "parity", "explanation"}, the rows of `parity` as those of `run --json`.
     """
-    options = dict(locals())
     if len(paths) < 2:
         raise UsageError("tfship verify", "two paths or more", f"{len(paths)}", "try `tfship verify A B`.")
-    settings = configuration.load(
-        config,
-        {
-            "given": brought.given(options),
-            "probe": {"file": probe},
-            "tolerance": _tolerance(tolerance),
-        },
-    )
-    brought.require_files(settings)
+    settings = options.settings()
+    require_files(settings)
     try:
         with isolate.limits(settings.child_limits):
             found = compare_models.compare(
@@ -76,14 +49,14 @@ def verify(
                 settings.training.session,
                 settings.probe,
                 settings.tolerance,
-                explained=explain,
+                explained=options["explain"],
             )
     except NondeterministicError as error:
-        if as_json:
+        if options["as_json"]:
             document = {"verdict": "nondeterministic", "baseline": str(paths[0]), "unstable": error.facts["unstable"]}
             termination.show(json.dumps(document, indent=1))
         raise
-    if as_json:
+    if options["as_json"]:
         termination.show(json.dumps(_document(found), indent=1, allow_nan=False))
     else:
         _show(found, next_command=_next(found, options))
@@ -106,17 +79,6 @@ def _refusal(found: Comparison) -> ParityError:
     if first.output.startswith("input "):
         remedy = "compare forms of one model, with the same inputs; nothing is cast or reshaped to fit."
     return ParityError(error.where, error.expected, error.found, remedy, error.facts)
-
-
-def _tolerance(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    absolute, _, relative = text.partition(",")
-    try:
-        return {"absolute": float(absolute), "relative": float(relative) if relative else 0.0}
-    except ValueError:
-        remedy = "for example --tolerance 1e-5, or --tolerance 1e-5,1e-4."
-        raise UsageError("--tolerance", "ABSOLUTE[,RELATIVE], two numbers", repr(text), remedy) from None
 
 
 def _document(found: Comparison) -> dict[str, Any]:
@@ -198,12 +160,12 @@ def _explain(told: Explanation) -> None:
         )
 
 
-def _next(found: Comparison, options: Mapping[str, Any]) -> str:
+def _next(found: Comparison, options: Options) -> str:
     first = found.baseline.path
     divergent = found.divergent
     if divergent is None:
-        return shlex.join(["tfship", "run", first, *brought.repeated(options)])
+        return shlex.join(["tfship", "run", first, *options.repeated()])
     failed = next((row for row in divergent.rows if row.passed is False), None)
     if options["explain"] or failed is None or not failed.compared:
         return shlex.join(["tfship", "inspect", divergent.path])
-    return shlex.join(["tfship", "verify", first, divergent.path, *brought.repeated(options), "--explain"])
+    return shlex.join(["tfship", "verify", first, divergent.path, *options.repeated(), "--explain"])

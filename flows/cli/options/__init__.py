@@ -1,1 +1,0 @@
-"""The options of the command line, by what they are about."""
