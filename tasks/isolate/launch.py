@@ -83,11 +83,11 @@ class Server:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
         size = os.fstat(self.log.fileno()).st_size
-        said = os.pread(self.log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
+        output = os.pread(self.log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
         return EnvironmentFailure(
             "the TensorFlow process",
             "it to start",
-            f"it ended with {describe(self.process.returncode)}" + (f": {said}" if said else ""),
+            f"it ended with {describe(self.process.returncode)}" + (f": {output}" if output else ""),
             "run again with --verbose, and check that `python -c 'import tensorflow'` works in this environment.",
         )
 

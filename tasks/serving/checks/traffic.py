@@ -77,7 +77,7 @@ def switched(
         if found is None:
             return None
         traffic, requests = found
-        calls = [call for asked in requests for call in _calls(over_grpc, endpoint, name, *asked, request_timeout)]
+        calls = [call for request in requests for call in _calls(over_grpc, endpoint, name, *request, request_timeout)]
         over = threading.Event()
         with ThreadPoolExecutor(len(calls) * CLIENTS) as pool:
             clients = [pool.submit(_client, call, over) for call in calls * CLIENTS]
@@ -112,14 +112,14 @@ def _requests(
     current: Path, over_grpc: GrpcPredictor, reference: Reference, name: str
 ) -> tuple[str, list[tuple[str, Any]]] | None:
     """Return a label and requests that the current version answers: its warmup requests, else the new model's probe."""
-    recorded = [asked for asked in _warmup(current / warmup_requests.FILE) if _answered(over_grpc, *asked, name)]
+    recorded = [request for request in _warmup(current / warmup_requests.FILE) if _answered(over_grpc, *request, name)]
     if recorded:
         return "the current version's warmup requests", recorded[:2]
     for signature in reference.names.signatures:
         inputs = compare.first_rows(compare.select(reference.probe, signature.key), 1)
-        asked = (_CALL_OF[signature.method], over_grpc.call(signature.key, inputs)[0])
-        if _answered(over_grpc, *asked, name):
-            return "one row of the new model's probe", [asked]
+        request = (_CALL_OF[signature.method], over_grpc.call(signature.key, inputs)[0])
+        if _answered(over_grpc, *request, name):
+            return "one row of the new model's probe", [request]
     return None
 
 
@@ -149,10 +149,10 @@ def _calls(
     """Yield calls that send the request over gRPC and, if JSON can carry it, over REST."""
     import httpx
 
-    asked = getattr(over_grpc.service, call)
+    send = getattr(over_grpc.service, call)
 
     def over_wire() -> None:
-        asked(request, timeout=seconds)
+        send(request, timeout=seconds)
 
     yield over_wire
     if (document := _document(call, request)) is None:
@@ -216,7 +216,7 @@ def wait_until_settled(endpoint: Endpoint, name: str, version: int, deadline: fl
     load_seconds: float | None = None
     heard = time.monotonic()
     while time.monotonic() < deadline:
-        asked = time.monotonic()
+        requested = time.monotonic()
         states = status(endpoint, name, 2.0)
         if states:
             heard = time.monotonic()
@@ -224,7 +224,7 @@ def wait_until_settled(endpoint: Endpoint, name: str, version: int, deadline: fl
             remedy = "check in its log whether the server still runs, or raise `serving.request_timeout`."
             raise ChildFailed("the server over REST", "its status while it changes versions", "no answer", remedy)
         state, message = states.get(version, ("", ""))
-        noticed = asked if state and noticed is None else noticed
+        noticed = requested if state and noticed is None else noticed
         if state == "END":
             return _Settled(took_over=False, ended=message or "END")
         if state == "AVAILABLE" and load_seconds is None and noticed is not None:

@@ -57,11 +57,11 @@ class BinaryRuntime:
     def identity(self) -> RuntimeIdentity:
         """The server by its answer to `--version`."""
         if self._identity is None:
-            said = self._said_version()
-            number = re.search(r"ModelServer:\s*(\S+)", said)
+            answer = self._version_output()
+            number = re.search(r"ModelServer:\s*(\S+)", answer)
             if number is None:
-                raise self._unusable(f"{self.path} --version answered {said[:200]!r}")
-            self._identity = RuntimeIdentity(runtime="binary", version=number[1], stand_in="stand-in" in said)
+                raise self._unusable(f"{self.path} --version answered {answer[:200]!r}")
+            self._identity = RuntimeIdentity(runtime="binary", version=number[1], stand_in="stand-in" in answer)
         return self._identity
 
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
@@ -133,9 +133,9 @@ class BinaryRuntime:
             time.sleep(0.02)
         return self._server.returncode() is not None and _IN_USE.search(self.logs()) is not None
 
-    def _said_version(self) -> str:
+    def _version_output(self) -> str:
         try:
-            asked = subprocess.run(
+            completed = subprocess.run(
                 [str(self.path), "--version"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -146,7 +146,7 @@ class BinaryRuntime:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise self._unusable(str(error)) from error
-        return asked.stdout + asked.stderr
+        return completed.stdout + completed.stderr
 
     def _unusable(self, found: str) -> EnvironmentFailure:
         return EnvironmentFailure(

@@ -190,9 +190,9 @@ class _Reader:
                 raise JsonParseError("Number too big to be stored in double.", start)
         digits = self._text[start : self._at]
         if not is_double and len(digits) <= _LONGEST_INTEGER:
-            whole = int(digits)
-            if _INT64_MIN <= whole < _UINT64_END:
-                return whole
+            integral = int(digits)
+            if _INT64_MIN <= integral < _UINT64_END:
+                return integral
         double = float(digits)
         if math.isinf(double):
             raise JsonParseError("Number too big to be stored in double.", start)

@@ -116,8 +116,8 @@ class Manager:
             return available[max(available)]
         if number in available:
             return available[number]
-        asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-        raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
+        request = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+        raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
 
     def is_available(self, name: str, number: int) -> bool:
         """Tell whether that version answers now."""

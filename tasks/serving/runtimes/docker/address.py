@@ -122,8 +122,8 @@ def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
     until = time.monotonic() + TUNNEL_SECONDS
     while not ready():
         if tunnel.returncode() is not None or time.monotonic() > until:
-            said = tunnel.log().strip() or f"no connection within {TUNNEL_SECONDS} s"
+            output = tunnel.log().strip() or f"no connection within {TUNNEL_SECONDS} s"
             tunnel.stop()
-            raise EnvironmentFailure(where, "an ssh connection", said[-500:], remedy)
+            raise EnvironmentFailure(where, "an ssh connection", output[-500:], remedy)
         time.sleep(0.05)
     return tunnel

@@ -147,20 +147,20 @@ def user_of(info: dict[str, Any], address: EngineAddress) -> str:
 def limits_of(parameters: DockerParameters, info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the limits that this engine can enforce, as arguments of the creation, and a note on each that it cannot."""
     notes = []
-    asked: dict[str, dict[str, Any]] = {}
+    requested: dict[str, dict[str, Any]] = {}
     if parameters.memory_bytes:
         swap = {"memswap_limit": parameters.memory_bytes} if info.get("SwapLimit") else {}
-        asked["memory"] = {"mem_limit": parameters.memory_bytes, **swap}
+        requested["memory"] = {"mem_limit": parameters.memory_bytes, **swap}
     if parameters.cpus:
         cpus = min(parameters.cpus, float(info.get("NCPU") or parameters.cpus))
         if cpus < parameters.cpus:
             notes.append(f"the engine has {cpus:g} CPUs, fewer than the requested {parameters.cpus:g}")
-        asked["CPU"] = {"nano_cpus": int(cpus * 1e9)}
+        requested["CPU"] = {"nano_cpus": int(cpus * 1e9)}
     if parameters.pids:
-        asked["process"] = {"pids_limit": parameters.pids}
+        requested["process"] = {"pids_limit": parameters.pids}
     impossible = docker_engine.impossible_limits(info)
     limits: dict[str, Any] = {}
-    for what, arguments in asked.items():
+    for what, arguments in requested.items():
         if what in impossible:
             notes.append(f"this engine cannot enforce a {what} limit (no such cgroup): the server runs without one")
         else:

@@ -122,10 +122,10 @@ def _refusals(reference: str, failure: type[EnvironmentFailure] = EnvironmentFai
         if "invalid reference format" in found:
             remedy = "write it as [REGISTRY/]NAME[:TAG][@sha256:…], in lower case."
             raise UsageError(f"image {reference!r}", "the name of an image", found, remedy) from error
-        raise failure(f"image {reference}", *_said(reference, found)) from error
+        raise failure(f"image {reference}", *_described(reference, found)) from error
 
 
-def _said(reference: str, found: str) -> tuple[str, str, str]:
+def _described(reference: str, found: str) -> tuple[str, str, str]:
     """Return what was expected, what was found, and the remedy, by the engine's message."""
     registry = reference.partition("/")[0] if re.match(r"[^/]*[.:][^/]*/", reference) else "Docker Hub"
     loaded = f"load the image from a file (docker load), {ELSEWHERE}"
