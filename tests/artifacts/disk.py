@@ -159,7 +159,7 @@ def tree(directory: Path) -> dict[str, bytes | str]:
 
 
 def whole(directory: Path) -> bool:
-    """Whether every byte of a committed directory, wherever it lies, is what its manifest says."""
+    """Tell whether every byte of a committed directory is as its manifest says, wherever the directory lies."""
     return Manifest.read(directory).files == manifests.entries(directory)
 
 

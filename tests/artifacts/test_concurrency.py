@@ -1,4 +1,4 @@
-"""One builder at a time per key, and the lock of a dead holder is free."""
+"""A key has one builder at a time, and the lock of a dead holder is free."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_an_unreadable_artifact_is_named_and_not_called_damaged(store: Store) ->
 
 @pytest.mark.parametrize("moment", ["building", "committing"])
 def test_a_training_interrupted_in_its_commit_can_be_resumed_by_its_user(store: Store, moment: str) -> None:
-    """What a commit made read-only is writable again for the builder that goes on."""
+    """Files that a commit made read-only are writable again for the builder that resumes."""
 
     def training(out: Path) -> None:
         with (out / "model.ckpt").open("ab") as stream:

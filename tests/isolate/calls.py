@@ -1,4 +1,4 @@
-"""What the tests have done in a child."""
+"""Functions that the tests run in a child, and a look at processes."""
 
 from __future__ import annotations
 
@@ -165,6 +165,14 @@ def leave_a_process_behind(how: str) -> int:
     return pid
 
 
+def running(pid: int) -> bool:
+    """Tell whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def leave_a_temporary_file(how: str) -> None:
     """Leave files where Python's `tempfile` and native code put theirs, tell their places, and end."""
     _, by_python = tempfile.mkstemp()
@@ -291,7 +299,7 @@ def threads() -> int:
 
 
 def hidden(path: Path) -> tuple[bool, bool, bool]:
-    """Whether `path` could be hidden, was readable before, and is after."""
+    """Tell whether `path` could be hidden, was readable before, and is after."""
     before = (path / "file").exists()
     could = hide.hide([path])
     return could, before, (path / "file").exists()

@@ -1,4 +1,4 @@
-"""Whether this host lets a process mount over a folder for itself alone, by util-linux's word and not by our own."""
+"""Ask util-linux whether this host lets a process mount over a folder for itself alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tasks.errors import ChildFailed, CoverageError, EnvironmentFailure, ExitCod
 from tasks.isolate import Limits, Settings
 from tasks.isolate.client import call_with
 from tests.isolate import calls
-from tests.isolate.calls import Colour, Reading
+from tests.isolate.calls import Colour, Reading, running
 from tests.isolate.mount_namespace import can_hide
 
 NAN = float("nan")
@@ -171,14 +171,6 @@ def test_a_deadline_ends_the_child(tmp_path: Path) -> None:
         isolate.call(calls.hang, tmp_path / "pids")
     assert 2.0 <= time.monotonic() - started < 20.0 and "limits.seconds" in caught.value.remedy
     assert not running(int((tmp_path / "pids").read_text().split()[1]))
-
-
-def running(pid: int) -> bool:
-    """Whether a process is there and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_memory_limit_ends_the_child_and_spares_who_keeps_it(light: Settings) -> None:
@@ -333,7 +325,7 @@ def test_settings_reach_the_server_and_another_value_means_another_one(light: Se
 
 
 def test_an_answer_is_json_and_never_a_pickle() -> None:
-    """What a child sends is read as JSON: bytes that would run code on unpickling stay text."""
+    """A child's answer is read as JSON: bytes that would run code on unpickling stay text."""
     evil = json.dumps("cos\nsystem\n(S'false'\ntR.")
     assert isolate.call(calls.anything, evil) == evil
 

@@ -22,21 +22,14 @@ from tasks.isolate.client import Child, call_with, start_with
 from tasks.step import together
 from tests.artifacts.disk import exit_of, fork
 from tests.isolate import calls
+from tests.isolate.calls import running
 from tests.isolate.conftest import ROOT, MakeSettings
 
 PATIENCE = 9.0
 
 
-def running(pid: int) -> bool:
-    """Whether a process is there and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def children(pid: int) -> list[int]:
-    """The processes whose parent it is."""
+    """Return the processes whose parent it is."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -49,7 +42,7 @@ def children(pid: int) -> list[int]:
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What the condition gives as soon as it gives something, or at last."""
+    """Return the first true value of the condition, or its last after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -57,7 +50,7 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 def told(path: Path) -> list[int]:
-    """The pids that a child wrote down, as soon as it has."""
+    """Wait for the pids that a child writes down, and return them."""
     assert until(path.exists), "the child never came"
     return [int(pid) for pid in path.read_text().split()]
 

@@ -40,7 +40,7 @@ AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate made of a mutant: `error` is the class, None where it passed; `said` the whole message."""
+    """The gate's result for a mutant: `error` is the class, None if it passed; `said` the complete message."""
 
     error: str | None
     cause: str
@@ -125,7 +125,7 @@ class Gate:
         return self.chain.store.build(recipe, build)
 
     def verdict(self, mutant: Mutant) -> Verdict:
-        """What the gate says of the mutant."""
+        """Run the gate on the mutant."""
         if mutant.name not in self.verdicts:
             self.verdicts[mutant.name] = Future()
             self.verdicts[mutant.name].set_result(self._judged(mutant))
@@ -157,7 +157,7 @@ class Gate:
 
     @property
     def load_and_query(self) -> dict[str, str]:
-        """What a validator says of every mutant that loads it and sends one good request."""
+        """Return what a validator finds that loads each mutant and sends one valid request."""
         if self.asked is None:
             self.asked = Future()
             self.asked.set_result(self._ask_all())

@@ -36,7 +36,7 @@ IMAGE = "tensorflow/serving:of-nobody"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """One store for all of these tests: what comes before the smoke test is made once."""
+    """A store for all of these tests: the steps before the smoke test run once."""
     with a_run(tmp_path_factory.mktemp("store")) as entered:
         yield entered
 

@@ -32,7 +32,7 @@ OVER_REST, BY_ROW = "served (REST)", "served (REST, rows)"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """One store for all of these tests: what comes before the smoke test is made once."""
+    """A store for all of these tests: the steps before the smoke test run once."""
     with running(Run("test", Store(tmp_path_factory.mktemp("store"), warn=print), Silent())) as entered:
         yield entered
 
@@ -51,7 +51,7 @@ def made(name: str) -> tuple[Artifact, Artifact, Artifact, Artifact]:
 
 
 def judged(run: Run, name: str, *flags: str, requests: int = 1) -> SmokeReport:
-    """What the smoke test of a model wrote. Raises what it raised."""
+    """Return what the smoke test of a model wrote. Raises what it raised."""
     settings = {"runtime": "embedded", "latency_requests": requests, "request_timeout": 60.0, "flags": flags}
     artifact = smoke_test(*made(name), Serving.model_validate(settings), TOLERANCE)
     return SmokeReport.model_validate_json((artifact.path / "smoke.json").read_bytes())

@@ -88,7 +88,7 @@ def test_a_float32_is_written_with_no_more_digits_than_it_needs() -> None:
 
 
 def signature(outputs: Tensors, **changes: Any) -> Signature:
-    """One with an input of open batch, and outputs whose shape nobody knows."""
+    """A signature with an input of open batch, and outputs of unknown shape."""
     specs = {name: TensorSpec(tensor=f"{name}:0", dtype="float32", shape=None) for name in outputs}
     inputs = {"x": TensorSpec(tensor="x:0", dtype="float32", shape=(None,))}
     return Signature(

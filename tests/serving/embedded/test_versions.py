@@ -83,7 +83,7 @@ class Traffic:
             client.join()
 
     def each_has(self, more: int) -> Callable[[], bool]:
-        """Whether every client got so many answers more than now, or failed."""
+        """Tell whether every client got that many more answers, or failed."""
         wanted = [len(answers) + more for answers in self.answers]
 
         def reached() -> bool:

@@ -106,7 +106,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def arguments(kind: str, request: pytest.FixtureRequest, tmp_path: Path, run_id: str) -> list[str]:
-    """What `new_runtime` needs, as strings: a test's subprocess makes the same runtime from them."""
+    """The arguments of `new_runtime` as strings, from which a test's subprocess makes the same runtime."""
     if kind == "docker":
         return [kind, request.getfixturevalue("docker_image"), run_id]
     if kind == "binary":

@@ -224,14 +224,14 @@ def ports(endpoint: Endpoint) -> tuple[int, int]:
 
 
 def listens(port: int) -> bool:
-    """Whether 127.0.0.1 accepts connections on `port`."""
+    """Tell whether 127.0.0.1 accepts connections on `port`."""
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def deserted(port: int) -> bool:
-    """The opposite."""
+    """Tell whether it does not."""
     return not listens(port)
 
 
@@ -259,7 +259,7 @@ def containers(run_id: str) -> list[Any]:
 
 
 def until(seconds: float, ask: Callable[[], T]) -> T:
-    """What `ask` answers once that is true, or at last after `seconds`."""
+    """Return the first true answer of `ask`, or its last after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()) and time.monotonic() < deadline:
         time.sleep(0.05)
