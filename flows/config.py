@@ -23,11 +23,11 @@ from tasks.errors import UsageError
 from tasks.isolate import Limits
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.base import Record
+from tasks.records.cluster import Cluster
 from tasks.records.forms import Target
 from tasks.records.parity import Tolerance
 from tasks.records.settings import LabelledData, Release, Selection, Serving, Training
 from tasks.training import cluster as clusters
-from tasks.training.cluster import Cluster
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 

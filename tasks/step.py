@@ -34,8 +34,8 @@ from tasks.artifacts.staging import remove_tree
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import ChildFailed, EnvironmentFailure, HeldError, PipelineError, UsageError
 from tasks.isolate import Limits
+from tasks.records.cluster import Cluster
 from tasks.records.run import Promotion, StepOutcome, StepState
-from tasks.training.cluster import Cluster
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,7 +1,7 @@
-"""What a train op is fed from a file: rows by tensor, the batch of any step cut from them, and values fed every step.
+"""The file of `--batches`: rows by tensor, from which the batch of any step is cut, and scalars for every step.
 
-The batch for step s is rows s*b … s*b + b - 1 of n, counted modulo n, so that interrupted training goes on as if
-nothing had happened.
+The batch for step s is rows s*b … s*b + b - 1 of n, counted modulo n, so that interrupted training resumes as if it had
+not been interrupted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tasks.probe import cast, files
 from tasks.tensors.tensor_file import Array, Tensors, dtype_name
 
 
-class Fed:
-    """Feeds by tensor name: arrays with `rows` rows, and scalars."""
+class Batches:
+    """Batches of `size` rows by tensor name, cut from arrays with `rows` rows, and scalars."""
 
     def __init__(self, feeds: Mapping[str, Array], size: int) -> None:
         self.scalars = {name: array for name, array in feeds.items() if array.ndim == 0}
@@ -27,7 +27,7 @@ class Fed:
         self.size = size
 
     def batch(self, step: int) -> Tensors:
-        """What the train op is fed after `step` steps."""
+        """Return the feeds of the train op after `step` steps."""
         rows = np.arange(step * self.size, (step + 1) * self.size) % max(self.rows, 1)
         return self.scalars | {name: array[rows] for name, array in self.arrays.items()}
 
@@ -38,18 +38,18 @@ class Fed:
             start += 1
 
     def validation(self) -> Tensors:
-        """See `Model`: there is none."""
+        """See `Model`; there is none."""
         return {}
 
 
-def read(file: Path | None, size: int, graph: Any, aliases: Mapping[str, str]) -> Fed:
-    """The arrays of an npz, named by the graph's tensors, with or without `:0`, or by `aliases` of them.
+def read(file: Path | None, size: int, graph: Any, aliases: Mapping[str, str]) -> Batches:
+    """Read an npz whose arrays are named by tensors of the graph, with or without `:0`, or by `aliases` of them.
 
     Raises:
-        UsageError: it is no such file, or holds what the graph's tensors do not take.
+        UsageError: it is not such a file, or an array does not fit its tensor.
     """
     if file is None:
-        return Fed({}, size)
+        return Batches({}, size)
     held = files.held(file)
     remedy = "write it with numpy.savez(file, **{'NAME:0': rows, …})."
     if held.kind != "npz":
@@ -66,26 +66,26 @@ def read(file: Path | None, size: int, graph: Any, aliases: Mapping[str, str]) -
         feeds[tensor.name] = cast.typed(value, tensor.dtype.base_dtype.name, where)
         names[tensor.name] = name
     if not feeds:
-        raise UsageError(f"--batches {file.name}", "arrays by the names of tensors", "one without a name", remedy)
+        raise UsageError(f"--batches {file.name}", "arrays named by tensors", "an array without a name", remedy)
     _require_one_length(feeds, names, file)
-    fed = Fed(feeds, size)
-    for name, array in fed.batch(0).items():
+    batches = Batches(feeds, size)
+    for name, array in batches.batch(0).items():
         shape = graph.get_tensor_by_name(name).shape
         if not shape.is_compatible_with(array.shape):
             wanted = f"{dtype_name(array)}{[dim if dim is not None else '?' for dim in shape.as_list()]}"
             found = f"{dtype_name(array)}{list(array.shape)} a step"
-            advice = "give rows of that shape, a scalar without rows, or another --batch-size."
+            advice = "give rows of that shape, a scalar, or another --batch-size."
             raise UsageError(f"--batches {file.name}, {names[name]}", wanted.replace("'", ""), found, advice)
-    return fed
+    return batches
 
 
 def _tensor(graph: Any, name: str, aliases: Mapping[str, str], where: str) -> Any:
-    """The tensor that a name means: an alias's, else that of the graph."""
+    """Return the tensor that a name means, an alias first."""
     full = name if ":" in name else f"{name}:0"
     meant = aliases.get(name, full)
     operations = {operation.name for operation in graph.get_operations()}
     if meant != full and full.rpartition(":")[0] in operations and aliases.get(full, full) != meant:
-        found = f"{meant} and {full}"
+        found = f"a name of {meant} and of {full}"
         raise UsageError(where, "a name that means one tensor", found, "name the tensor itself, with `:0`.")
     try:
         tensor = graph.get_tensor_by_name(aliases.get(full, meant))
@@ -94,7 +94,9 @@ def _tensor(graph: Any, name: str, aliases: Mapping[str, str], where: str) -> An
         known = ", ".join(holders[:10]) or "none"
         raise UsageError(where, "a tensor of the graph", f"none named {full}", f"placeholders are {known}.") from None
     if not graph.is_feedable(tensor):
-        raise UsageError(where, "a tensor that can be fed", f"{tensor.name}, which cannot", "feed one after it.")
+        raise UsageError(
+            where, "a tensor that can be fed", f"{tensor.name}, which cannot", "feed a tensor computed from it."
+        )
     return tensor
 
 
@@ -102,8 +104,8 @@ def _require_one_length(feeds: Mapping[str, Array], names: Mapping[str, str], fi
     lengths = {names[name]: len(array) for name, array in feeds.items() if array.ndim}
     if 0 in lengths.values():
         empty = next(name for name, length in lengths.items() if not length)
-        raise UsageError(f"--batches {file.name}, {empty}", "at least one row", "none", "give some.")
+        raise UsageError(f"--batches {file.name}, {empty}", "at least one row", "none", "add rows.")
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        remedy = "give every array one row for each example; what is the same in every step is a scalar."
+        remedy = "give every array one row for each example; a value for every step is a scalar."
         raise UsageError(f"--batches {file.name}", "arrays with the same number of rows", found, remedy)

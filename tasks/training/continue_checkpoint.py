@@ -1,8 +1,8 @@
-"""Continuing a brought checkpoint, in a child: its own graph, its own train op, the user's batches.
+"""Continue training a Saver checkpoint, in a child: its own graph and train op, the user's batches.
 
-Layout: see `tasks/baseline/training_run.py`. Nothing is initialised: what the train op needs and the checkpoint does not
-hold is refused. Before the first step the graph that is trained answers for the probe bit for bit as the original does
-by its own loader.
+Layout: see `tasks/baseline/training_run.py`. Nothing is initialised: a checkpoint
+without a variable that the train op needs is refused. Before the first step, the graph to train must answer the probe
+bit for bit as the original by its own loader.
 """
 
 from __future__ import annotations
@@ -39,143 +39,149 @@ from tasks.records.start import StartedFrom
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 from tasks.training import batches_file, fine_tune, loop, train_ops
-from tasks.training.batches_file import Fed
+from tasks.training.batches_file import Batches
 from tasks.training.graph_mode import SessionTrainee, saver_of
 from tasks.user_code.model import Graph
 
 
 def train(given: ModelOptions, source: ProbeSource, training: Training, out: Path) -> None:
-    """Train to the global step `training.steps`, going on from `out`'s last whole checkpoint, else from the brought one.
+    """Train to the global step `training.steps`, from the last complete checkpoint in `out`, else from `training.start`.
 
     Raises:
-        UsageError: the start has no graph to train, `steps` lies behind it, or the train op wants other feeds.
+        UsageError: the start has no graph to train, its global step is not before `steps`, or feeds are missing.
         CoverageError: the checkpoint does not hold what the train op or the outputs need.
-        DamagedError, UnsafeGraph, UnsupportedGraph: the files are not whole, or must not or cannot be run here.
-        NondeterministicError, ParityError: the original differs from itself, or the graph to train from it.
+        DamagedError, UnsafeGraph, UnsupportedGraph: the files are damaged, or must not or cannot be run here.
+        NondeterministicError, ParityError: the original differs from itself, or from the graph to train.
     """
     assert training.start is not None
     found = detect(training.start, training.start_step)
     if not found.form.of_saver:
         remedy = "give a checkpoint of tf.compat.v1.train.Saver with its `.meta`, or fine-tune from Python code."
         raise UsageError(str(training.start), "a Saver checkpoint with its graph", found.form.value, remedy)
-    for left in out.glob("scratch-*"):  # by a run that was killed
+    for left in out.glob("scratch-*"):  # by a process that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch:
-        with source_model.opened(found, given, None, training.session, Path(scratch)) as brought:
-            start = _Start.of(brought, found, training)
-            _write_inputs(brought, source, out)
-            whole = loop.last_whole(out)
+        with source_model.opened(found, given, None, training.session, Path(scratch)) as model:
+            start = _Start.of(model, found, training)
+            _write_inputs(model, source, out)
+            resumable = loop.complete_checkpoints(out)
             rows = tensor_file.read_tensors(TrainingRun(out).probe_file)
-            answers = {} if whole else _answers(brought, rows, training, Path(scratch))
-        _train(start, training, rows, answers, whole, out)
+            answers = {} if resumable else _answers(model, rows, training, Path(scratch))
+        _train(start, training, rows, answers, resumable, out)
 
 
 @dataclass
 class _Start:
-    """A brought model about to be trained: its graph imported, what trains it, and where it stands."""
+    """A source model about to be trained: its imported graph, its train op and batches, and its global step."""
 
-    brought: SourceModel
+    model: SourceModel
     found: Found
     graph: Any
     saving: Any
     names: GraphNames
-    feeds: Fed
+    feeds: Batches
     step: int
     unused: tuple[str, ...]
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, brought: SourceModel, found: Found, training: Training) -> _Start:
-        """Raises as `train`, before anything of the graph is run for training."""
+    def of(cls, model: SourceModel, found: Found, training: Training) -> _Start:
+        """Check everything before a training step is run. Raises as `train`."""
         import tensorflow as tf
 
-        names = train_ops.named(brought, training)
-        step = source_model.global_step(brought, found)
+        names = train_ops.named(model, training)
+        step = source_model.global_step(model, found)
         if training.steps is None or training.steps <= step:
-            asked = "none" if training.steps is None else str(training.steps)
-            raise UsageError("--steps", f"a final global step beyond {step}, where {found.path.name} stands", asked,
-                             f"ask for more: --steps {step + 100} trains 100 steps.")  # fmt: skip
+            requested = "none" if training.steps is None else str(training.steps)
+            raise UsageError("--steps", f"a final global step beyond {step}, that of {found.path.name}", requested,
+                             f"--steps {step + 100} trains 100 steps.")  # fmt: skip
         graph = tf.Graph()
         with graph.as_default():
-            tf.compat.v1.train.import_meta_graph(brought.meta, clear_devices=True)
-        feeds = batches_file.read(training.batches, training.batch_size, graph, train_ops.aliases(brought))
-        part = train_ops.part(brought, names, {*feeds.scalars, *feeds.arrays})
+            tf.compat.v1.train.import_meta_graph(model.meta, clear_devices=True)
+        feeds = batches_file.read(training.batches, training.batch_size, graph, train_ops.aliases(model))
+        part = train_ops.part(model, names, {*feeds.scalars, *feeds.arrays})
         targets = train_ops.targets(names)
         scan.require_runnable(part, targets, str(found.path))
         needed = graphs.Graph(part).variables(targets)
-        _require_held(needed, brought, part, targets)
+        _require_held(needed, model, part, targets)
         names = train_ops.counted(names, part)
         by_name = {variable.op.name: variable for variable in graph.get_collection("variables")}
         for variable in by_name.values():
             variable._save_slice_info = None  # parts of partitioned variables are saved as tensors of their own
         with graph.as_default():
-            saving = saver_of(training, [by_name[name] for name in sorted(brought.sources)])
+            saving = saver_of(training, [by_name[name] for name in sorted(model.sources)])
         kept = graph_variables.restored(graph.as_graph_def(), saving.as_saver_def())
         if left := sorted(needed - kept.keys()):
-            found_words = f"{', '.join(left[:5])} left out"
+            left_out = f"{', '.join(left[:5])} left out"
             remedy = "leave var_list out: interrupted training could not be resumed."
-            raise UsageError("training.saver.var_list", "every variable that is trained", found_words, remedy)
-        variables = graph_variables.variable_facts(brought.meta.graph_def).keys()
+            raise UsageError("training.saver.var_list", "every variable that is trained", left_out, remedy)
+        variables = graph_variables.variable_facts(model.meta.graph_def).keys()
         unused = tuple(sorted(variables - needed - set(names.needed)))
-        return cls(brought, found, graph, saving, names, feeds, step, unused, train_ops.defaults(part))
+        return cls(model, found, graph, saving, names, feeds, step, unused, train_ops.defaults(part))
 
 
-def _require_held(needed: set[str], brought: SourceModel, part: Any, targets: list[str]) -> None:
-    """Raise CoverageError where training needs what the checkpoint does not hold."""
-    assert brought.prefix is not None
-    if missing := sorted(needed - brought.sources.keys()):
-        status = {one.name: one for one in saver.compared(part, brought.sources, brought.prefix, targets).variables}
+def _require_held(needed: set[str], model: SourceModel, part: Any, targets: list[str]) -> None:
+    """Raise CoverageError if training needs what the checkpoint does not hold."""
+    assert model.prefix is not None
+    if missing := sorted(needed - model.sources.keys()):
+        status = {one.name: one for one in saver.compared(part, model.sources, model.prefix, targets).variables}
         some = ", ".join(f"{name} {status[name].expected}" for name in missing[:8])
         raise CoverageError(
-            f"{brought.prefix.name}: {len(missing)} of {len(needed)} variables that the train op needs",
-            f"the values that training stood at ({some}{', …' if len(missing) > 8 else ''})",
+            f"{model.prefix.name}: {len(missing)} of {len(needed)} variables that the train op needs",
+            f"their values ({some}{', …' if len(missing) > 8 else ''})",
             "none in the checkpoint",
-            "give one that was saved whole (optimizer slots, global step), or fine-tune from Python code, where the rest "
-            "is initialised and listed; here nothing is.",
+            "give a complete checkpoint (with optimizer slots and global step), or fine-tune from Python code, which "
+            "initialises and lists the rest.",
             facts={"missing": missing},
         )
     if state := graphs.Graph(part).other_state(targets):
-        remedy = "feed the tensors after it: name them in the file of --batches."
-        what = "variables, whose values a checkpoint holds"
-        raise CoverageError(f"{brought.prefix.name}: what the train op reads", what, ", ".join(state[:5]), remedy)
+        remedy = "feed the tensors computed from it: name them in the file of --batches."
+        expected = "variables, whose values a checkpoint holds"
+        raise CoverageError(f"{model.prefix.name}: what the train op reads", expected, ", ".join(state[:5]), remedy)
 
 
-def _write_inputs(brought: SourceModel, source: ProbeSource, out: Path) -> None:
-    rows, _ = establish.establish(source, brought.meta, brought.names.signatures, None, brought.places)
+def _write_inputs(model: SourceModel, source: ProbeSource, out: Path) -> None:
+    rows, _ = establish.establish(source, model.meta, model.names.signatures, None, model.places)
     run = TrainingRun(out)
     tensor_file.write_tensors(run.probe_file, rows)
-    run.copy_assets(brought.places)
+    run.copy_assets(model.places)
 
 
-def _answers(brought: SourceModel, rows: Tensors, training: Training, scratch: Path) -> Tensors:
-    """What the original answers. Raises NondeterministicError or ParityError where that is no baseline."""
+def _answers(model: SourceModel, rows: Tensors, training: Training, scratch: Path) -> Tensors:
+    """Return the original's answers.
+
+    Raises:
+        NondeterministicError, ParityError: they are not fit for a baseline.
+    """
     run = TrainingRun(scratch)
-    record = baselines.record(run, 0, brought.live, brought.requested, rows, (), (), training.session)
+    record = baselines.record(run, 0, model.live, model.requested, rows, (), (), training.session)
     compare.require_usable(record)
     answered = tensor_file.read_tensors(run.outputs_file(0))
     return {name: array for name, array in answered.items() if not name.startswith("/")}
 
 
-def _train(start: _Start, training: Training, rows: Tensors, answers: Tensors, whole: list[Path], out: Path) -> None:
-    names, graph, saving, brought = start.names, start.graph, start.saving, start.brought
+def _train(
+    start: _Start, training: Training, rows: Tensors, answers: Tensors, resumable: list[Path], out: Path
+) -> None:
+    names, graph, saving, model = start.names, start.graph, start.saving, start.model
     run = TrainingRun(out)
     run.write_names(names)
-    run.graph_file.write_bytes(_with_nodes_of(graph, brought.meta, saving.as_saver_def()))
+    run.graph_file.write_bytes(_with_nodes_of(graph, model.meta, saving.as_saver_def()))
     keys = graph_variables.restored(graph.as_graph_def(), saving.as_saver_def())
     readers = graph_variables.read_tensors(graph, keys)
     with closing(predictors.session(graph, training.session)) as session:
         live = SessionPredictor(LIVE_SESSION, session, names.signatures, readers)
         saver.fill_tables(session, names.table_init, names.assets, run.assets)
-        if whole:
+        if resumable:
             with graph.as_default():
-                saving.restore(session, saver.spelled(whole[-1]))
-            saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in whole])
-            resumed = saver.step_of(whole[-1]) or 0
+                saving.restore(session, saver.spelled(resumable[-1]))
+            saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in resumable])
+            resumed = saver.step_of(resumable[-1]) or 0
         else:
-            assert brought.prefix is not None
-            fine_tune.load(session, brought.sources, brought.prefix)
+            assert model.prefix is not None
+            fine_tune.load(session, model.sources, model.prefix)
             _require_same(live, names, rows, answers)
-            fine_tune.leave(_started(start), out)
+            fine_tune.record(_started(start), out)
             resumed = start.step
         built = Graph({}, graph.get_operation_by_name(str(names.train_op)),
                       graph.get_tensor_by_name(names.loss) if names.loss else None)  # fmt: skip
@@ -185,27 +191,31 @@ def _train(start: _Start, training: Training, rows: Tensors, answers: Tensors, w
 
 
 class _Trainee(SessionTrainee):
-    """See `SessionTrainee`; it sees to it that the model's own global step counts as we do."""
+    """A `SessionTrainee` that checks that the model's own global step counts every step."""
 
     def at(self, step: int) -> None:
-        """It has been trained for `step` steps."""
+        """Set the number of steps that the model was trained for."""
         self.step, self.first = step, step + 1
 
     def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
-        """See `loop.Trainee`. Raises UsageError where the train op does not take the batch."""
+        """See `loop.Trainee`.
+
+        Raises:
+            UsageError: the train op does not accept the batch, or does not count its step.
+        """
         import tensorflow as tf
 
         self.step += 1
         try:
-            said = super().update(batch)
+            reported = super().update(batch)
         except tf.errors.InvalidArgumentError as error:
             name = self.training.batches.name if self.training.batches else ""
-            words = str(error).split("\n")[0][:300]
-            remedy = "look at the dtypes, shapes and values of what is fed."
-            raise UsageError(f"--batches {name}, step {self.step}", "what the train op takes", words, remedy) from None
+            found = str(error).split("\n")[0][:300]
+            remedy = "check the dtypes, shapes and values in the file."
+            raise UsageError(f"--batches {name}, step {self.step}", "feeds for the train op", found, remedy) from None
         if self.step == self.first:
             self._require_counted()
-        return said
+        return reported
 
     def save(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `loop.Trainee`."""
@@ -222,12 +232,12 @@ class _Trainee(SessionTrainee):
                 f"the train op {self.names.train_op}",
                 f"one that takes {self.names.global_step} from {self.step - 1} to {self.step}",
                 str(found),
-                "name the train op of one whole step: --train-op NAME.",
+                "name the train op of one complete step: --train-op NAME.",
             )
 
 
 def _require_same(live: SessionPredictor, names: GraphNames, rows: Tensors, answers: Tensors) -> None:
-    """Raise ParityError where the graph to train, pinned and restored, does not answer as the original."""
+    """Raise ParityError if the graph to train, pinned and restored, does not answer as the original."""
     found = compare.outputs(live, names.signatures, rows, answers, ParityTest.EXACT, Tolerance())
     report = ParityReport(baseline="original", rows=tuple(found))
     if not report.passed:
@@ -235,26 +245,26 @@ def _require_same(live: SessionPredictor, names: GraphNames, rows: Tensors, answ
 
 
 def _started(start: _Start) -> StartedFrom:
-    brought, found = start.brought, start.found
-    assert brought.prefix is not None
-    keys = set(saver.reader(brought.prefix).get_variable_to_shape_map())
+    model, found = start.model, start.found
+    assert model.prefix is not None
+    keys = set(saver.reader(model.prefix).get_variable_to_shape_map())
     return StartedFrom(
         form=found.form,
         checkpoint=found.path.name,
         step=start.step,
-        restored=tuple(sorted(brought.sources)),
+        restored=tuple(sorted(model.sources)),
         unused=start.unused,
-        left_out=tuple(sorted(keys - {source.key for source in brought.sources.values()})),
-        pins=brought.pins,
-        notes=(*brought.notes, *start.notes),
+        left_out=tuple(sorted(keys - {source.key for source in model.sources.values()})),
+        pins=model.pins,
+        notes=(*model.notes, *start.notes),
     )
 
 
 def _with_nodes_of(graph: Any, meta: MetaGraphDef, saver_def: Any) -> bytes:
-    """The brought MetaGraphDef with the nodes that were added to its imported graph; what was there stays as it was."""
-    whole = type(meta)()
-    whole.CopyFrom(meta)
+    """Return the source model's MetaGraphDef, unchanged but for the nodes that were added to its imported graph."""
+    complete = type(meta)()
+    complete.CopyFrom(meta)
     there = {node.name for node in meta.graph_def.node}
-    whole.graph_def.node.extend(node for node in graph.as_graph_def().node if node.name not in there)
-    whole.saver_def.CopyFrom(saver_def)
-    return bytes(whole.SerializeToString(deterministic=True))
+    complete.graph_def.node.extend(node for node in graph.as_graph_def().node if node.name not in there)
+    complete.saver_def.CopyFrom(saver_def)
+    return bytes(complete.SerializeToString(deterministic=True))

@@ -1,7 +1,6 @@
-"""Fine-tuning, in a child: a graph that the user's code builds takes some of its variables from a brought checkpoint.
+"""Fine-tuning, in a child: some variables of a graph from user code are restored from a checkpoint.
 
-What is not restored keeps the value that its initialiser gave it. Either way every variable is listed, in
-`started_from.json` and to whoever watches.
+The others keep their initial values. Every variable is listed in `started_from.json`, and shown as progress.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from tasks.records.start import StartedFrom
 def begin(
     session: Any, names: GraphNames, sources: Mapping[str, Slice], training: Training, given: ModelOptions, out: Path
 ) -> None:
-    """Restore into an initialised session what `training.restore` chooses of the checkpoint `training.start`.
+    """Restore into an initialised session the variables that `training.restore` selects of `training.start`.
 
-    `sources` is what the graph's own Saver reads, `given.var_map` comes before it.
+    `sources` are the checkpoint keys of the graph's own Saver; `given.var_map` takes precedence.
 
     Raises:
-        UsageError: the start is no checkpoint of variables by name, or a pattern means none of the graph's.
-        CoverageError: a chosen variable is not in the checkpoint, or has another dtype or shape there.
+        UsageError: the start is no Saver checkpoint, or a pattern matches no variable of the graph.
+        CoverageError: a selected variable is not in the checkpoint, or has another dtype or shape there.
         DamagedError: a file of it cannot be read.
     """
     assert training.start is not None
     found = detect(training.start, training.start_step)
     if not found.form.of_saver:
-        remedy = "give a Saver checkpoint, or read other forms in the model's own build()."
-        raise UsageError(str(training.start), "a checkpoint of variables by their names", found.form.value, remedy)
+        remedy = "read other forms in the model's own build()."
+        raise UsageError(str(training.start), "a Saver checkpoint", found.form.value, remedy)
     graph_def = session.graph.as_graph_def()
     variables = {variable.op.name for variable in session.graph.get_collection("variables")}
     keys = set(saver.reader(found.path).get_variable_to_shape_map())
@@ -53,7 +52,7 @@ def begin(
     step = graphs.node_name(names.global_step) if names.global_step else None
     chosen = set(_named(statuses, (*(training.restore or ()), *mapped), step, found))
     if training.restore is None:
-        chosen |= _the_same(statuses, {*names.needed, *_trainable(session.graph)} - {step}, found)
+        chosen |= _matching(statuses, {*names.needed, *_trainable(session.graph)} - {step}, found)
     load(session, {name: wanted[name] for name in chosen}, found.path)
     started = StartedFrom(
         form=found.form,
@@ -64,11 +63,15 @@ def begin(
         left_out=tuple(sorted(keys - {wanted[name].key for name in chosen})),
         notes=found.notes,
     )
-    leave(started, out)
+    record(started, out)
 
 
 def load(session: Any, sources: Mapping[str, Slice], prefix: Path) -> None:
-    """Give variables their values from a checkpoint, one at a time. Raises DamagedError."""
+    """Load variables from a checkpoint, one at a time.
+
+    Raises:
+        DamagedError: a tensor cannot be read.
+    """
     checkpoint = saver.reader(prefix)
     variables = {variable.op.name: variable for variable in session.graph.get_collection("variables")}
     with session.graph.as_default():
@@ -76,8 +79,8 @@ def load(session: Any, sources: Mapping[str, Slice], prefix: Path) -> None:
             variables[name].load(saver.read_slice(checkpoint, source, prefix), session)
 
 
-def leave(started: StartedFrom, out: Path) -> None:
-    """Write it down, and tell whoever watches."""
+def record(started: StartedFrom, out: Path) -> None:
+    """Write where training began, and show it as progress."""
     TrainingRun(out).write_started(started)
     progress({"started": started.described()})
 
@@ -92,7 +95,7 @@ def _mapped(given: ModelOptions, variables: set[str], keys: set[str]) -> dict[st
     return {variable: Slice(key) for variable, key in renamed.items()}
 
 
-def _the_same(statuses: Mapping[str, VariableStatus], model: set[str], found: Found) -> set[str]:
+def _matching(statuses: Mapping[str, VariableStatus], model: set[str], found: Found) -> set[str]:
     chosen = {name for name in model if name in statuses and statuses[name].status == "matched"}
     if not chosen:
         remedy = "name the variables with --restore, or map their names with --var-map."
@@ -131,7 +134,7 @@ def _why(status: VariableStatus, step: str | None) -> str:
     if status.name == step:
         return "fine-tuning counts its own steps"
     if status.status == "matched":
-        return "not chosen; the checkpoint holds it"
+        return "not selected; the checkpoint holds it"
     return f"the checkpoint holds {status.found}, not {status.expected}" if status.found else "not in the checkpoint"
 
 

@@ -1,4 +1,4 @@
-"""Training in TF1 graph mode, in a child: a session, its Saver, and the baseline of each checkpoint from that session.
+"""Training in TF1 graph mode, in a child: a session, its Saver, and a baseline for each checkpoint.
 
 Layout: see `tasks/baseline/training_run.py`.
 """
@@ -43,8 +43,8 @@ def train(
     """Train a model whose `build` makes a graph, from its initial values or those of `training.start`.
 
     Raises:
-        PipelineError: it does not say what it must.
-        UsageError, CoverageError, DamagedError: the start cannot be taken; see `fine_tuning.py`.
+        PipelineError: the model's code lacks something.
+        UsageError, CoverageError, DamagedError: `training.start` cannot be used; see `fine_tune.py`.
     """
     import tensorflow as tf
 
@@ -59,7 +59,7 @@ def train(
     names = _names(built, graph)
     keys = graph_variables.restored(*_saved(graph, saving))
     readers = graph_variables.read_tensors(graph, (variable.op.name for variable in _variables(graph)))
-    # What `var_list` leaves out comes back with no checkpoint: interrupted, such a training begins anew.
+    # What `var_list` leaves out is in no checkpoint: such a training cannot be resumed.
     complete = {variable.op.name for variable in _variables(graph)} <= set(keys)
     loop.require_declared(names, source, training)
     probe = _write_once(out, names, built, model, graph, saving)
@@ -68,10 +68,10 @@ def train(
         if names.table_init:
             session.run(built.table_init)
         resumed = None
-        if whole := loop.last_whole(out, lambda prefix: complete):
-            saving.restore(session, saver.spelled(whole[-1]))
-            saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in whole])
-            resumed = saver.step_of(whole[-1])
+        if resumable := loop.complete_checkpoints(out, lambda prefix: complete):
+            saving.restore(session, saver.spelled(resumable[-1]))
+            saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in resumable])
+            resumed = saver.step_of(resumable[-1])
         else:
             session.run(initializer)
             if training.start is not None:
@@ -83,7 +83,7 @@ def train(
 
 
 class SessionTrainee:
-    """A session, and what is run in it. See `loop.Trainee`."""
+    """A session with the model in it. See `loop.Trainee`."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class SessionTrainee:
         self.constants = tuple(graphs.Graph(session.graph.as_graph_def()).constants(outputs, names.assets))
 
     def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
-        """See `loop.Trainee`; the first batch is kept for restore-verify."""
+        """See `loop.Trainee`; the first batch is saved for restore-verify."""
         if not self.run.batch_file.exists():
             tensor_file.write_tensors(self.run.batch_file, batch)
         fetches = {"train": self.built.train_op} | ({"loss": self.built.loss} if self.built.loss is not None else {})
@@ -139,19 +139,19 @@ def _require(built: Graph, steps: int) -> None:
             "build()",
             "a Graph with at least one signature",
             type(built).__name__,
-            "say what goes in and out: `signatures=…`.",
+            "name inputs and outputs: `signatures=…`.",
         )
     if slashed := [key for key in built.signatures if "/" in key or not key]:
-        raise PipelineError("build()", "signature keys without a slash", repr(slashed[0]), "name it otherwise.")
+        raise PipelineError("build()", "signature keys without a slash", repr(slashed[0]), "rename it.")
     if steps and built.train_op is None:
-        raise PipelineError("build()", f"a train_op for {steps} steps", "none", "return one, or set steps to 0.")
+        raise PipelineError("build()", f"a train_op for {steps} steps", "none", "return a train_op, or set steps to 0.")
 
 
 def saver_of(training: Training, among: Iterable[Any] | None = None) -> Any:
-    """The Saver of the default graph that the policy asks for, for the variables `among` or all.
+    """Return the default graph's Saver by the policy, for the variables `among` or all.
 
     Raises:
-        PipelineError: `var_list` names no variable.
+        PipelineError: `var_list` names an unknown variable.
     """
     import tensorflow as tf
     from tensorflow.core.protobuf import saver_pb2
@@ -219,7 +219,7 @@ def _names(built: Graph, graph: Any) -> GraphNames:
 
 
 def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: Any, saving: Any) -> Tensors:
-    """Everything that does not change while training; returns the probe."""
+    """Write the files that do not change while training; return the probe."""
     import tensorflow as tf
 
     probe = loop.write_probe(out, names, model.probe())

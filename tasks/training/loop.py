@@ -27,18 +27,18 @@ _LOG_EVERY = 10
 
 
 class Trainee(Protocol):
-    """A live model in training, of either flavour."""
+    """A live model in training, in either mode."""
 
     def update(self, batch: Mapping[str, Array]) -> Mapping[str, float]:
-        """One step of the optimiser; what it says of itself, such as `loss`."""
+        """Take one step of the optimiser; return what it reports, such as `loss`."""
         ...
 
     def metrics(self) -> Mapping[str, float]:
-        """The validation metrics now."""
+        """Return the current validation metrics."""
         ...
 
     def save(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the baseline of this step, then its checkpoint, rotating older ones away."""
+        """Write the baseline of this step, then its checkpoint, and rotate older ones."""
         ...
 
 
@@ -59,17 +59,17 @@ def run(
     _cut_metrics(metrics_file, start)
     last_saved = time.monotonic()
     for step in range(start + 1, steps + 1):
-        said = trainee.update(next(batches))
+        reported = trainee.update(next(batches))
         due = step == steps or (
             time.monotonic() - last_saved >= policy.every_seconds
             if policy.every_seconds
             else step % policy.every_steps == 0
         )
         if due or step % _LOG_EVERY == 0:
-            facts = {"step": step, "of": steps} | dict(said)
+            facts = {"step": step, "of": steps} | dict(reported)
             metrics = trainee.metrics() if due else {}
-            # Before the checkpoint: a kill between them is followed by training from an earlier one, which cuts this
-            # line off again, and never by training from this one, which would miss it.
+            # Before the checkpoint: if the process is killed between them, training resumes from an earlier one and this
+            # line is cut off. After the checkpoint, the line could be missing.
             with metrics_file.open("a") as stream:
                 stream.write(json.dumps(facts | dict(metrics)) + "\n")
             if due:
@@ -82,7 +82,7 @@ def run(
 
 
 def forget_baselines(out: Path, step: int) -> None:
-    """Delete the baselines whose checkpoints the rotation deleted; a model without variables has none but the last."""
+    """Delete the baselines whose checkpoints were rotated; a model without variables keeps the last one."""
     run = TrainingRun(out)
     kept = {saver.step_of(prefix) for prefix in saver.prefixes(run.checkpoints)} or {step}
     for old in run.baselines.iterdir():
@@ -90,14 +90,16 @@ def forget_baselines(out: Path, step: int) -> None:
             old.unlink()
 
 
-def write_probe(out: Path, names: GraphNames, given: Mapping[str, Mapping[str, Any]]) -> Tensors:
-    """Write the probe, which has rows for every input of every signature.
+def write_probe(out: Path, names: GraphNames, batches: Mapping[str, Mapping[str, Any]]) -> Tensors:
+    """Write the probe, and return it as it is read back.
 
     Raises:
-        PipelineError: it has not.
+        PipelineError: it lacks rows for an input of a signature, or has other inputs.
     """
     probe = {
-        f"{key}/{name}": tensor_file.as_array(array) for key, inputs in given.items() for name, array in inputs.items()
+        f"{key}/{name}": tensor_file.as_array(array)
+        for key, inputs in batches.items()
+        for name, array in inputs.items()
     }
     wanted = {f"{signature.key}/{name}" for signature in names.signatures for name in signature.inputs}
     if set(probe) != wanted:
@@ -105,17 +107,21 @@ def write_probe(out: Path, names: GraphNames, given: Mapping[str, Mapping[str, A
             "probe()",
             f"inputs {', '.join(sorted(wanted))}",
             ", ".join(sorted(probe)) or "none",
-            "give one batch for every input of every signature.",
+            "return one batch for every input of every signature.",
         )
     if empty := [name for name, array in probe.items() if not array.size]:
-        raise PipelineError("probe()", "at least one row for every input", f"none for {empty[0]}", "give some.")
+        raise PipelineError("probe()", "at least one row for every input", f"none for {empty[0]}", "add rows.")
     place = TrainingRun(out).probe_file
     tensor_file.write_tensors(place, probe)
     return tensor_file.read_tensors(place)
 
 
 def require_declared(names: GraphNames, source: ModelSource, training: Training) -> None:
-    """Refuse an asset that is in no key: it could change without training being run again."""
+    """Check that every asset is part of the key: otherwise it could change without the model being trained again.
+
+    Raises:
+        PipelineError: an asset is not.
+    """
     found, complete = sources.digests(source, training.data)
     unknown = [asset.filename for asset in names.assets if asset.sha256 not in found.values()]
     if complete and unknown:
@@ -127,15 +133,15 @@ def require_declared(names: GraphNames, source: ModelSource, training: Training)
         )
 
 
-def last_whole(out: Path, whole: Callable[[Path], bool] = lambda prefix: True) -> list[Path]:
-    """The checkpoints that are whole and have their baselines, newest last; `whole` may ask more of them.
+def complete_checkpoints(out: Path, also: Callable[[Path], bool] = lambda prefix: True) -> list[Path]:
+    """Return the complete checkpoints with their baselines, newest last; `also` is another condition.
 
-    What an interrupted save or rotation left half done is removed: it must be neither chosen nor committed later.
+    Files of an interrupted save or rotation are removed: they must be neither selected nor committed later.
     """
     run = TrainingRun(out)
     folder = run.checkpoints
     prefixes = saver.prefixes(folder) if folder.exists() else []
-    found = [prefix for prefix in prefixes if _whole(run, prefix) and whole(prefix)]
+    found = [prefix for prefix in prefixes if _complete(run, prefix) and also(prefix)]
     kept = {folder / "checkpoint"} if found else set()
     for prefix in found:
         kept |= {*saver.files(prefix), *run.baselines.glob(f"{saver.step_of(prefix)}.*")}
@@ -147,8 +153,8 @@ def last_whole(out: Path, whole: Callable[[Path], bool] = lambda prefix: True) -
     return found
 
 
-def _whole(run: TrainingRun, prefix: Path) -> bool:
-    """Whether a checkpoint and its baseline can be read."""
+def _complete(run: TrainingRun, prefix: Path) -> bool:
+    """Return True if a checkpoint and its baseline can be read."""
     step = saver.step_of(prefix)
     if step is None:
         return False
@@ -162,7 +168,7 @@ def _whole(run: TrainingRun, prefix: Path) -> bool:
 
 
 def _cut_metrics(path: Path, start: int) -> None:
-    """Forget logged steps after the one that training goes on from, and a line that was cut by a kill."""
+    """Remove logged steps after the one from which training resumes, and an incomplete last line."""
     if not path.exists():
         return
     kept = []

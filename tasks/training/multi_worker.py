@@ -1,7 +1,7 @@
-"""Several workers that train one model together, each in a child of its own, by `tf.distribute.MultiWorkerMirroredStrategy`.
+"""Training on several workers, each in a child of its own, by `tf.distribute.MultiWorkerMirroredStrategy`.
 
 Every worker takes its share of a batch's rows; gradients and values are exchanged. The first is the chief, whose model is
-kept. `cluster.py` says who they are.
+kept. The workers are those of TF_CONFIG (`cluster.py`).
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ from functools import partial
 from typing import Any
 
 from tasks.errors import PipelineError, UsageError
+from tasks.records.cluster import Cluster
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array
-from tasks.training.cluster import Cluster
 
 _CHUNK = 1 << 24  # bytes that go to the others at once
 
 
 @contextmanager
 def joined(cluster: Cluster) -> Iterator[Workers | None]:
-    """Together with the other workers, until the block ends; None where there are none.
+    """Join the other workers until the block ends; yield None if there are none.
 
-    Where they do not come in time, the process ends by SIGALRM; see `cluster.missing`.
+    If they do not join in time, the process ends by SIGALRM; see `cluster.missing`.
 
     Raises:
-        PipelineError: this worker cannot be reached by the others, or another one ended before its time.
+        PipelineError: the others cannot reach this worker, or another one ended early.
     """
     import tensorflow as tf
 
     if not cluster.several:
         yield None
         return
-    # TensorFlow waits for the others with Python's lock held, for an hour: only the kernel can end that earlier.
+    # TensorFlow waits up to an hour with the GIL held: only a signal that ends the process can shorten that.
     signal.setitimer(signal.ITIMER_REAL, cluster.seconds)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         where = f"{cluster}, {cluster.workers[cluster.index]}"
-        remedy = "see that the address is this machine's and its port free, and start every worker again."
+        remedy = "check that the address is of this machine and its port free, and start every worker again."
         raise PipelineError(where, "to join the other workers", _sentence(error), remedy) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         yield Workers(cluster, strategy)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        remedy = "see what the others said, then start every worker again: the chief goes on from its last checkpoint."
+        remedy = "read the other workers' messages, then start every worker again: the chief resumes from its last checkpoint."
         raise PipelineError(str(cluster), "every worker to train to the end", _sentence(error), remedy) from None
 
 
 class Workers:
-    """This process among the workers of a cluster. Whatever is called here is called by all of them, in one order."""
+    """This process among the workers of a cluster. All workers make the same calls in the same order."""
 
     def __init__(self, cluster: Cluster, strategy: Any) -> None:
         import tensorflow as tf
@@ -62,62 +62,62 @@ class Workers:
         self._reduced = {how: tf.function(self._all_reduce(how)) for how in ("SUM", "MEAN")}
 
     def step(self, function: Callable[[Any], Mapping[str, Any]]) -> Callable[[Any], Mapping[str, float]]:
-        """`function`, which takes a batch and trains, on this worker's share of one; what it says is the mean of all.
+        """Return `function`, a training step, for this worker's share of a batch; it reports the mean over all workers.
 
-        It is traced as one tf.function, and so are those that it calls.
+        It is traced as one tf.function, together with those that it calls.
         """
         import tensorflow as tf
 
         def replica(batch: Any) -> Any:
-            said = {name: tf.identity(tf.cast(value, tf.float64)) for name, value in function(batch).items()}
-            return tf.distribute.get_replica_context().all_reduce("MEAN", said) if said else said
+            reported = {name: tf.identity(tf.cast(value, tf.float64)) for name, value in function(batch).items()}
+            return tf.distribute.get_replica_context().all_reduce("MEAN", reported) if reported else reported
 
-        def whole(batch: Any) -> Any:
+        def shared(batch: Any) -> Any:
             return self.strategy.run(replica, args=(batch,))
 
         def inlined(batch: Any) -> Any:
-            tf.config.run_functions_eagerly(True)  # while this traces: their operations then belong to this function
+            tf.config.run_functions_eagerly(True)  # during this trace, so that inner functions become part of this one
             try:
-                return whole(batch)
+                return shared(batch)
             finally:
                 tf.config.run_functions_eagerly(False)
 
-        traced = [tf.function(whole), tf.function(inlined)]
+        traced = [tf.function(shared), tf.function(inlined)]
 
         def step(batch: Any) -> Mapping[str, float]:
             shares = self._shares(batch)
             try:
-                said = traced[0](shares)
+                reported = traced[0](shares)
             except RuntimeError as error:
                 if len(traced) == 1 or "merge_call" not in str(error):
                     raise
                 # Gradients cannot be exchanged from within a tf.function that the step calls.
                 del traced[0]
-                said = traced[0](shares)
-            return {name: float(self._local(value)) for name, value in said.items()}
+                reported = traced[0](shares)
+            return {name: float(self._local(value)) for name, value in reported.items()}
 
         return step
 
     def evaluation(self, function: Callable[[Any], Mapping[str, Any]]) -> Callable[[Any], Mapping[str, Any]]:
-        """`function`, which takes a batch and measures, on the whole of it on every worker."""
+        """Return `function`, an evaluation, for the complete batch on every worker."""
 
         def evaluate(batch: Any) -> Mapping[str, Any]:
-            said = self.strategy.run(function, args=(batch,))
-            return {name: self._local(value) for name, value in said.items()}
+            reported = self.strategy.run(function, args=(batch,))
+            return {name: self._local(value) for name, value in reported.items()}
 
         return evaluate
 
     def require_same(self, identity: str) -> None:
-        """Raise UsageError where another worker was started with something else."""
+        """Raise UsageError if another worker has another `identity`."""
         digests = self._gathered(hashlib.sha256(identity.encode()).digest())
         others = [str(index) for index, digest in enumerate(digests) if digest != digests[0]]
         if others:
-            found = f"something else on worker {', '.join(others)} than on the chief"
+            found = f"others on worker {', '.join(others)} than on the chief"
             remedy = "start the same command on every worker, with the same files and versions."
-            raise UsageError(str(self.cluster), "one model, its data and settings", found, remedy)
+            raise UsageError(str(self.cluster), "the same model, data and settings", found, remedy)
 
     def require_mirrored(self, variables: Mapping[str, Any]) -> None:
-        """Raise PipelineError where an answer would be put together from every worker: what is saved must stand alone."""
+        """Raise PipelineError for variables that are read from all workers together: a saved model must stand alone."""
         import tensorflow as tf
 
         for name, variable in variables.items():
@@ -126,7 +126,7 @@ class Workers:
                 raise PipelineError("build()", "variables that every worker has a copy of", f"{name}, ON_READ", remedy)
 
     def settle(self, variables: Mapping[str, Any]) -> None:
-        """See that every worker holds the same values. Those of statistics, each gathered from its own rows, are averaged.
+        """Make the values the same on every worker: statistics, which each gathered from its own rows, are averaged.
 
         Raises:
             PipelineError: a trained variable has other values on another worker.
@@ -151,21 +151,21 @@ class Workers:
             variable.assign(mean.astype(held[name].dtype))
 
     def of_chief(self, own: bytes) -> bytes:
-        """What the chief gives; what the others give is not looked at."""
+        """Return the chief's bytes; those of the others are ignored."""
         import numpy as np
 
         (size,) = self._exchanged("SUM", lambda index: np.array([0 if index else len(own)], np.int64))
         parts = []
         for start in range(0, int(size), _CHUNK):
             count = min(_CHUNK, int(size) - start)
-            silence = np.zeros(-(-count // 4), np.int32)
-            words = np.frombuffer(own[start : start + count].ljust(silence.nbytes, b"\0"), np.int32)[: silence.size]
-            told = partial(_of_first, words, silence)
-            parts.append(self._exchanged("SUM", told).tobytes()[:count])
+            zeros = np.zeros(-(-count // 4), np.int32)
+            words = np.frombuffer(own[start : start + count].ljust(zeros.nbytes, b"\0"), np.int32)[: zeros.size]
+            sent = partial(_of_first, words, zeros)
+            parts.append(self._exchanged("SUM", sent).tobytes()[:count])
         return b"".join(parts)
 
     def _gathered(self, own: bytes) -> list[bytes]:
-        """What every worker gives, in their order; all give equally many bytes."""
+        """Return the bytes of every worker, in their order; all have the same length."""
         import numpy as np
 
         replicas, count = self.strategy.num_replicas_in_sync, len(self.cluster.workers)
@@ -179,7 +179,7 @@ class Workers:
         return [row.astype(np.uint8).tobytes() for row in rows]
 
     def _exchanged(self, how: str, value_of: Callable[[int], Array]) -> Array:
-        """The sum or mean of what each replica gives by its number, the chief's first being 0."""
+        """Return the sum or mean of the values of all replicas, each by its number; the chief's first is 0."""
         import tensorflow as tf
 
         values = self.strategy.experimental_distribute_values_from_function(
@@ -191,16 +191,16 @@ class Workers:
         import tensorflow as tf
 
         def replica(value: Any) -> Any:
-            # The identity is placed on the replica's device, which says where the exchange is to be.
+            # The identity is on the replica's device, and so places the exchange there.
             return tf.distribute.get_replica_context().all_reduce(how, tf.identity(value))
 
         return lambda values: self.strategy.run(replica, args=(values,))
 
     def _shares(self, batch: Any) -> Any:
-        """For each replica here its rows of a batch: equally many for all, in the replicas' order; scalars go to all.
+        """Return each local replica's rows of a batch, the same number for all, in the replicas' order; scalars go to all.
 
         Raises:
-            PipelineError: the rows cannot be shared equally.
+            PipelineError: the rows cannot be divided equally.
         """
         import tensorflow as tf
 
@@ -209,7 +209,9 @@ class Workers:
         if len(rows) > 1 or any(count % of for count in rows):
             found = f"{' and '.join(map(str, rows))} rows"
             remedy = f"give every array of a batch the same number of rows, a multiple of {of}."
-            raise PipelineError(str(self.cluster), f"batches whose rows {of} workers can share equally", found, remedy)
+            raise PipelineError(
+                str(self.cluster), f"batches whose rows divide equally among {of} workers", found, remedy
+            )
 
         def share(context: Any) -> Any:
             index = context.replica_id_in_sync_group

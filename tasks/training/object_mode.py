@@ -1,10 +1,10 @@
-"""Training live objects, in a child: a Keras model or a tf.Module, taken at each checkpoint to what graph mode leaves.
+"""Training of live objects, in a child: a Keras model or a tf.Module, with the checkpoints of graph mode.
 
-Layout: see `tasks/baseline/training_run.py`; and, until training is done, `resume/`: a tf.train.Checkpoint of everything that training goes on
-from, and which variable each operation of graph.meta holds.
+Layout: see `tasks/baseline/training_run.py`; and, until training ends, `resume/`: a tf.train.Checkpoint of everything needed to
+resume, and the variable of each variable operation in the graph.
 
-At a checkpoint the object is exported, flattened, and its values go through a Saver's session into `checkpoints/`; the
-baseline comes from the live object itself.
+At a checkpoint the object is exported and flattened, and its values are saved by a Saver; the baseline is recorded from
+the live object itself.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
 from tasks.parity import predictor as predictors
 from tasks.records.baseline import Variable
+from tasks.records.cluster import Cluster
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 from tasks.training import loop, object_steps
-from tasks.training.cluster import Cluster
 from tasks.training.graph_mode import saver_of
 from tasks.training.multi_worker import Workers, joined
 from tasks.user_code import objects
@@ -55,8 +55,8 @@ def train(
     """Train a model whose `build` makes live objects, together with the other workers of `cluster` if it has several.
 
     Raises:
-        PipelineError: it does not say what it must, or another worker does not come or ends before its time.
-        UsageError: the workers were not told the same, or are told to save by their clocks, which differ.
+        PipelineError: the model's code lacks something, or another worker does not join or ends early.
+        UsageError: the workers' settings differ, or save by their clocks, which differ.
     """
     if cluster.several and training.saver.every_seconds:
         remedy = "set training.saver.every_steps instead."
@@ -68,8 +68,8 @@ def train(
             import tensorflow as tf
 
             made_of, _ = sources.digests(source, training.data)
-            told = [made_of, training.model_dump(mode="json"), steps, dict(hyperparameters), tf.version.VERSION]
-            workers.require_same(json.dumps(told, sort_keys=True))
+            identity = [made_of, training.model_dump(mode="json"), steps, dict(hyperparameters), tf.version.VERSION]
+            workers.require_same(json.dumps(identity, sort_keys=True))
         _train(model, source, training, workers, out, steps, hyperparameters)
 
 
@@ -97,13 +97,15 @@ def _train(
     live = objects.live(built)
     if workers is not None:
         workers.require_mirrored(live.variables)
-    for left in out.glob("exported-*"):  # by a run that was killed
+    for left in out.glob("exported-*"):  # by a process that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix="exported-") as scratch:
         flat = _Flat.of(live, Path(scratch), out, training, hyperparameters)
         loop.require_declared(flat.names, source, training)
         probe = _write_once(out, flat, model, Path(scratch))
-    with closing(predictors.session(flat.graph, training.session)) as session:  # no default graph: the object is eager
+    with closing(
+        predictors.session(flat.graph, training.session)
+    ) as session:  # not the default graph: the object is eager
         trainee = _Trainee(session, flat, live, state, model, training, out, probe, step_of, evaluate, workers)
         resumed = trainee.resume()
         loop.run(trainee, model, training, out, resumed, steps, hyperparameters)
@@ -111,7 +113,7 @@ def _train(
 
 
 class _Flat:
-    """The graph that every checkpoint of a run is for, made from the first export of its live object."""
+    """The graph of all checkpoints of a training run, made from the first export of its live object."""
 
     def __init__(self, graph: Any, saving: Any, names: GraphNames, operations: Mapping[str, str]) -> None:
         self.graph, self.saving, self.names, self.operations = graph, saving, names, dict(operations)
@@ -120,7 +122,7 @@ class _Flat:
     def of(
         cls, live: LivePredictor, scratch: Path, out: Path, training: Training, hyperparameters: Mapping[str, Any]
     ) -> _Flat:
-        """The run's own graph where training goes on; else that of a first export."""
+        """Return the training run's graph if training resumes, else that of a first export."""
         import tensorflow as tf
 
         operations, names = exported(live, scratch)
@@ -140,7 +142,7 @@ class _Flat:
 
 
 def exported(live: LivePredictor, scratch: Path) -> tuple[dict[str, str], GraphNames]:
-    """Export and flatten a live object into `scratch`: variable operation -> the object's path; and the graph's names.
+    """Export and flatten a live object into `scratch`; return variable operation -> object path, and the graph's names.
 
     Leaves a SavedModel (`EXPORTED`), the graph as in a training run, and the checkpoint `model.ckpt`, by operations' names.
     """
@@ -156,7 +158,7 @@ def exported(live: LivePredictor, scratch: Path) -> tuple[dict[str, str], GraphN
 
 
 def _write_once(out: Path, flat: _Flat, model: Any, scratch: Path) -> Tensors:
-    """Everything that does not change while training; returns the probe."""
+    """Write the files that do not change while training; return the probe."""
     import tensorflow as tf
 
     probe = loop.write_probe(out, flat.names, model.probe())
@@ -173,7 +175,7 @@ def _write_once(out: Path, flat: _Flat, model: Any, scratch: Path) -> Tensors:
 
 
 class _Trainee:
-    """A live object, and the session that its values are saved from. See `loop.Trainee`."""
+    """A live object, and the session from which its values are saved. See `loop.Trainee`."""
 
     def __init__(
         self,
@@ -194,33 +196,33 @@ class _Trainee:
         self.session, self.flat, self.live, self.model, self.training = session, flat, live, model, training
         self.run, self.probe, self.step_of, self.evaluate = TrainingRun(out), probe, step_of, evaluate
         self.workers = workers
-        self.whole = tf.train.Checkpoint(**state)
+        self.state = tf.train.Checkpoint(**state)
         outputs = [spec.tensor for signature in flat.names.signatures for spec in signature.outputs.values()]
         graph_def = saver.meta_graph(self.run.graph_file).graph_def
         self.constants = tuple(graphs.Graph(graph_def).constants(outputs, flat.names.assets))
 
     def resume(self) -> int | None:
-        """Restore the newest checkpoint that has all its parts; its global step, or None. Of several workers, the chief's."""
-        found = loop.last_whole(self.run.path, self._resumable)
+        """Restore the newest complete checkpoint, the chief's of several workers; return its global step, or None."""
+        found = loop.complete_checkpoints(self.run.path, self._resumable)
         step = saver.step_of(found[-1]) if found else None
         if self.workers is not None:
             step = self._of_chief(step, self.workers)
         if step is None:
             return None
-        self.whole.read(str(self._state(step))).assert_existing_objects_matched().assert_consumed()
+        self.state.read(str(self._state_prefix(step))).assert_existing_objects_matched().assert_consumed()
         if found:
             self.flat.saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in found])
         return step
 
     def _of_chief(self, step: int | None, workers: Workers) -> int | None:
-        """The step that the chief goes on from, whose whole state lies in this worker's folder too afterwards."""
-        own = saver.files(self._state(step)) if step is not None else []
+        """Return the step from which the chief resumes; afterwards this worker's folder has its state too."""
+        own = saver.files(self._state_prefix(step)) if step is not None else []
         at, names = json.loads(workers.of_chief(json.dumps([step, sorted(path.name for path in own)]).encode()))
         for name in names:
             path = self.run.path / _RESUME / name
-            there = workers.of_chief(path.read_bytes() if path in own else b"")
+            content = workers.of_chief(path.read_bytes() if path in own else b"")
             if path not in own:
-                path.write_bytes(there)
+                path.write_bytes(content)
         return None if at is None else int(at)
 
     def update(self, batch: Mapping[str, Array]) -> dict[str, float]:
@@ -228,7 +230,7 @@ class _Trainee:
         return _scalars(self.step_of(batch))
 
     def metrics(self) -> dict[str, float]:
-        """See `loop.Trainee`; what is saved after it is the same on every worker."""
+        """See `loop.Trainee`; afterwards the values are the same on every worker."""
         if self.workers is not None:
             self.workers.settle(self.live.variables)
         batch = self.model.validation() if self.evaluate is not None else {}
@@ -237,7 +239,7 @@ class _Trainee:
     def save(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `loop.Trainee`."""
         self.run.checkpoints.mkdir(exist_ok=True)
-        self.whole.write(str(self._state(step)))
+        self.state.write(str(self._state_prefix(step)))
         values = {fact.name: fact for fact in self.live.values()}
         with tempfile.TemporaryDirectory(dir=self.run.path, prefix="exported-") as scratch:
             operations, _ = exported(self.live, Path(scratch))
@@ -250,11 +252,11 @@ class _Trainee:
             if self.flat.saving is not None:
                 self._save(Path(scratch) / PREFIX, step)
         for old in (self.run.path / _RESUME).glob("state-*"):
-            if old.name.split(".")[0] not in {self._state(kept).name for kept in self._last_two()}:
+            if old.name.split(".")[0] not in {self._state_prefix(kept).name for kept in self._last_two()}:
                 old.unlink()
 
     def _save(self, flattened: Path, step: int) -> None:
-        """Take the values through the session of the run's own graph, so that the Saver's every rule holds."""
+        """Save the values by the Saver of the training run's graph, so that all its rules apply."""
         with self.flat.graph.as_default():
             checkpoint = saver.reader(flattened)
             for variable in self.flat.graph.get_collection("variables"):
@@ -270,20 +272,20 @@ class _Trainee:
                 f"the live object at step {step}",
                 "the variables that it had when training began",
                 ", ".join(f"{path} as {name}" for name, path in changed[:5]),
-                "make every variable in build(), and none while training.",
+                "create every variable in build().",
             )
 
-    def _state(self, step: int | None) -> Path:
+    def _state_prefix(self, step: int | None) -> Path:
         return self.run.path / _RESUME / f"state-{step}"
 
     def _last_two(self) -> list[int]:
-        """The steps to keep the whole state of: the last, and one before it in case the last is cut short."""
+        """Return the steps whose state is kept: the last, and the one before it in case the last is incomplete."""
         steps = {saver.step_of(prefix) for prefix in saver.prefixes(self.run.checkpoints)}
         return sorted(step for step in steps if step is not None)[-2:]
 
     def _resumable(self, prefix: Path) -> bool:
         try:
-            saver.tensor_table(self._state(saver.step_of(prefix)))
+            saver.tensor_table(self._state_prefix(saver.step_of(prefix)))
         except (DamagedError, OSError):
             return False
         return True

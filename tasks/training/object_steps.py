@@ -1,4 +1,4 @@
-"""Training steps of live objects: one update, one evaluation, and the state that training goes on from."""
+"""Training steps of live objects: one update, one evaluation, and the state from which training resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.user_code.model import Objects
 
 
 def step_of(built: Objects, workers: Workers | None = None) -> Any:
-    """What takes a batch and trains, or None; on all of the `workers` at once where there are several."""
+    """Return the function that trains on a batch, or None; with `workers`, it trains on all of them together."""
     if built.train_step is not None:
         return workers.step(built.train_step) if workers else built.train_step
     if not _compiled(built.module):
@@ -21,15 +21,16 @@ def step_of(built: Objects, workers: Workers | None = None) -> Any:
     shared = workers.step(lambda batch: built.module.train_step(_in_order(batch)))
 
     def step(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        said = shared(batch)
-        # Of metrics that are no mean over rows, the mean over workers is not the value: their sums come from all.
-        return {**said, **{name: value for name, value in built.module.get_metrics_result().items() if name in said}}
+        reported = shared(batch)
+        # A metric need not be a mean over rows, and so not a mean over workers: Keras sums its state over all of them.
+        metrics = built.module.get_metrics_result()
+        return {**reported, **{name: value for name, value in metrics.items() if name in reported}}
 
     return _keras_step(built.module, step)
 
 
 def evaluation_of(built: Objects, workers: Workers | None = None) -> Any:
-    """What takes the validation batch and measures, or None; every one of the `workers` measures the whole."""
+    """Return the function that evaluates the validation batch, or None; each of the `workers` evaluates all of it."""
     import tensorflow as tf
 
     if built.evaluate is not None:
@@ -43,7 +44,7 @@ def evaluation_of(built: Objects, workers: Workers | None = None) -> Any:
 
 
 def state(built: Objects) -> dict[str, Any]:
-    """Everything that training goes on from, by name: the module, optimisers, and Keras' random and metric state."""
+    """Return the state from which training resumes, by name: module, optimisers, Keras' random and metric state."""
     import keras
 
     found: dict[str, Any] = {f"trackable_{name}": one for name, one in built.trackables.items()}
@@ -55,7 +56,7 @@ def state(built: Objects) -> dict[str, Any]:
             found["optimizer"] = built.module.optimizer
     for name, one in list(found.items()):
         if isinstance(one, keras.optimizers.Optimizer):
-            # An optimiser makes its slots at its first step, which after a restore would be too late.
+            # An optimiser creates its slots at its first step: after a restore, that is too late.
             if not one.built and getattr(built.module, "trainable_variables", None):
                 one.build(built.module.trainable_variables)
             found[f"{name}_state"] = [variable.value for variable in one.variables]
@@ -69,7 +70,7 @@ def _compiled(module: Any) -> bool:
 
 
 def _in_order(batch: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A batch as Keras' own steps take it."""
+    """Return a batch in the order of Keras' own steps."""
     return batch["x"], batch.get("y"), batch.get("sample_weight")
 
 
@@ -77,9 +78,12 @@ def _keras_step(module: Any, take: Callable[[Mapping[str, Any]], Mapping[str, An
     def step(batch: Mapping[str, Any]) -> Mapping[str, Any]:
         if set(batch) - {"x", "y", "sample_weight"} or "x" not in batch:
             raise PipelineError(
-                "batches()", "x, y and sample_weight, as Keras calls them", ", ".join(batch), "or give a train_step."
+                "batches()",
+                "x, y and sample_weight, as in Keras",
+                ", ".join(batch),
+                "rename them, or give a train_step.",
             )
-        module.reset_metrics()  # a batch's own, and not an average since the last reset
+        module.reset_metrics()  # the metrics of this batch, not an average since the last reset
         return take(batch)
 
     return step

@@ -1,7 +1,7 @@
-"""A run's live object once more, made by what made it: the user's code, or Keras from the file that was brought.
+"""The live object of a training run, built again from the user's code, or by Keras from the source model's file.
 
-With the values of the run's checkpoint it can be written in the forms that only objects have. Runs in children, one
-that writes and a fresh one that restores what was written and compares it with the baseline.
+With the values of a checkpoint it can be written in the forms that only objects have. Runs in children: one writes, and a
+fresh one restores and compares with the baseline.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from tasks.user_code.source import ModelSource
 
 
 class Origin(Record):
-    """What makes a run's live object: `code`, built with `hyperparameters` over its own; else the Keras file `archive`."""
+    """The origin of a live object: `code`, built with `hyperparameters` over its own, else the Keras file `archive`."""
 
     code: ModelSource | None = None
     hyperparameters: dict[str, Any] = {}
     archive: Path | None = None
 
 
-class NoObjects(Exception):  # noqa: N818 - it says why a form is not made
-    """The code makes no live object that the form could be written from."""
+class NoObjects(Exception):  # noqa: N818 - the reason why a form is not made
+    """There is no live object from which the form could be written."""
 
 
 def write_checkpoint(origin: Origin, folder: Path, prefix: str, run: Path, step: int, out: Path) -> NotMade | None:
-    """Write the run's checkpoint `folder`/`prefix` as one of tf.train.Checkpoint, by the name `model`, or return why not.
+    """Write the checkpoint `folder`/`prefix` by tf.train.Checkpoint, under the name `model`, or return why not.
 
     Raises:
-        CoverageError: the code makes other variables than the run has.
+        CoverageError: the code makes other variables than the training run has.
     """
     try:
         with _valued(origin, folder / prefix, run) as built:
@@ -64,9 +64,9 @@ def write_checkpoint(origin: Origin, folder: Path, prefix: str, run: Path, step:
 
 
 def write_archive(origin: Origin, folder: Path, prefix: str, run: Path, out: Path) -> NotMade | None:
-    """Write the run's checkpoint as a `.keras` archive, if the live object is a Keras model, or return why not.
+    """Write the checkpoint as a `.keras` archive, or return why not.
 
-    An archive that needs the user's code to be opened is not made. Raises as `write_checkpoint`, and ParityError.
+    The live object must be a Keras model that opens without the user's code. Raises as `write_checkpoint`, and ParityError.
     """
     import keras as keras_library
 
@@ -74,7 +74,9 @@ def write_archive(origin: Origin, folder: Path, prefix: str, run: Path, out: Pat
         with _valued(origin, folder / prefix, run) as built:
             if not isinstance(built.module, keras_library.Model):
                 return NotMade(f"Keras writes its own models, and this is a {type(built.module).__name__}")
-            if any(given is not None for given in built.signatures.values()) or set(built.signatures) - {DEFAULT_KEY}:
+            if any(function is not None for function in built.signatures.values()) or set(built.signatures) - {
+                DEFAULT_KEY
+            }:
                 return NotMade("an archive keeps no signatures, and this model has some of its own")
             keras.write(built.module, out)
     except NoObjects as reason:
@@ -87,9 +89,9 @@ def write_archive(origin: Origin, folder: Path, prefix: str, run: Path, out: Pat
 def prove_checkpoint(
     form: str, origin: Origin, folder: Path, run: Path, step: int, tolerance: Tolerance
 ) -> ParityReport:
-    """Restore a written object-based checkpoint into the object made anew, and compare that with the baseline.
+    """Restore a written object-based checkpoint into a new object, and compare that with the baseline.
 
-    First as TensorFlow restores it, then as `adopt` does.
+    The values are restored by TensorFlow first, then as `adopt` restores them.
 
     Raises:
         CoverageError: a variable of the object has no tensor of its dtype and shape.
@@ -99,8 +101,8 @@ def prove_checkpoint(
     with _made(origin, reference.session) as built, tempfile.TemporaryDirectory() as scratch:
         live = objects.live(built, form)
         operations, names = exported(live, Path(scratch))
-        asked = {one.key for one in reference.names.signatures}
-        signatures = {one.key: one for one in names.signatures if one.key in asked}
+        keys = {one.key for one in reference.names.signatures}
+        signatures = {one.key: one for one in names.signatures if one.key in keys}
         opened = _ByOperation(form, live, signatures, {path: name for name, path in operations.items()})
         object_checkpoint.restore_by_tensorflow(prefix, built.module)
         needed = [_by_its_name(variable) for variable in reference.needed]
@@ -116,13 +118,13 @@ def prove_checkpoint(
 
 
 def _by_its_name(variable: Variable) -> Variable:
-    """A recorded variable whose value goes by the operation's name, too: two equal values are told apart by it."""
+    """Return a variable whose value has the operation's name too, so that equal values are not confused."""
     return variable.model_copy(update={"value": variable.value.model_copy(update={"name": variable.name})})
 
 
 @dataclass(frozen=True)
 class _ByOperation:
-    """A live object under the names that a run's graph has for its variables. See `Predictor`."""
+    """A live object whose values have the names of a graph's variable operations. See `Predictor`."""
 
     form: str
     live: LivePredictor
@@ -139,7 +141,7 @@ class _ByOperation:
 
 @contextmanager
 def _made(origin: Origin, options: SessionOptions) -> Iterator[Objects]:
-    """The live object afresh. Raises NoObjects where the code builds a graph."""
+    """Build the live object. Raises NoObjects if the code builds a graph."""
     predictors.eager(options)
     if origin.code is None:
         assert origin.archive is not None
@@ -155,7 +157,7 @@ def _made(origin: Origin, options: SessionOptions) -> Iterator[Objects]:
 
 @contextmanager
 def _valued(origin: Origin, prefix: Path, run: Path) -> Iterator[Objects]:
-    """The live object with a checkpoint's values in every variable."""
+    """Build the live object and load a checkpoint's values into every variable."""
     names = TrainingRun(run).names()
     with _made(origin, SessionOptions()) as built, tempfile.TemporaryDirectory() as scratch:
         if built.module is None:
@@ -181,9 +183,9 @@ def _assign(variable: Any, value: Array, path: str) -> None:
     if tensor_file.dtype_name(value) != variable.dtype.base_dtype.name or not variable.shape.is_compatible_with(
         value.shape
     ):
-        expected = f"{tensor_file.dtype_name(value)}{list(value.shape)}, as the run has it"
+        expected = f"{tensor_file.dtype_name(value)}{list(value.shape)}, as in the training run"
         found = f"{variable.dtype.base_dtype.name}{variable.shape}"
         raise CoverageError(
-            f"the code's variable {path}", expected, found, "put the code back that the run was made with."
+            f"the code's variable {path}", expected, found, "restore the code with which the model was trained."
         )
     variable.assign(value)

@@ -1,5 +1,4 @@
-"""Training in a child: seeds, and the way that is asked for: a model's own code in its flavour, with or without a start,
-or a brought checkpoint that goes on in its own graph.
+"""Training in a child: in graph mode or object mode by a model's own code, or of a checkpoint in its own graph.
 
 Layout: see `tasks/baseline/training_run.py`.
 """
@@ -12,10 +11,10 @@ from pathlib import Path
 
 from tasks.errors import UsageError
 from tasks.records.adoption import ModelOptions, ProbeSource
+from tasks.records.cluster import Cluster
 from tasks.records.settings import Training
 from tasks.training import cluster as clusters
 from tasks.training import continue_checkpoint, graph_mode, object_mode
-from tasks.training.cluster import Cluster
 from tasks.user_code import objects
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
@@ -24,33 +23,31 @@ from tasks.user_code.source import ModelSource
 def train(
     source: ModelSource | None, training: Training, given: ModelOptions, probe: ProbeSource, cluster: Cluster, out: Path
 ) -> None:
-    """Train to the final global step, going on from the last whole checkpoint that `out` holds.
+    """Train to the final global step, from the last complete checkpoint in `out` if there is one.
 
-    Without a `source` the checkpoint `training.start` is continued, as `given` and `probe` read it. Where `cluster` names
-    several workers, each calls this with a folder of its own; they go on from what the chief's holds, and leave the same.
+    Without a `source`, the checkpoint `training.start` is continued; `given` and `probe` apply to it. If `cluster` has
+    several workers, each calls this with a folder of its own; all resume from the chief's, and leave the same files.
 
     Raises:
-        PipelineError: the model's code does not say what it must.
-        UsageError: several workers cannot train this; or the settings are for another way of training.
-        Others: see `continued.train` and `fine_tuning.begin`.
+        PipelineError: the model's code lacks something.
+        UsageError: several workers cannot train this, or a setting does not apply.
+        Others: see `continue_checkpoint.train` and `fine_tune.begin`.
     """
     import numpy as np
 
     random.seed(training.seed)
     np.random.seed(training.seed)
-    if cluster.text:  # which the flow's process keeps from all other children
+    if cluster.text:  # no other child has it
         os.environ["TF_CONFIG"] = cluster.text
     if source is None:
-        _require_unset(training, ("hyperparameters", "data", "restore"), "nothing that only Python code takes")
+        _require_unset(training, ("hyperparameters", "data", "restore"), "no setting for Python code")
         if training.start is None:
-            raise UsageError("train", "a model's code, or a checkpoint to go on from (--from)", "neither", "give one.")
-        clusters.require_alone(cluster, "a checkpoint that goes on in its own graph")
+            raise UsageError("train", "a model's code, or a checkpoint to continue (--from)", "neither", "give one.")
+        clusters.require_alone(cluster, "a checkpoint that is continued in its own graph")
         continue_checkpoint.train(given, probe, training, out)
         return
-    alone = (
-        ("batches", "train_op", "loss") if training.start is not None else ("batches", "train_op", "loss", "restore")
-    )
-    _require_unset(training, alone, "nothing that only a checkpoint takes (--from): the model's code says it")
+    inapplicable = ("batches", "train_op", "loss") if training.start else ("batches", "train_op", "loss", "restore")
+    _require_unset(training, inapplicable, "no setting for a checkpoint without code (--from)")
     with sources.importable(source) as model_class:
         model = model_class()
     hyperparameters = {**model.hyperparameters, **training.hyperparameters}
@@ -62,7 +59,9 @@ def train(
         object_mode.train(model, source, training, cluster, out, steps, hyperparameters)
     else:
         remedy = "load the values in its build(): tf.train.Checkpoint(…).read(…), or load_weights(…)."
-        raise UsageError(f"--from {training.start}", "a model that builds a TF1 graph", "one of live objects", remedy)
+        raise UsageError(
+            f"--from {training.start}", "a model that builds a TF1 graph", "a model of live objects", remedy
+        )
 
 
 def _require_unset(training: Training, names: tuple[str, ...], expected: str) -> None:

@@ -217,10 +217,10 @@ def refused(
         ("", {"x": np.array([{}] * 50)}, {}, "pickled"),
         ("two", None, {}, "2: Adam, second"),
         ("", None, {"train_op": "nobody"}, "none of that name"),
-        ("", None, {"loss": "y"}, "one number"),
+        ("", None, {"loss": "y"}, "a scalar"),
         ("double", None, {"steps": 90}, "from 60 to 61"),
-        ("", None, {"restore": ("*",)}, "only Python code takes"),
-        ("", None, {"hyperparameters": {"rate": 1}}, "only Python code takes"),
+        ("", None, {"restore": ("*",)}, "no setting for Python code"),
+        ("", None, {"hyperparameters": {"rate": 1}}, "no setting for Python code"),
         ("", None, {"saver": {"var_list": ("body/w",)}}, "every variable that is trained"),
     ],
 )  # fmt: skip
@@ -384,5 +384,5 @@ def test_other_forms_say_what_is_wanted(run: Run, script: Script, tmp_path: Path
     meta.rename(alone)
     with pytest.raises(UsageError, match="Saver checkpoint with its graph"):
         train(None, settings(alone, script), GIVEN)
-    with pytest.raises(PipelineError, match="its graph"):
+    with pytest.raises(PipelineError, match="a graph for the values"):
         train(None, settings(start, script), GIVEN)

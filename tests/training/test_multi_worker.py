@@ -19,13 +19,13 @@ from tasks.checkpoint import checkpoint
 from tasks.errors import PipelineError, UsageError
 from tasks.forms import saver
 from tasks.records.adoption import ModelOptions, ProbeSource
+from tasks.records.cluster import Cluster
 from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run, running
 from tasks.train import assist, train
 from tasks.training import cluster as clusters
-from tasks.training.cluster import Cluster
 from tasks.user_code.source import ModelSource
 from tests.silent import Silent
 from tests.training import calls
@@ -164,7 +164,12 @@ def restore_verify_of(artifact: Artifact) -> bool:
 
 
 REFUSED = {
-    "rows that cannot be shared": (source("Keras"), settings(rows=15), "batches whose rows 2 workers can share", 1),
+    "rows that cannot be shared": (
+        source("Keras"),
+        settings(rows=15),
+        "batches whose rows divide equally among 2 workers",
+        1,
+    ),
     "gradients that stay apart": (source("Apart"), settings(), "train_step, variable b: expected the same values", 1),
     "checkpoints by the clock": (source("Keras"), settings({"every_seconds": 1.0}), "every_steps", 2),
     "a graph": (source("Line", "small_model"), settings(), "one worker for a model that builds a TF1 graph", 2),
@@ -183,7 +188,7 @@ def test_what_several_cannot_train_is_refused_on_each(
 
 def test_workers_that_were_told_other_things_say_so(workers: Workers) -> None:
     for worker in workers.start(source("Keras"), settings(), settings(rate=0.2)):
-        with pytest.raises(UsageError, match="something else on worker 1 than on the chief"):
+        with pytest.raises(UsageError, match="others on worker 1 than on the chief"):
             worker.result(240)
 
 
