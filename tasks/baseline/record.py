@@ -1,4 +1,4 @@
-"""The baseline: a live model's outputs for the probe, computed twice, and the digest of every value that it is made of.
+"""The baseline: a live model's outputs for the probe, computed twice, and the digests of its values.
 
 Layout: see `training_run.py`.
 """
@@ -18,7 +18,7 @@ from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 
 SMALLER = (1, 7)
-"""Other batches than the whole probe: one row, and an odd number of them."""
+"""Batches besides the complete probe: one row, and an odd number of rows."""
 
 
 def record(
@@ -32,7 +32,7 @@ def record(
     options: SessionOptions,
     metrics: Mapping[str, float] | None = None,
 ) -> Baseline:
-    """Ask `live` everything and write its answers for `step` into the run's folder."""
+    """Compute all outputs of `live`, and write the baseline of `step` into a training run."""
     run.baselines.mkdir(exist_ok=True)
     signatures = list(signatures)
     first, second = ask(live, signatures, probe), ask(live, signatures, probe)
@@ -60,7 +60,7 @@ def record(
 
 
 def ask(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Tensors:
-    """Every output of every signature, keyed `signature/output`."""
+    """Return every output of every signature, by `signature/output`."""
     return {
         f"{signature.key}/{name}": value
         for signature in signatures
@@ -71,7 +71,7 @@ def ask(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Ten
 
 
 def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tensors, count: int) -> Tensors:
-    """What `ask` gives for the first rows alone, for signatures whose inputs and outputs all have an open batch."""
+    """Return the outputs as `ask` for the first rows alone, of signatures with an open batch dimension throughout."""
     answers: Tensors = {}
     for signature in signatures:
         open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
@@ -83,5 +83,5 @@ def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tens
 
 
 def unstable(first: Tensors, second: Tensors) -> tuple[str, ...]:
-    """The outputs that differ in any bit between two answers."""
+    """Return the outputs that differ in any bit between two answers."""
     return tuple(name for name in first if tensor_file.as_bytes(first[name]) != tensor_file.as_bytes(second[name]))

@@ -1,6 +1,6 @@
-"""Proof of one form against a run's baseline: open it, compare values, assets and outputs. Runs in a fresh child.
+"""Proof of a form against a baseline: open it, compare values, assets and outputs. Runs in a fresh child.
 
-The folder of a training run holds the baseline: see `training_run.py`.
+The baseline is in the folder of a training run: see `training_run.py`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ OPENERS: dict[str, Opener] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What a run recorded of its live session at one step: what every form is compared with.
+    """The baseline of a training run at one step, with which every form is compared.
 
-    `smaller` are the outputs for the probe's first rows alone, by their number, of the signatures whose batch is open.
+    `smaller` are the outputs for the first rows of the probe alone, by their number, of signatures with an open batch.
     """
 
     names: GraphNames
@@ -50,11 +50,11 @@ class Reference:
 
     @classmethod
     def read(cls, run: Path, step: int) -> Reference:
-        """Read it from a run's folder.
+        """Read it from the folder of a training run.
 
         Raises:
             NondeterministicError, ParityError: the baseline is not fit for a comparison.
-            PipelineError: there is nothing to compare.
+            PipelineError: a signature has no output to compare.
         """
         trained = TrainingRun(run)
         baseline, names = trained.baseline(step), trained.names()
@@ -74,13 +74,13 @@ class Reference:
                     f"the probe of {signature.key}",
                     "at least one row",
                     "none",
-                    "give `probe()` rows, then train again.",
+                    "return rows from `probe()`, then train again.",
                 )
         return reference
 
     @property
     def session(self) -> SessionOptions:
-        """The threads and the device that the baseline was computed with."""
+        """The threads and the device with which the baseline was computed."""
         recorded = self.baseline.environment
         return SessionOptions(
             intra_op_threads=recorded.intra_op_threads,
@@ -95,7 +95,7 @@ class Reference:
 
 
 def must_be_finite(graph_file: Path, names: GraphNames) -> frozenset[str]:
-    """The variables that a signature reads which does not declare NaN and infinities legitimate."""
+    """Return the variables of signatures that do not declare NaN and infinities legitimate."""
     strict = [signature for signature in names.signatures if not signature.allow_nonfinite]
     if not strict or len(strict) == len(names.signatures):
         return frozenset(names.needed if strict else ())
@@ -105,10 +105,10 @@ def must_be_finite(graph_file: Path, names: GraphNames) -> frozenset[str]:
 
 
 def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:
-    """Compare the form in `folder` with the baseline of `run` at `step`.
+    """Compare the form in `folder` with the baseline of the training run `run` at `step`.
 
     Raises:
-        NondeterministicError, ParityError: the baseline itself is not fit for a comparison.
+        NondeterministicError, ParityError: the baseline is not fit for a comparison.
         DamagedError: the form cannot be loaded.
     """
     reference = Reference.read(run, step)
@@ -127,9 +127,9 @@ def judge(
     constants: Iterable[TensorFact],
     tolerance: Tolerance,
 ) -> ParityReport:
-    """Compare an opened form: `variables` and constants byte for byte, assets by hash, signatures, outputs.
+    """Compare an opened form: `variables` and constants byte for byte, assets by hash, signatures, and outputs.
 
-    `constants` are those of the form's graph, read from its file.
+    `constants` are the constants in the form's graph, read from its file.
     """
     here = predictor.environment(reference.session)
     values = [variable.value for variable in variables]
@@ -150,11 +150,11 @@ def judge(
 
 
 def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:
-    """The assets of a form compared with the recorded ones by hash."""
+    """Compare the assets of a form with the recorded ones by hash."""
     changed = saver.changed_assets(folder / "assets", names.assets)
     return compare.assets(form, {asset.filename: asset.sha256 for asset in names.assets}, changed)
 
 
 def record_asset(path: Path, tensor: str) -> dict[str, str]:
-    """The fields of an Asset record for a file and the tensor that holds its path."""
+    """Return the fields of an Asset for a file and the tensor that holds its path."""
     return {"filename": path.name, "tensor": tensor, "sha256": hash_file(path)}

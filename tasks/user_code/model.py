@@ -1,4 +1,4 @@
-"""What a model of one's own must say, to be trained and taken to serving.
+"""The interface of a model class: what it must provide to be trained and taken to serving.
 
     class Linear:
         hyperparameters = {"learning_rate": 0.1, "steps": 100}
@@ -17,7 +17,7 @@
         def validation(self): return {...}           # feeds for `metrics`, or {}
         def probe(self): return {"serving_default": {"x": array}}
 
-Or in TF2's way, eagerly, with a Keras model or a tf.Module; the annotation `-> Objects` says so:
+Or with live objects, eagerly: a Keras model or a tf.Module. The annotation `-> Objects` is required:
 
     class Classifier:
         hyperparameters = {"steps": 100}
@@ -35,8 +35,8 @@ Or in TF2's way, eagerly, with a Keras model or a tf.Module; the annotation `-> 
 
         ...  build: module = Scale(); return Objects(module, {"serving_default": module.serve}, train_step=…)
 
-The module that holds it may declare `DATA = ("data.csv",)`: files, relative to the module or to an installed package,
-whose contents are part of train's key. Without a declaration the data cannot be digested, and training always runs.
+The module of the class may declare `DATA = ("data.csv",)`: files, relative to the module or to an installed package,
+whose contents are part of the key of `train`. Without the declaration the data is unknown, and training always runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ HyperParameters = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SignatureTensors:
-    """One signature by the graph's own tensors."""
+    """A signature by the graph's tensors; `allow_nonfinite` declares NaN and infinities legitimate answers."""
 
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
@@ -64,10 +64,10 @@ class SignatureTensors:
 
 @dataclass(frozen=True)
 class Graph:
-    """What `build` made, by tensors and operations of the default graph.
+    """The result of `build` in graph mode, by tensors and operations of the default graph.
 
-    Without `train_op` the variables are initialised and saved as they are. `metrics` are scalars computed on
-    `validation()`. `assets` are (file, Const tensor that holds its path); `table_init` fills lookup tables.
+    Without `train_op` the variables are initialised and saved. `metrics` are scalars computed on `validation()`.
+    `assets` are (file, Const tensor with its path); `table_init` fills lookup tables.
     """
 
     signatures: Mapping[str, SignatureTensors]
@@ -84,13 +84,14 @@ Step = Callable[[Mapping[str, Array]], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Objects:
-    """What `build` made, as live objects: a tf.Module, a Keras model, or no module and graph functions alone.
+    """The result of `build` in object mode: a tf.Module, a Keras model, or no module and graph functions alone.
 
     `signatures` are tf.functions with an input signature, or concrete functions; a Keras model has a default one.
     `train_step` takes a batch and updates the module, `evaluate` takes `validation()`; both return scalars by name, such
-    as `loss`. A compiled Keras model brings both, for batches of `x` and `y`. `trackables` are what training goes on
-    from besides the module: an optimiser. With several workers (TF_CONFIG) `build` runs in their strategy's scope and
-    `train_step` on each one's share of the rows, as `tf.distribute.Strategy.run` does it. `allow_nonfinite` names signatures for which NaN is a legitimate answer.
+    as `loss`. A compiled Keras model has both, for batches of `x` and `y`. `trackables` are needed to resume training,
+    besides the module: an optimiser. With several workers (TF_CONFIG) `build` runs in the scope of their strategy, and
+    `train_step` on each worker's share of the rows, as by `tf.distribute.Strategy.run`. `allow_nonfinite` names the
+    signatures for which NaN and infinities are legitimate answers.
     """
 
     module: Any = None
@@ -102,24 +103,26 @@ class Objects:
 
 
 class Model(Protocol):
-    """A model of one's own, in TF1 graph mode or as live objects."""
+    """A user's model, in TF1 graph mode or as live objects."""
 
     hyperparameters: HyperParameters
 
     def build(self, hyperparameters: HyperParameters) -> Graph | Objects:
-        """Make the graph in the current default graph; or, annotated `-> Objects`, make the objects eagerly."""
+        """Build the graph in the current default graph; or, annotated `-> Objects`, build the objects eagerly."""
         ...
 
     def batches(self, start: int, hyperparameters: HyperParameters) -> Iterator[Mapping[str, Array]]:
-        """What one training step takes, endless: feeds by tensor name, or a batch for `train_step`. The one for step
-        `start` comes first and does not depend on where iteration began, so that interrupted training goes on as if
-        nothing had happened."""
+        """Yield the batches of training steps, without end: feeds by tensor name, or batches for `train_step`.
+
+        The first is the one for step `start`, whichever batch iteration began with before, so that interrupted training
+        resumes as if it had not been interrupted.
+        """
         ...
 
     def validation(self) -> Mapping[str, Array]:
-        """What `metrics` or `evaluate` are computed on, as in `batches`; empty where there is nothing."""
+        """Return the batch for `metrics` or `evaluate`, as in `batches`; empty if there is none."""
         ...
 
     def probe(self) -> Mapping[str, Mapping[str, Array]]:
-        """For every signature key one fixed batch of inputs, by input name."""
+        """Return one fixed batch of inputs for every signature key, by input name."""
         ...

@@ -1,7 +1,7 @@
-"""Where a model's code is, and the digest of that code and of its data, found without importing either.
+"""The location of a model's code, and the digests of that code and of its data, computed without importing it.
 
-The digest covers the module and every module of the user's own that it imports, directly or not; installed packages
-and tfship itself do not count.
+The digests cover the module and every module of the user that it imports, directly or indirectly, but neither installed
+packages nor tfship itself.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class ModelSource(Record):
-    """A model class as `module:Class`; `folder` is where its module is found (None: among our examples).
+    """A model class as `module:Class`; `folder` is where its module is found (None: it is an example of tfship).
 
-    The folder is not part of the record's JSON, and so of no key: a project that was moved is the same project.
+    The folder is not in the record's JSON, and so in no key: a project that was moved is the same project.
     """
 
     name: str
@@ -42,10 +42,10 @@ class ModelSource(Record):
 
 
 def resolve(reference: str, folder: Path) -> ModelSource:
-    """The model that an example's name or `module:Class` means, modules looked for in `folder`.
+    """Find the model of an example's name or of `module:Class`, with modules in `folder`.
 
     Raises:
-        UsageError: no such example, module or class.
+        UsageError: there is no such example, module or class.
     """
     known = f"one of {', '.join(EXAMPLES)}, module:Class, or the path of a model"
     if reference in EXAMPLES:
@@ -57,7 +57,7 @@ def resolve(reference: str, folder: Path) -> ModelSource:
     source = ModelSource(name=module.rpartition(".")[2], module=module, attribute=attribute, folder=folder.absolute())
     path = _find(module, folder)
     if path is None:
-        raise UsageError("SOURCE", f"a module {module} in {folder}", "none", "run from the folder that holds it.")
+        raise UsageError("SOURCE", f"a module {module} in {folder}", "none", "run from the folder of the module.")
     classes = [node.name for node in _parse(path).body if isinstance(node, ast.ClassDef)]
     if attribute not in classes:
         found = ", ".join(classes) or "no class"
@@ -66,9 +66,9 @@ def resolve(reference: str, folder: Path) -> ModelSource:
 
 
 def digests(source: ModelSource, extra: Iterable[Path] = ()) -> tuple[dict[str, str], bool]:
-    """(what the model is made of: name -> sha256, whether that is everything).
+    """Return (name -> sha256 of everything that the model is made of, True if that is complete).
 
-    It is not everything where the module declares no `DATA` and no `extra` file is given.
+    It is incomplete if the module declares no `DATA` and there is no `extra` file, or if a module imports dynamically.
     """
     root = source.folder or _ROOT
     found: dict[str, str] = {}
@@ -81,28 +81,28 @@ def digests(source: ModelSource, extra: Iterable[Path] = ()) -> tuple[dict[str, 
         if path is None or ours or f"module {module}" in found:
             continue
         found[f"module {module}"] = hash_file(path)
-        complete = complete and not _imports_at_will(path)
+        complete = complete and not _imports_dynamically(path)
         waiting.extend(_imports(module, path))
     main = _find(source.module, root)
     assert main is not None
     declared = _declared(main)
     for name in declared or ():
         found[f"data {name}"] = _hash(_data_file(name, main))
-    given = list(extra)
-    for number, path in enumerate(given):
+    files = list(extra)
+    for number, path in enumerate(files):
         found[f"given data {number} {path.name}"] = _hash(path)
-    return found, complete and (declared is not None or bool(given))
+    return found, complete and (declared is not None or bool(files))
 
 
 @contextmanager
 def importable(source: ModelSource) -> Iterator[Any]:
-    """In a child: the model's class, imported from its folder, which may hold a `tasks` of its own."""
+    """In a child: import the model's class from its folder, which may have a `tasks` of its own."""
     if source.folder is None:
         yield getattr(importlib.import_module(source.module), source.attribute)
         return
     packages = {name for name in ("tasks", "flows") if (source.folder / name).is_dir()}
-    # A user's module wins over ours of the same name, and over one that is imported already, as the library's `code`.
-    # All else stays reachable: `tasks.user_code.model`, for one.
+    # A user's module takes precedence over ours of the same name, and over one that is imported already, such as the
+    # standard library's `code`. Everything else stays importable, such as `tasks.user_code.model`.
     top = source.module.partition(".")[0]
     here, found = getattr(sys.modules.get(top), "__file__", None), _find(top, source.folder)
     taken = top in sys.modules and found is not None and found.resolve() != Path(here or "").resolve()
@@ -136,14 +136,14 @@ def _find(module: str, root: Path) -> Path | None:
 
 
 def _elsewhere(module: str) -> Path | None:
-    """A module of the user's own that the path leads to, in another folder than the model's."""
+    """Find a user's module on sys.path, in another folder than the model's."""
     folders = [Path(entry) for entry in sys.path if entry]
     theirs = [folder for folder in folders if not _installed(folder / "x") and not folder.is_relative_to(_ROOT)]
     return next((path for folder in theirs if (path := _find(module, folder))), None)
 
 
-def _imports_at_will(path: Path) -> bool:
-    """Whether a module imports or runs what its text does not name: then nobody knows what it is made of."""
+def _imports_dynamically(path: Path) -> bool:
+    """Return True if a module imports or runs code that its text does not name: its digest is incomplete."""
     calls = {"__import__", "import_module", "exec", "eval", "run_path", "run_module"}
     return any(
         isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", None)) in calls
@@ -160,7 +160,7 @@ def _parse(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
         found = f"{error.msg} in line {error.lineno}"
-        raise UsageError(str(path), "Python that parses", found, "mend the file.") from None
+        raise UsageError(str(path), "Python that parses", found, "fix the syntax error.") from None
 
 
 def _imports(module: str, path: Path) -> list[str]:
@@ -195,21 +195,21 @@ def _declared(path: Path) -> list[str] | None:
             raise ValueError
     except ValueError:
         where = f"{path}, line {bindings[-1].lineno}"
-        remedy = "write it out in one place."
+        remedy = "write it as one literal tuple."
         raise UsageError(where, "DATA once, as a tuple of file names", "something else", remedy) from None
     return list(value)
 
 
 def _data_file(name: str, module: Path) -> Path:
-    beside = module.parent / name
-    if beside.exists():
-        return beside
+    relative = module.parent / name
+    if relative.exists():
+        return relative
     package, _, rest = name.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / rest).exists():
             return Path(folder) / rest
-    return beside
+    return relative
 
 
 def _hash(path: Path) -> str:
