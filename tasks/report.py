@@ -25,7 +25,7 @@ from tasks.presentation.samples import sample
 from tasks.records.checkpoint import RestoreReport
 from tasks.records.parity import ParityReport, ParityRow
 from tasks.records.rehearsal import Rehearsal
-from tasks.records.run import RunSummary, StepState
+from tasks.records.run import ParitySummary, QualitySummary, RunSummary, SmokeSummary, StepState
 from tasks.records.serving import RuntimeIdentity, ServerVerdict, SmokeReport
 from tasks.records.signature import GraphNames
 from tasks.step import Run, action
@@ -56,22 +56,19 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
 
 def summary(run: Run, name: str, page: Path | None) -> RunSummary:
     """Return the document that `tfship run --json` prints."""
-    smokes, rehearsal = _smokes(run.artifacts), _rehearsal(run.artifacts)
+    smokes, restored = _smokes(run.artifacts), _restored(run.artifacts)
     return RunSummary(
         run_id=run.run_id,
         name=name,
-        steps=tuple(outcome.model_dump(mode="json", exclude={"message"}) for outcome in run.outcomes),
-        parity=tuple(
-            {field: getattr(row, field) for field in _ROW_FIELDS} | {"test": row.test.value}
-            for row in parity_rows(run.artifacts)
-        ),
-        smoke=_smoke_fields(min(smokes, key=lambda smoke: smoke.passed)) if smokes else None,
+        steps=tuple(run.outcomes),
+        parity=tuple(ParitySummary.of(row) for row in parity_rows(run.artifacts)),
+        smoke=SmokeSummary.of(min(smokes, key=lambda smoke: smoke.passed)) if smokes else None,
         servers=servers(run),
-        rehearsal=rehearsal.model_dump(mode="json", exclude={"identity"}) if rehearsal else None,
-        promotion=run.promotion.model_dump(exclude={"digest", "confirmed_by"}) if run.promotion else None,
+        rehearsal=_rehearsal(run.artifacts),
+        promotion=run.promotion,
         report=str(page) if page else None,
-        adopted=_adopted_fields(run.artifacts),
-        quality=_quality_fields(run.artifacts),
+        adopted=TrainingRun(run.artifacts["adopt"].path).adopted() if "adopt" in run.artifacts else None,
+        quality=QualitySummary(evaluation=restored.evaluation, probe=restored.worth) if restored else None,
         notes=(*_notes(run.artifacts), *_servers_notes(run.artifacts), *_assisted(run)),
     )
 
@@ -95,9 +92,6 @@ def keep(found: RunSummary) -> None:
         os.replace(scratch, place)
     except OSError as failure:
         raise EnvironmentFailure.from_os(failure, f"report {place}") from failure
-
-
-_ROW_FIELDS = ("candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed")
 
 
 def parity_rows(artifacts: Mapping[str, Artifact]) -> list[ParityRow]:
@@ -172,23 +166,6 @@ def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
     return (*notes, *dict.fromkeys(f"{row.form}: {row.note}" for row in not_made))
 
 
-def _adopted_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    found = TrainingRun(artifacts["adopt"].path).adopted() if "adopt" in artifacts else None
-    return found.model_dump(mode="json") if found else None
-
-
-def _quality_fields(artifacts: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    found = _restored(artifacts)
-    return (
-        None
-        if found is None
-        else {
-            "evaluation": found.evaluation.model_dump(mode="json") if found.evaluation else None,
-            "probe": found.worth.model_dump(mode="json") if found.worth else None,
-        }
-    )
-
-
 def _smokes(artifacts: Mapping[str, Artifact]) -> tuple[SmokeReport, ...]:
     """Return the report of each server, by image."""
     found = [report for artifact in _of(artifacts, "smoke_test") if (report := Smoked(artifact.path).report())]
@@ -201,19 +178,6 @@ def _rehearsal(artifacts: Mapping[str, Artifact]) -> Rehearsal | None:
 
 def _restored(artifacts: Mapping[str, Artifact]) -> RestoreReport | None:
     return Restored(artifacts["restore_verify"].path).report() if "restore_verify" in artifacts else None
-
-
-def _smoke_fields(smoke: SmokeReport) -> dict[str, Any]:
-    first_round = smoke.rounds[0]
-    first = first_round.latency[0] if first_round.latency else None
-    return {
-        "runtime": smoke.identity.runtime,
-        "image": smoke.identity.image,
-        "load_seconds": first_round.load_seconds,
-        "latency_ms": {"p50": first.p50, "p99": first.p99} if first else None,
-        "passed": smoke.passed,
-        "verdict": smoke.verdict,
-    }
 
 
 def _facts(run: Run, name: str, error: BaseException | None) -> ReportFacts:

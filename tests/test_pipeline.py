@@ -12,12 +12,13 @@ from flows import telemetry
 from flows.config import PipelineConfig
 from flows.train_to_serve import summaries, train_to_serve
 from tasks.errors import HeldError, ParityError
+from tasks.records.run import PromotionSummary, StepSummary
 from tasks.releases.publish import Releases
 
 STEPS = ["train", "checkpoint", "restore_verify", "freeze", "export", "smoke_test"]
 
 
-def piped(folder: Path, **settings: Any) -> dict[str, dict[str, Any]]:
+def piped(folder: Path, **settings: Any) -> dict[str, StepSummary]:
     """Run the flow without a server; its steps by name."""
     config = PipelineConfig.model_validate(
         {
@@ -31,11 +32,11 @@ def piped(folder: Path, **settings: Any) -> dict[str, dict[str, Any]]:
     )
     with telemetry.shown(quiet=True):
         train_to_serve.fn(config)
-    return {step["name"]: step for step in summaries[-1].steps}
+    return {step.name: step for step in summaries[-1].steps}
 
 
-def states(steps: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {name: str(step["state"]) for name, step in steps.items()}
+def states(steps: dict[str, StepSummary]) -> dict[str, str]:
+    return {name: step.state.value for name, step in steps.items()}
 
 
 ALL_CACHED = dict.fromkeys(STEPS, "cached") | {"promote": "unchanged", "report": "built"}
@@ -63,17 +64,17 @@ def test_twice_is_once(folder: Path) -> None:
 
 
 def test_a_moved_store_keeps_its_digests_and_rebuilds_nothing(first: Path, folder: Path) -> None:
-    before = {name: step["digest"] for name, step in piped(first).items() if name in STEPS}
+    before = {name: step.digest for name, step in piped(first).items() if name in STEPS}
     shutil.move(folder / "store", folder / "elsewhere")
     after = piped(folder, store=folder / "elsewhere")
     assert states(after) == ALL_CACHED
-    assert {name: after[name]["digest"] for name in STEPS} == before
+    assert {name: after[name].digest for name in STEPS} == before
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "manifest"])
 @pytest.mark.parametrize("step", STEPS)
 def test_one_flipped_byte_rebuilds_that_step_and_only_that(folder: Path, step: str, which: str) -> None:
-    artifact = Path(piped(folder)[step]["artifact"])
+    artifact = Path(piped(folder)[step].artifact or "")
     files = [path for path in artifact.rglob("*") if path.is_file() and path.name != "manifest.json"]
     smallest, *_, largest = sorted(files, key=lambda path: path.stat().st_size)
     victim = {"largest": largest, "smallest": smallest, "manifest": artifact / "manifest.json"}[which]
@@ -108,8 +109,9 @@ def test_a_digest_that_was_rolled_back_is_held_until_it_is_forced(folder: Path) 
     assert releases.served() == 1
     with pytest.raises(HeldError, match="worse on Mondays"):
         piped(folder, training={"hyperparameters": {"told": 1}})
-    assert {step["name"]: step["state"] for step in summaries[-1].steps}["promote"] == "held"
-    assert summaries[-1].promotion == {
+    assert {step.name: step.state for step in summaries[-1].steps}["promote"] == "held"
+    promotion = summaries[-1].promotion
+    assert promotion and promotion.model_dump(include=set(PromotionSummary.model_fields)) == {
         "name": "half_plus_two",
         "version": None,
         "path": None,
@@ -130,10 +132,10 @@ def test_a_refused_run_is_no_success_anywhere_and_is_reported(folder: Path, monk
             piped(folder, source=_broken(folder))
         summary = summaries[-1]
         assert summary.promotion is None
-        assert [str(step["state"]) for step in summary.steps][2:] == ["failed", "built"]
+        assert [step.state.value for step in summary.steps][2:] == ["failed", "built"]
         assert "NaN or infinities" in Path(str(summary.report)).read_text()
     assert not (folder / "serving" / "broken").exists()
-    assert float(summary.steps[2]["seconds"]) < 5.0
+    assert summary.steps[2].seconds < 5.0
 
 
 def _broken(folder: Path) -> str:

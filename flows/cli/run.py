@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,7 +17,8 @@ from tasks.artifact_views import Exported, Frozen
 from tasks.errors import DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
 from tasks.forms.detect import detect
 from tasks.records.parity import form_of
-from tasks.records.run import RunSummary
+from tasks.records.rehearsal import RehearsalSummary
+from tasks.records.run import ParitySummary, QualitySummary, RunSummary, StepState
 
 
 def register(app: typer.Typer) -> None:
@@ -109,9 +109,7 @@ def next_after(error: BaseException, settings: PipelineConfig, options: Options,
 
 def _refused_form(summary: RunSummary) -> Path | None:
     """The form that was made and found to differ, if it was as late as that."""
-    failed = {
-        one["name"]: Path(one["artifact"]) for one in summary.steps if one["state"] == "failed" and one["artifact"]
-    }
+    failed = {one.name: Path(one.artifact) for one in summary.steps if one.state is StepState.FAILED and one.artifact}
     places = [Frozen(failed["freeze"]).graph] if "freeze" in failed else []
     places += [Exported(failed["export"]).model] if "export" in failed else []
     return next((place for place in places if place.exists()), None)
@@ -142,7 +140,7 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
 
 def assisted(summary: RunSummary) -> bool:
     """Whether this was a worker beside its chief, which has made nothing of its own."""
-    return any(step["state"] == "assisted" for step in summary.steps)
+    return any(step.state is StepState.ASSISTED for step in summary.steps)
 
 
 def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
@@ -163,22 +161,22 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         right = column in ("checks", "max abs", "max rel", "mismatched")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for (candidate, test), rows in _grouped(summary.parity).items():
-        judged = [row for row in rows if row["passed"] is not None]
-        verdict = "not made" if not judged else "equal" if all(row["passed"] for row in judged) else "DIFFERS"
+        judged = [row for row in rows if row.passed is not None]
+        verdict = "not made" if not judged else "equal" if all(row.passed for row in judged) else "DIFFERS"
         table.add_row(
             candidate,
             test,
             str(len(judged)),
-            f"{max((row['max_abs'] for row in rows), default=0.0):.3g}",
-            f"{max((row['max_rel'] for row in rows), default=0.0):.3g}",
-            str(sum(row["mismatched"] for row in rows)),
+            f"{max((row.max_abs for row in rows), default=0.0):.3g}",
+            f"{max((row.max_rel for row in rows), default=0.0):.3g}",
+            str(sum(row.mismatched for row in rows)),
             verdict,
         )
     if summary.parity:
         Console().print(table)
     if summary.smoke:
-        runtime = summary.smoke["image"] or summary.smoke["runtime"]
-        print(f"\nsmoke   {summary.smoke['verdict']} in {runtime}, loaded in {summary.smoke['load_seconds']:.2f} s")
+        runtime = summary.smoke.image or summary.smoke.runtime
+        print(f"\nsmoke   {summary.smoke.verdict} in {runtime}, loaded in {summary.smoke.load_seconds:.2f} s")
     for one in summary.servers if len(summary.servers) > 1 else ():
         print(f"server  {one.verdict} in {one.server}{': ' if one.reason else ''}{one.reason}")
     if summary.rehearsal:
@@ -186,61 +184,61 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     for note in summary.notes:
         print(f"note    {note}")
     if summary.adopted:
-        print(
-            f"model   {summary.adopted['form']}{', ' + summary.adopted['chosen'] if summary.adopted['chosen'] else ''}"
-        )
-        print(f"probe   {summary.adopted['probe']}")
-        for note in summary.adopted["notes"]:
+        adopted = summary.adopted
+        print(f"model   {adopted.form.value}{', ' + adopted.chosen if adopted.chosen else ''}")
+        print(f"probe   {adopted.probe}")
+        for note in adopted.notes:
             print(f"note    {note}")
     if summary.quality:
         _print_quality(summary.quality)
     promotion = summary.promotion
-    if promotion and promotion["version"] is not None:
-        print(f"release {promotion['name']} version {promotion['version']}, {promotion['outcome']}")
-        print(f"path    {promotion['path']}")
+    if promotion and promotion.version is not None:
+        print(f"release {promotion.name} version {promotion.version}, {promotion.outcome}")
+        print(f"path    {promotion.path}")
     elif promotion:
-        print(f"release none: promotion {promotion['outcome']}")
+        print(f"release none: promotion {promotion.outcome}")
     last = summary.steps[-2] if len(summary.steps) > 1 else None
     if settings.until and last:
-        print(f"path    {last['artifact']}")
+        print(f"path    {last.artifact}")
     print(f"report  {summary.report}")
-    if promotion and promotion["version"] is not None:
+    if promotion and promotion.version is not None:
         print(f"next    tfship releases {summary.name} --serving-root {shlex.quote(str(settings.serving_root))}")
     else:
         print(f"next    tfship run {shlex.quote(settings.source)}")
 
 
-def _print_quality(quality: Mapping[str, Any]) -> None:
+def _print_quality(quality: QualitySummary) -> None:
     """What labelled data say of the model, and what the probe would not show."""
-    found = quality["evaluation"]
-    if found and found["accuracy"] is not None:
-        worst = min(found["classes"], key=lambda row: row["f1"], default=None)
-        tail = f"; worst class {worst['label']}, F1 {worst['f1']:.3f}" if worst else ""
-        print(f"quality accuracy {found['accuracy']:.4f} on {found['rows']} rows of {found['file']}{tail}")
+    found = quality.evaluation
+    if found and found.accuracy is not None:
+        worst = min(found.classes, key=lambda row: row.f1, default=None)
+        tail = f"; worst class {worst.label}, F1 {worst.f1:.3f}" if worst else ""
+        print(f"quality accuracy {found.accuracy:.4f} on {found.rows} rows of {found.file}{tail}")
     elif found:
-        print(f"quality mean absolute error {found['mae']:.4g} on {found['rows']} rows of {found['file']}")
-    worth = quality["probe"]
-    for name, what in (
-        ("constant", "is the same in every row of the probe"),
-        ("one_class", "names one class only"),
-        ("unnoticed", "could change without any output of the probe moving"),
+        print(f"quality mean absolute error {found.mae:.4g} on {found.rows} rows of {found.file}")
+    if quality.probe is None:
+        return
+    for names, what in (
+        (quality.probe.constant, "is the same in every row of the probe"),
+        (quality.probe.one_class, "names one class only"),
+        (quality.probe.unnoticed, "could change without any output of the probe moving"),
     ):
-        for one in worth[name] if worth else ():
-            print(f"note    {one} {what}")
+        for name in names:
+            print(f"note    {name} {what}")
 
 
-def _rehearsed(found: Mapping[str, Any]) -> str:
-    switch = found["switch"]
+def _rehearsed(found: RehearsalSummary) -> str:
+    switch = found.switch
     if switch is None:
-        return f"not rehearsed: {found['note']}"
-    failed = sum(phase["failed"] for phase in switch["phases"])
-    slowest = ", ".join(f"{phase['name']} {phase['p99']} ms" for phase in switch["phases"])
-    took = "never" if switch["switch_seconds"] is None else f"after {switch['switch_seconds']} s"
+        return f"not rehearsed: {found.note}"
+    failed = sum(phase.failed for phase in switch.phases)
+    slowest = ", ".join(f"{phase.name} {phase.p99} ms" for phase in switch.phases)
+    took = "never" if switch.switch_seconds is None else f"after {switch.switch_seconds} s"
     return f"{failed} failed requests, new version took over {took}; p99 {slowest}"
 
 
-def _grouped(rows: tuple[Mapping[str, Any], ...]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+def _grouped(rows: tuple[ParitySummary, ...]) -> dict[tuple[str, str], list[ParitySummary]]:
+    groups: dict[tuple[str, str], list[ParitySummary]] = {}
     for row in rows:
-        groups.setdefault((form_of(row["candidate"]), row["test"]), []).append(row)
+        groups.setdefault((form_of(row.candidate), row.test.value), []).append(row)
     return groups

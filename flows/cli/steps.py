@@ -74,7 +74,7 @@ def convert(
     if pipeline.assisted(summary):
         print(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))
         return 0
-    artifact = next(Path(one["artifact"]) for one in summary.steps if one["name"] == step)
+    artifact = next(Path(one.artifact) for one in summary.steps if one.name == step and one.artifact)
     compared = Compared(artifact).parity()
     for row in compared.rows if compared else ():
         if row.is_not_made:

@@ -35,12 +35,17 @@ class Switch(Record):
     ended: str = ""
 
 
-class Rehearsal(Record):
+class RehearsalSummary(Record):
     """A rehearsed change of versions, or the reason why there was none (`note`); then `passed` is None."""
 
-    identity: RuntimeIdentity
     switch: Switch | None = None
     peak_memory: int | None = None
     checks: tuple[Check, ...] = ()
     note: str = ""
     passed: bool | None = None
+
+
+class Rehearsal(RehearsalSummary):
+    """A rehearsed change of versions, with the server in which it was rehearsed."""
+
+    identity: RuntimeIdentity

@@ -1,16 +1,19 @@
-"""What a run did: one outcome a step, and the document that `tfship run --json` prints."""
+"""What a run did: the outcome of each step, and the document that `tfship run --json` prints."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
+from tasks.records.adoption import Adopted
 from tasks.records.base import Record
-from tasks.records.serving import ServerVerdict
+from tasks.records.evaluation import Evaluation, ProbeWorth
+from tasks.records.parity import ParityRow, ParityTest
+from tasks.records.rehearsal import RehearsalSummary
+from tasks.records.serving import ServerVerdict, SmokeReport
 
 
 class StepState(StrEnum):
-    """How a step ended; `assisted` is training that another worker, the chief, keeps."""
+    """The end of a step; `assisted` is training whose model another worker, the chief, keeps."""
 
     BUILT = "built"
     CACHED = "cached"
@@ -21,41 +24,108 @@ class StepState(StrEnum):
     ASSISTED = "assisted"
 
 
-class StepOutcome(Record):
-    """One step of a run. `message` is the error's first line, or why it was skipped."""
+class StepSummary(Record):
+    """One step of a run."""
 
     name: str
     state: StepState
     seconds: float
     artifact: str | None = None
     digest: str | None = None
+
+
+class StepOutcome(StepSummary):
+    """One step of a run, with the first line of its error or the reason why it was skipped."""
+
     message: str = ""
 
 
-class Promotion(Record):
-    """What `promote` did. `outcome` is promoted, unchanged, held or skipped."""
+class PromotionSummary(Record):
+    """The result of a promotion. `outcome` is promoted, unchanged, held or skipped."""
 
     name: str
     version: int | None = None
     path: str | None = None
     previous: int | None = None
     outcome: str
+
+
+class Promotion(PromotionSummary):
+    """The result of a promotion, with the digest of the model and the server that confirmed it."""
+
     digest: str | None = None
     confirmed_by: str = ""
 
 
+class ParitySummary(Record):
+    """One comparison, without the place of its worst difference."""
+
+    candidate: str
+    signature: str
+    output: str
+    test: ParityTest
+    max_abs: float
+    max_rel: float
+    mismatched: int
+    passed: bool | None
+
+    @classmethod
+    def of(cls, row: ParityRow) -> ParitySummary:
+        """Return the summary of a row."""
+        return cls(**{name: getattr(row, name) for name in cls.model_fields})
+
+
+class LatencySummary(Record):
+    """Latency of the first set-up, in milliseconds."""
+
+    p50: float
+    p99: float
+
+
+class SmokeSummary(Record):
+    """The result of a smoke test."""
+
+    runtime: str
+    image: str | None
+    load_seconds: float
+    latency_ms: LatencySummary | None
+    passed: bool
+    verdict: str
+
+    @classmethod
+    def of(cls, smoke: SmokeReport) -> SmokeSummary:
+        """Return the summary of a report, with the times of its first set-up."""
+        first = smoke.rounds[0]
+        latency = first.latency[0] if first.latency else None
+        return cls(
+            runtime=smoke.identity.runtime,
+            image=smoke.identity.image,
+            load_seconds=first.load_seconds,
+            latency_ms=LatencySummary(p50=latency.p50, p99=latency.p99) if latency else None,
+            passed=smoke.passed,
+            verdict=smoke.verdict,
+        )
+
+
+class QualitySummary(Record):
+    """Quality on labelled rows, and the sensitivity of the probe."""
+
+    evaluation: Evaluation | None
+    probe: ProbeWorth | None
+
+
 class RunSummary(Record):
-    """The JSON document of a run (DESIGN.md, "What a user types")."""
+    """The JSON document of a run."""
 
     run_id: str
     name: str
-    steps: tuple[dict[str, Any], ...]
-    parity: tuple[dict[str, Any], ...]
-    smoke: dict[str, Any] | None
-    promotion: dict[str, Any] | None
+    steps: tuple[StepSummary, ...]
+    parity: tuple[ParitySummary, ...]
+    smoke: SmokeSummary | None
+    promotion: PromotionSummary | None
     report: str | None
-    adopted: dict[str, Any] | None = None
-    quality: dict[str, Any] | None = None
+    adopted: Adopted | None = None
+    quality: QualitySummary | None = None
     notes: tuple[str, ...] = ()
     servers: tuple[ServerVerdict, ...] = ()
-    rehearsal: dict[str, Any] | None = None
+    rehearsal: RehearsalSummary | None = None

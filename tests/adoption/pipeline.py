@@ -16,7 +16,7 @@ from tasks.errors import PipelineError
 from tasks.records.adoption import Adopted
 from tasks.records.forms import Form
 from tasks.records.parity import form_of
-from tasks.records.run import RunSummary
+from tasks.records.run import RunSummary, StepSummary
 from tasks.records.signature import GraphNames
 from tasks.tensors import tensor_file
 
@@ -32,10 +32,10 @@ class Shipped:
     """A finished run of the flow."""
 
     summary: RunSummary
-    steps: Mapping[str, Mapping[str, Any]]
+    steps: Mapping[str, StepSummary]
 
     def artifact(self, step: str) -> Path:
-        return Path(self.steps[step]["artifact"])
+        return Path(self.steps[step].artifact or "")
 
     @property
     def adopted(self) -> Adopted:
@@ -55,8 +55,8 @@ class Shipped:
     @property
     def promoted(self) -> Path:
         assert self.summary.promotion is not None
-        assert self.summary.promotion["outcome"] == "promoted"
-        return Path(self.summary.promotion["path"])
+        assert self.summary.promotion.outcome == "promoted"
+        return Path(self.summary.promotion.path or "")
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Shipyard:
         with telemetry.shown(quiet=True):
             train_to_serve.fn(config)
         summary = summaries[-1]
-        return Shipped(summary, {step["name"]: step for step in summary.steps})
+        return Shipped(summary, {step.name: step for step in summary.steps})
 
     def shipped(self, name: str, source: Path, **settings: Any) -> Shipped:
         """`ship`, once a session."""
@@ -108,7 +108,7 @@ class Shipyard:
             self.ship(source, "refused", **settings)
         except PipelineError as error:
             with contextlib.suppress(IndexError):
-                assert {step["name"] for step in summaries[before].steps} <= {"adopt", "report"}
+                assert {step.name for step in summaries[before].steps} <= {"adopt", "report"}
             return error
         raise AssertionError(f"{source} was shipped")
 
@@ -119,15 +119,15 @@ def require_shipped(shipped: Shipped, **said: str) -> None:
     `said` gives for a candidate why it was not made, beyond what is said of every model of its form.
     """
     assert set(shipped.steps) == set(STEPS)
-    assert {str(step["state"]) for step in shipped.steps.values()} <= {"built", "cached"}  # two forms, one model
+    assert {step.state.value for step in shipped.steps.values()} <= {"built", "cached"}  # two forms, one model
     rows = shipped.summary.parity
-    assert [row for row in rows if row["passed"] is False] == []
-    not_made = {row["candidate"] for row in rows if row["passed"] is None and form_of(row["candidate"]) != ROWS}
+    assert [row for row in rows if row.passed is False] == []
+    not_made = {row.candidate for row in rows if row.passed is None and form_of(row.candidate) != ROWS}
     assert not_made == set(said)
     assert {f"{candidate}: {note}" for candidate, note in said.items()} <= set(shipped.summary.notes)
     expected = SAID.get(shipped.adopted.form)
     assert expected is None or any(note.startswith(expected) for note in shipped.summary.notes)
-    candidates = {form_of(row["candidate"]) for row in rows}
+    candidates = {form_of(row.candidate) for row in rows}
     assert {
         "checkpoint",
         "frozen_graph",
@@ -138,7 +138,7 @@ def require_shipped(shipped: Shipped, **said: str) -> None:
     } <= candidates
     outputs = {(one.key, output) for one in shipped.names.signatures for output in one.outputs}
     for candidate in candidates - {"saved_model (files)", ROWS} - set(said):
-        looked_at = {(row["signature"], row["output"]) for row in rows if form_of(row["candidate"]) == candidate}
+        looked_at = {(row.signature, row.output) for row in rows if form_of(row.candidate) == candidate}
         assert outputs <= looked_at, candidate
     assert shipped.summary.smoke is not None
-    assert shipped.summary.smoke["passed"]
+    assert shipped.summary.smoke.passed

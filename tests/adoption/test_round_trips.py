@@ -144,9 +144,9 @@ def test_a_checkpoint_is_the_same_by_its_folder_its_prefix_or_one_of_its_files(y
     written = yard.written(one_network_in_every_form.saver_v2)
     shipped = yard.shipped("way-0", written, given=NAMED, probe={"file": written / "probe.npz"})
     again = yard.ship(written / spelled, "way-0", given=NAMED, probe={"file": written / "probe.npz"})
-    assert again.steps["adopt"]["digest"] == shipped.steps["adopt"]["digest"]
-    assert {again.steps[name]["state"] for name in ("adopt", "export", "smoke_test")} == {"cached"}
-    assert again.steps["promote"]["state"] == "unchanged"
+    assert again.steps["adopt"].digest == shipped.steps["adopt"].digest
+    assert {again.steps[name].state for name in ("adopt", "export", "smoke_test")} == {"cached"}
+    assert again.steps["promote"].state == "unchanged"
 
 
 def test_what_a_run_writes_is_adopted_again_and_answers_the_same(yard: Shipyard) -> None:
@@ -198,7 +198,7 @@ def test_an_object_is_written_as_its_checkpoint_and_is_the_same_again(
     again = yard.ship(first.artifact("convert") / "object_checkpoint", "again-objects", until="adopt", **settings)
     assert again.adopted.form is Form.OBJECT_CHECKPOINT
     np.testing.assert_array_equal(again.baseline["serving_default/y"], first.baseline["serving_default/y"])
-    candidates = {row["candidate"] for row in first.summary.parity if row["passed"]}
+    candidates = {row.candidate for row in first.summary.parity if row.passed}
     assert "object_checkpoint" in candidates
 
 

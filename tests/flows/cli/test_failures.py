@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from flows.cli import run as pipeline
+from flows.cli.options import Options
+from flows.cli.options import of as options_of
 from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.artifacts.store import Store
 from tasks.errors import ParityError
-from tasks.records.run import RunSummary
+from tasks.records.run import RunSummary, StepState, StepSummary
 from tests.flows.cli.process import QUICK, Answer, Shell, tfship
 from tests.makers import inspected_files
 
@@ -88,9 +90,9 @@ def test_the_last_line_of_a_refused_run_is_the_command_that_says_more(copied: Pa
     assert answer.code == 3 and next_command(answer) == "tfship inspect graph.pb"
     artifact = copied / "artifact"
     (artifact / "saved_model").mkdir(parents=True)
-    failed = {"name": "export", "state": "failed", "artifact": str(artifact)}
+    failed = StepSummary(name="export", state=StepState.FAILED, seconds=1.0, artifact=str(artifact))
     summary = RunSummary(run_id="", name="graph", steps=(failed,), parity=(), smoke=None, promotion=None, report=None)
-    given = {"inputs": ["x"], "outputs": ["y"], "verbose": False}
+    given = Options(options_of("run"), {"inputs": ["x"], "outputs": ["y"], "verbose": False})
     refusal, settings = ParityError("a", "b", "c", "d"), PipelineConfig(source="graph.pb")
     command = pipeline.next_after(refusal, settings, given, summary)
     assert command == f"tfship verify graph.pb {artifact}/saved_model --input x --output y --explain"
