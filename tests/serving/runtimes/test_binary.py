@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import EnvironmentFailure
 from tasks.isolate.ports import free_ports
 from tasks.isolate.process import LOG_BYTES, TERM_SECONDS
-from tasks.records.serving import Exit
+from tasks.records.serving import Endpoint, Exit
 from tasks.serving.runtimes import binary
 from tasks.serving.runtimes.binary import BinaryRuntime, find
 
@@ -34,12 +34,13 @@ for name in ("rest_api_port", "port"):
         print(f"Failed to bind: {{error}}", flush=True)
         sys.exit(255)
     held[-1].listen()
-print("up", " ".join(sys.argv[1:]), flush=True)
 if "stubborn" in flags.get("model_name", ""):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.fork() == 0:
         time.sleep(600)
-time.sleep(600)
+print("up", " ".join(sys.argv[1:]), flush=True)
+while True:
+    held[0].accept()[0].sendall(b"here")
 """
 
 
@@ -89,10 +90,9 @@ def test_ports_that_are_always_taken_are_an_environment_failure(
 def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Path, tmp_path: Path) -> None:
     runtime = BinaryRuntime(listener, tmp_path / "logs")
     endpoint = runtime.start("stubborn", tmp_path, deadline=30)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while "up" not in runtime.logs() and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(2.0)  # it says so just before it is deaf
     began = time.monotonic()
     runtime.stop()
     assert time.monotonic() - began < 2 * TERM_SECONDS
@@ -110,10 +110,16 @@ def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Pat
 def test_the_server_outlives_the_thread_that_started_it(listener: Path, tmp_path: Path) -> None:
     """The kernel's death signal comes with the parent's thread: Prefect's threads come and go."""
     runtime = BinaryRuntime(listener, tmp_path / "logs")
-    thread = threading.Thread(target=lambda: runtime.start("model", tmp_path, deadline=30))
+    started: list[Endpoint] = []
+    thread = threading.Thread(target=lambda: started.append(runtime.start("model", tmp_path, deadline=30)))
     thread.start()
     thread.join()
-    time.sleep(0.5)
+    until = time.monotonic() + 60
+    while Path(f"/proc/self/task/{thread.native_id}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    host, _, port = started[0].rest.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as asked:
+        assert asked.recv(4) == b"here"
     assert runtime.exited() is None
     runtime.stop()
 
