@@ -64,7 +64,7 @@ def test_a_model_that_does_not_load_is_refused_with_the_servers_words(
     assert (answer.code, answer.out) == (3, "")
     assert "tfship: serving empty: expected a version that loads" in answer.err
     assert "does not appear to contain a SavedModel bundle" in answer.err
-    assert "Remedy: `tfship inspect" in answer.err and "Traceback" not in answer.err
+    assert "Remedy: run `tfship inspect" in answer.err and "Traceback" not in answer.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
