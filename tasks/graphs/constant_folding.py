@@ -1,7 +1,7 @@
-"""What TensorFlow would run while it only imports a graph: to learn shapes it folds constants, in called functions too.
+"""Guards against constant folding at import: TensorFlow runs ops to learn shapes, in called functions too.
 
 It folds any op without state whose inputs are constants (tensorflow/core/common_runtime/eval_const_tensor.cc), and
-`ReadFile` is one. A placeholder with a default is no constant to it, and the same value to whoever runs the graph.
+`ReadFile` is one. A placeholder with a default is not a constant to it, and has the same value when the graph is run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def guard(graph_def: GraphDef) -> None:
 
 
 def guarded(graph_def: GraphDef) -> bool:
-    """Whether `guard` has changed it."""
+    """Return True if `guard` has changed the graph."""
     return any(node.name.startswith(_GUARD) for node in graphs.Graph(graph_def).every_node())
 
 
@@ -41,7 +41,7 @@ def _would_fold(at: Placed) -> bool:
 
 
 def _constant(at: Placed) -> bool:
-    """Whether nothing that a node depends on has a state or is fed. What calls a function may give it constants."""
+    """Return True if nothing that a node depends on is stateful or fed. A caller may pass constants to a function."""
     waiting, seen = [at.node], {at.node.name}
     while waiting:
         node = waiting.pop()
@@ -55,7 +55,7 @@ def _constant(at: Placed) -> bool:
 
 
 def _first_type(node: NodeDef) -> int:
-    """The dtype of a node's first input, as an enum value."""
+    """Return the dtype of a node's first input, as an enum value."""
     first = op_registry.definition(node.op).input_arg[0]
     listed = graphs.attribute(node, first.type_list_attr).list.type
     return int(first.type or graphs.attribute(node, first.type_attr).type or (listed[0] if listed else 0))

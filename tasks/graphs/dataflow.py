@@ -68,7 +68,7 @@ class Dataflow:
         self.graph = Scope(graph.body)
 
     def uses(self, scope: Scope, name: str, outputs: Iterable[str] | None = None) -> list[Use]:
-        """What uses the node or argument `name`, or only those of its `outputs`, directly or handed on."""
+        """Return the uses of the node or argument `name`, or of its `outputs` only, directly or passed on."""
         found: list[Use] = []
         waiting: list[tuple[Scope, str, frozenset[str] | None]] = [
             (scope, name, None if outputs is None else frozenset(outputs))
@@ -106,7 +106,7 @@ class Dataflow:
         return Scope(self._graph.functions[function], scope, node, offset, scope.depth + 1)
 
     def everywhere(self) -> Iterator[tuple[Scope, Any]]:
-        """Every node of the graph, and of every function by each call that leads to it."""
+        """Yield every node of the graph, and of every function once for each call that leads to it."""
         waiting, count = [self.graph], 0
         while waiting and count < 10_000:  # calls can multiply: what is not seen is only not known
             scope = waiting.pop()
@@ -119,7 +119,7 @@ class Dataflow:
                     ]
 
     def origin(self, scope: Scope, tensor: str) -> tuple[Scope, Any] | None:
-        """The node that a tensor comes from, past what hands it on unchanged and out of functions' arguments."""
+        """Return the node that a tensor comes from, through ops that pass it on unchanged and arguments of functions."""
         for _ in range(1000):
             name = tensor.partition(":")[0]
             node = scope.body.nodes.get(name)
@@ -137,7 +137,7 @@ class Dataflow:
         return None
 
     def constant(self, scope: Scope, tensor: str) -> Array | None:
-        """The value of a tensor that comes from a Const, else None."""
+        """Return the value of a tensor that comes from a Const, else None."""
         import tensorflow as tf
 
         found = self.origin(scope, tensor)
@@ -149,7 +149,7 @@ class Dataflow:
             return None
 
     def shape(self, scope: Scope, tensor: str) -> list[int] | None:
-        """The shape of a table or weight, as far as the graph states it; -1 where a size is open."""
+        """Return the shape of a table or weight as far as the graph states it; -1 for an open size."""
         found = self.origin(scope, tensor)
         if found is None:
             return None

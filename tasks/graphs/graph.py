@@ -1,4 +1,4 @@
-"""The one index of a GraphDef: nodes, functions, readers, reach, order and calls. Runs nothing.
+"""The index of a GraphDef: nodes, functions, readers, reach, order and calls. Runs nothing.
 
 Names are as in GraphDef: `node`, `node:1`, `^node` for a control input; in the body of a function `argument` or
 `node:output:index` (tensorflow/core/framework/function.proto). A Graph indexes the proto as it is when it is made: make
@@ -32,7 +32,7 @@ BACK_EDGES = frozenset({"NextIteration", "RefNextIteration"})
 
 
 class CallSpec(NamedTuple):
-    """How an op calls functions: the attributes that name them, and the input that is their first argument.
+    """The way in which an op calls functions: the attributes that name them, and the input that is their first argument.
 
     A function of an op that `repeats` takes the op's inputs in the first iteration only.
     """

@@ -25,14 +25,14 @@ LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads b
 def find(
     meta: MetaGraphDef, outputs: Iterable[str], folder: Path
 ) -> tuple[str | None, tuple[Asset, ...], dict[str, Path]]:
-    """What fills the lookup tables that `outputs` read: the operation, its assets, and where their files are now.
+    """Find the operation that fills the lookup tables that `outputs` read, its assets, and the present paths of their files.
 
-    The operation is added to the graph, in place, where only a collection names the initialisers; paths that TF2 keeps
-    in variables become constants, as TF1 has them. An asset goes by its file's name, numbered where another has it.
+    The operation is added to the graph, in place, where only a collection names the initialisers; paths that TF2 keeps in
+    variables become constants, as in TF1. An asset is named after its file, with a number if the name is taken.
 
     Raises:
-        DamagedError: an asset's file is not here.
-        UsageError: one file here would have to be two assets.
+        DamagedError: the file of an asset is missing.
+        UsageError: one file would have to be two assets.
         UnsafeGraph: the outputs would fill a table from a file themselves.
     """
     outputs = list(outputs)
@@ -74,7 +74,7 @@ def find(
 
 
 def paths(meta: MetaGraphDef) -> dict[str, str]:
-    """The tensors that hold the paths of a model's own files, which are fed when it is loaded; and what they say."""
+    """Map the tensors that hold paths of the model's own files, which a loader feeds, to these paths."""
     declared = _declared(meta)
     if _main_op(meta) is not None:
         return declared
@@ -84,7 +84,7 @@ def paths(meta: MetaGraphDef) -> dict[str, str]:
 
 
 def initialisers(meta: MetaGraphDef) -> list[str]:
-    """Every operation that somebody may run once a model is restored, to fill its tables."""
+    """Return every operation that may run after a model is restored, to fill its tables."""
     found = _added(meta)
     if _INIT in meta.signature_def:
         found += [info.name for info in meta.signature_def[_INIT].outputs.values()]
@@ -95,9 +95,10 @@ def initialisers(meta: MetaGraphDef) -> list[str]:
 
 
 def _place(folder: Path, written: str, candidates: Iterable[str]) -> Path:
-    """Where an asset's file is. Never where the graph says: it could name any file of this machine, and have it shipped.
+    """Return the path of an asset's file below the model's folder, never the path that the graph names: that could be any file.
 
-    Raises DamagedError where it is not.
+    Raises:
+        DamagedError: the file is missing.
     """
     assets = folder / "assets"
     for candidate in candidates:
@@ -114,15 +115,15 @@ def _parts(written: str) -> list[str]:
 
 
 def _endings(written: str) -> list[str]:
-    """A path of another machine, with less and less of its folders."""
+    """Return a path of another machine with fewer and fewer of its folders."""
     parts = _parts(written)
     return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
 def _declared(meta: MetaGraphDef) -> dict[str, str]:
-    """The assets of a SavedModel: its file in `assets` by the tensor that takes its path.
+    """Map the tensors that take paths of a SavedModel's assets to the files in `assets`.
 
-    Older ones keep them in a collection (tensorflow/cc/saved_model/loader.cc).
+    Older SavedModels keep them in a collection (tensorflow/cc/saved_model/loader.cc).
     """
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -166,7 +167,7 @@ def _constant_paths(graph_def: GraphDef, assets: Iterable[str]) -> None:
 
 
 def _main_op(meta: MetaGraphDef) -> str | None:
-    """What a loader runs once (tensorflow/cc/saved_model/loader.cc: init op, main op, legacy init op, in this order)."""
+    """Return the op that a loader runs once: init op, main op, or legacy init op (tensorflow/cc/saved_model/loader.cc)."""
     if _INIT in meta.signature_def:
         names = [info.name for key, info in meta.signature_def[_INIT].outputs.items() if key == _INIT]
         return graphs.node_name(names[0]) if names else ""
@@ -177,7 +178,7 @@ def _main_op(meta: MetaGraphDef) -> str | None:
 
 
 def _collected(meta: MetaGraphDef) -> list[Any]:
-    """What a graph's collection of initialisers, or our own operation, fills tables with; groups are taken apart."""
+    """Return the nodes that fill tables, from the collection of initialisers or the op that `find` added; groups are expanded."""
     nodes = Graph(meta.graph_def).nodes
     held = (
         meta.collection_def["table_initializer"].node_list.value if "table_initializer" in meta.collection_def else ()
@@ -199,7 +200,7 @@ def _collected(meta: MetaGraphDef) -> list[Any]:
 
 
 def _added(meta: MetaGraphDef) -> list[str]:
-    """The operations that `find` has added."""
+    """Return the operations that `find` has added."""
     return [node.name for node in meta.graph_def.node if node.name.rstrip("_") == _TABLES]
 
 

@@ -1,8 +1,7 @@
-"""Ops by what they touch: files, the network, Python, the process; and the libraries that bring ops of their own.
+"""Ops by what they touch: files, the network, Python, the process; and the libraries that define ops of their own.
 
-Derived from the whole op list of TensorFlow 2.21. `tests/graphs/test_scan.py` goes over every registered op again: one
-whose name sounds of files, Python or the network must stand in a list here, so that a new TensorFlow cannot bring
-such an op unnoticed.
+Derived from the op list of TensorFlow 2.21. `tests/graphs/test_scan.py` checks every registered op: one whose name
+suggests files, Python or the network must be in a list here, so that no new TensorFlow adds such an op unnoticed.
 """
 
 from __future__ import annotations
@@ -160,7 +159,7 @@ LIBRARIES = (
 
 
 def library_of(op: str) -> str:
-    """The library that is known to define an op that TensorFlow does not, or ""."""
+    """Return the library that is known to define an op that TensorFlow does not, or ""."""
     for prefix, library in LIBRARIES:
         if op.startswith(prefix):
             return library
@@ -169,12 +168,12 @@ def library_of(op: str) -> str:
 
 
 def unsafe_family(op: str) -> str:
-    """What an op does that must not be run, "" where it is allowed or judged by its attributes."""
+    """Return what an op does that must not be run; "" if it is allowed or depends on its attributes."""
     if op in UNSAFE:
         return UNSAFE[op]
     return next((does for pattern, does in UNSAFE_FAMILIES if pattern.fullmatch(op)), "")
 
 
 def harmless(op: str) -> bool:
-    """Whether an op's name is known to sound worse than it is."""
+    """Return True if an op's name is known to sound worse than it is."""
     return any(pattern.fullmatch(op) for pattern, _ in HARMLESS)

@@ -1,4 +1,4 @@
-"""What this TensorFlow registers: ops, and the kernels that run them on a CPU."""
+"""The registry of this TensorFlow: ops, and the kernels that run them on a CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.graphs.protos import NodeDef
 
 @cache
 def definition(op: str) -> Any:
-    """The OpDef that TensorFlow registers under that name, or None."""
+    """Return the OpDef that TensorFlow registers under a name, or None."""
     from tensorflow.python.framework import op_def_registry
 
     return op_def_registry.get(op)
@@ -25,7 +25,7 @@ def _kernels(op: str) -> list[Any]:
 
 
 def has_kernel(node: NodeDef) -> bool:
-    """Whether some CPU kernel takes the node's types; `DEFAULT` kernels run on every device.
+    """Return True if a CPU kernel takes the node's types; `DEFAULT` kernels run on every device.
 
     (tensorflow/core/framework/op_kernel.cc, FindKernelRegistration; kernel_def_util.cc, KernelAttrsMatch.)
     """
@@ -47,7 +47,7 @@ def has_kernel(node: NodeDef) -> bool:
 
 
 def elsewhere(op: str) -> str:
-    """Which kernels an op has instead, in words."""
+    """Describe the kernels that an op has on other devices."""
     devices = sorted({kernel.device_type for kernel in _kernels(op)})
     if "CPU" in devices or "DEFAULT" in devices:
         return "CPU kernels for other types only"
@@ -55,7 +55,7 @@ def elsewhere(op: str) -> str:
 
 
 def types_of(node: NodeDef) -> str:
-    """A node's types, `T=int8`, for a message."""
+    """Return a node's types, such as `T=int8`, for a message."""
     import tensorflow as tf
 
     given = sorted((name, value.type) for name, value in node.attr.items() if value.type)

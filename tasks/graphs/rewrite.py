@@ -1,4 +1,4 @@
-"""Surgery on a brought graph, for inference: placeholders are pinned, inputs are cut free and given their shapes."""
+"""Rewriting of graphs for inference: placeholders are pinned, inputs are cut off and given their shapes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def cut(graph_def: GraphDef, tensor: str, dtype: str, shape: Any) -> str:
 
 
 def described(meta: MetaGraphDef, signatures: Iterable[Signature]) -> tuple[Signature, ...]:
-    """The signatures with the dtypes and shapes that the graph gives their tensors, whatever was declared of them."""
+    """Return the signatures with the dtypes and shapes that the graph gives their tensors, whatever was declared."""
     import tensorflow as tf
 
     graph = tf.Graph()
@@ -120,7 +120,7 @@ def described(meta: MetaGraphDef, signatures: Iterable[Signature]) -> tuple[Sign
 
 
 def reshaped(graph: Any, asked: Sequence[Signature], shipped: Sequence[Signature]) -> tuple[str, ...]:
-    """Where inputs ship with other shapes than they were asked for, or than the original's own graph has: notes."""
+    """Return notes on inputs whose shapes differ from the requested ones, or from those of the source model's graph."""
     notes = []
     for one, other in zip(asked, shipped, strict=True):
         for alias, spec in one.inputs.items():
@@ -157,7 +157,7 @@ def _rejoin(graph_def: GraphDef, signatures: Sequence[Signature], moved: Mapping
 
 
 def _either(one: Any | None, other: Any) -> Any:
-    """The TensorShape of what has either shape."""
+    """Return the TensorShape that covers both shapes."""
     import tensorflow as tf
 
     shape = tf.TensorShape(other)

@@ -1,5 +1,6 @@
-"""The one place that says what a graph may run: every op that outputs reach, function bodies included, judged before
-anything is loaded. Works on GraphDef protos; nothing is executed and nothing imported into a tf.Graph.
+"""The safety scan: decides on the protos which ops may run, among all that the outputs reach, function bodies included.
+
+Nothing is executed and nothing is imported into a tf.Graph.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
 
 
 def scan(graph_def: GraphDef, targets: Iterable[str] | None) -> OpsFound:
-    """What a graph is made of, and what of it must not or cannot run.
+    """Scan a graph for its ops, and for those that must not or cannot run.
 
-    Counts and devices are of the whole graph and its function library. `unsafe`, `unknown`, `no_kernel` and
-    `train_mode` are of what `targets` (tensors or operations) reach, or of everything where there are none.
+    Counts and devices cover the entire graph and its function library. `unsafe`, `unknown`, `no_kernel` and `train_mode`
+    cover what `targets` (tensors or operations) reach, or everything without targets.
 
     Raises:
         PipelineError: a target is not in the graph.
@@ -154,10 +155,10 @@ def require_harmless(graph_def: GraphDef, targets: Iterable[str], where: str) ->
 
 
 def require_loadable(meta: MetaGraphDef, where: str) -> None:
-    """Refuse what a loader would run of itself: the operations that initialise and restore, before any output is asked.
+    """Refuse what a loader would run by itself: the operations that initialise and restore, before any output is requested.
 
-    (tensorflow/cc/saved_model/loader.cc runs `restore_op_name` and the main op.) Reading a checkpoint is all that a
-    restore may do beyond computing, and filling tables from the model's own files all that the others may.
+    (tensorflow/cc/saved_model/loader.cc runs `restore_op_name` and the main op.) Besides computing, a restore may only read
+    a checkpoint, and the others may only fill tables from the model's own files.
 
     Raises:
         UnsafeGraph: one of them touches other files or the network, runs Python, or ends the process.
@@ -180,7 +181,7 @@ def require_loadable(meta: MetaGraphDef, where: str) -> None:
 
 
 def does(at: Placed) -> str:
-    """What a node does that must not be run, in words; "" for what only computes."""
+    """Describe what a node does that must not be run; "" if it only computes."""
     node = at.node
     if family := op_policy.unsafe_family(node.op):
         return family

@@ -1,7 +1,7 @@
-"""Which files fill a graph's lookup tables: a name is followed back to where it comes from, through function bodies too.
+"""Files that fill lookup tables: the name of a file is followed to its origin, through function bodies too.
 
-A table may be filled from a file that the model brings along, whose path the loader feeds. Any other name would have a
-file of this machine read, and its lines given out as the answers of a lookup.
+A table may be filled from a file that comes with the model, whose path the loader feeds. With any other name a file of
+this machine would be read, and its lines returned as the answers of a lookup.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def require_own(graph_def: GraphDef, targets: list[str], paths: Collection[str],
 
 
 class _Origins:
-    """Where tensors come from, as far as they are only handed on."""
+    """The origins of tensors, as far as they are only passed on."""
 
     def __init__(self, graph: Graph, reached: list[Placed], paths: Collection[str]) -> None:
         self._graph, self._reached, self._paths = graph, reached, paths
@@ -47,7 +47,7 @@ class _Origins:
         self._swapped_in = gradients | implementing  # called by others than those that name them
 
     def known(self, at: Placed, tensor: str) -> bool:
-        """Whether the tensor that `at` reads is one of the known paths, whoever calls the function that `at` is in."""
+        """Return True if the tensor that `at` reads is one of the known paths, for every caller of its function."""
         waiting, seen = [(at, tensor)], set()
         while waiting:
             at, tensor = waiting.pop()
@@ -64,7 +64,7 @@ class _Origins:
         return True
 
     def _sources(self, at: Placed, tensor: str) -> Iterator[tuple[Placed, str]]:
-        """What hands a tensor on to `at`; nothing where it is made there."""
+        """Yield the tensors from which `at` takes a tensor unchanged; nothing if the tensor is computed there."""
         name = graphs.node_name(tensor)
         node = at.body.nodes.get(name)
         arguments = at.body.arguments
@@ -91,7 +91,7 @@ class _Origins:
                 yield at, given[position + first]
 
     def _assigned(self, handle: str) -> list[str]:
-        """What is assigned to a variable, where nothing else can reach it: TF2 keeps assets' paths in such."""
+        """Return what is assigned to a variable that nothing else can reach: TF2 keeps paths of assets in such variables."""
 
         def shared(node: NodeDef) -> str:
             return graphs.attribute(node, "shared_name").s.decode(errors="replace") or str(node.name)

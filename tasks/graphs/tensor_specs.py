@@ -41,15 +41,15 @@ class Specs:
         self._inferred: dict[str, Shape] = {}
 
     def types(self, name: str) -> list[int]:
-        """The dtypes of a node's outputs, as enum values; none where its op is unknown."""
+        """Return the dtypes of a node's outputs, as enum values; empty if its op is unknown."""
         found = output_types(self.nodes[name], self.graph)
         return [dtype - _REFERENCE if dtype > _REFERENCE else dtype for dtype in found]
 
     def named(self, name: str, option: str) -> str:
-        """The full name, `node:0`, of a tensor that the user called by it or by its operation's name.
+        """Return the full name, `node:0`, of a tensor that the user named, by it or by its operation's name.
 
         Raises:
-            UsageError: there is none; the message has those of similar names.
+            UsageError: there is none; the message lists similar names.
         """
         node, _, position = name.partition(":")
         if node not in self.nodes:
@@ -69,7 +69,7 @@ class Specs:
         return f"{node}:{index}"
 
     def spec(self, tensor: str) -> TensorSpec:
-        """What a tensor is; its shape as `infer` and the node's attributes know it."""
+        """Return the dtype and shape of a tensor, as `infer` and the attributes of its node give them."""
         import tensorflow as tf
 
         node, index = graphs.node_name(tensor), output_index(tensor)
@@ -83,7 +83,7 @@ class Specs:
         return said if said is not None else self._inferred.get(tensor)
 
     def _said(self, tensor: str) -> Shape:
-        """The shape that attributes tell, None where they tell none."""
+        """Return the shape that attributes give, or None."""
         name, index = graphs.node_name(tensor), output_index(tensor)
         node = self.nodes[name]
         proto = None
@@ -144,8 +144,9 @@ class Specs:
         return part
 
     def needed(self, tensors: Iterable[str], stops: Collection[str]) -> tuple[set[str], dict[str, str]]:
-        """The nodes that `tensors` depend on when `stops` are given, and who reads each placeholder's or feeder's
-        tensors among them: tensor -> node."""
+        """Return the nodes that `tensors` depend on, down to `stops`, and the reader of each placeholder's or feeder's tensor
+        among them: tensor -> node.
+        """
         stopped = set(stops)
         pinned = {graphs.node_name(stop) for stop in stopped if self.nodes[graphs.node_name(stop)].op in PLACEHOLDERS}
         found: set[str] = set()
@@ -166,7 +167,7 @@ class Specs:
 
 
 def shape_of(proto: Any) -> Shape:
-    """A TensorShapeProto as sizes; None for one of unknown rank."""
+    """Return a TensorShapeProto as sizes; None for an unknown rank."""
     return None if proto.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in proto.dim)
 
 
@@ -181,7 +182,7 @@ def proto_of(shape: Shape) -> Any:
 
 
 def _taken_by(output: Any) -> Shape:
-    """The shape that a placeholder of any shape must have for those that read it: a matrix for MatMul, images for Conv2D."""
+    """Return the shape that the readers of a placeholder of any shape require: a matrix for MatMul, images for Conv2D."""
     for reader in output.consumers():
         if len(reader.inputs) < 2 or reader.inputs[0] is not output or reader.inputs[1].shape.rank is None:
             continue

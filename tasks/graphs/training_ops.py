@@ -50,7 +50,7 @@ def found(placed: Iterable[Placed], *, reached: bool) -> tuple[str, ...]:
 
 
 def is_training_batch_norm(node: NodeDef) -> bool:
-    """Whether a fused batch norm normalises by the batch's own statistics, as it does where nothing else is said."""
+    """Return True if a fused batch norm uses the statistics of the batch, which is its default."""
     return (
         node.op.startswith("FusedBatchNorm")
         and "Grad" not in node.op
@@ -59,7 +59,7 @@ def is_training_batch_norm(node: NodeDef) -> bool:
 
 
 def dropouts(nodes: Mapping[str, NodeDef]) -> Iterator[Dropout]:
-    """Every dropout among these nodes, in each of the ways in which TensorFlow has written it.
+    """Yield every dropout among these nodes, in each of the ways in which TensorFlow has written it.
 
     `floor(keep_prob + uniform)` until 1.12, `uniform >= rate` since (tensorflow/python/ops/nn_ops.py, dropout_v2), and
     `uniform < keep_prob` by hand.
@@ -95,7 +95,7 @@ def _dropout(
 
 
 def _traced(nodes: Mapping[str, NodeDef], name: str) -> tuple[str, bool]:
-    """Where a rate comes from, and whether it was turned round on its way (`1 - keep_prob`)."""
+    """Return the node that a rate comes from, and whether it was inverted on the way (`1 - keep_prob`)."""
     flipped, seen = False, set()
     while name in nodes and name not in seen:
         seen.add(name)

@@ -72,16 +72,16 @@ def _on_a_cycle(graph: Graph) -> str | None:
 
 
 def and_more(every: Iterable[str], first: str) -> str:
-    """What else there is beside the first, for a message."""
+    """Return the rest of a list after its first item, for a message."""
     others = [other for other in every if other != first]
     shown = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
     return f" (and {len(others)} more: {shown})" if others else ""
 
 
 def require_valid_meta_graph(meta: MetaGraphDef, where: str) -> None:
-    """Raise DamagedError where a MetaGraphDef's graph, collections or Savers cannot be read as what they are.
+    """Raise DamagedError if the graph, a collection or a Saver of a MetaGraphDef cannot be read.
 
-    Its signatures are looked at as each is taken (`proposals.declared`): a broken one beside it harms nobody.
+    Its signatures are checked when each is used (`propose.declared`): a broken one does not affect the others.
     """
     require_valid_graph(meta.graph_def, where)
     for at, number in _types(meta.graph_def):
@@ -101,7 +101,7 @@ def require_valid_meta_graph(meta: MetaGraphDef, where: str) -> None:
 
 
 def savers(meta: MetaGraphDef) -> list[Any]:
-    """A graph's SaverDefs: its own first, and those of its collection. Raises DecodeError."""
+    """Return a graph's SaverDefs: its own first, then those of its collection. Raises DecodeError."""
     from tensorflow.core.protobuf import saver_pb2
 
     found = [meta.saver_def] if meta.saver_def.restore_op_name else []
@@ -112,7 +112,7 @@ def savers(meta: MetaGraphDef) -> list[Any]:
 
 
 def output_types(node: NodeDef, graph: Graph) -> list[int]:
-    """The dtypes of a node's outputs, as enum values; none where its op is unknown."""
+    """Return the dtypes of a node's outputs, as enum values; empty if its op is unknown."""
     signature = op_registry.definition(node.op)
     if signature is None and (function := graph.functions.get(node.op)) and function.definition:
         signature = function.definition.signature
@@ -137,7 +137,7 @@ def output_types(node: NodeDef, graph: Graph) -> list[int]:
 
 
 def is_dtype(number: int) -> bool:
-    """Whether that is the number of a dtype."""
+    """Return True if that is the number of a dtype."""
     return number != 0 and _known(number)
 
 
@@ -152,7 +152,7 @@ def _known(number: int) -> bool:
 
 
 def _types(graph_def: GraphDef) -> Iterator[tuple[str, int]]:
-    """Every dtype that is named in a graph and its functions, by its number, and where."""
+    """Yield every dtype that is named in a graph and its functions, as a number, with its place."""
     for node in Graph(graph_def).every_node():
         for name, value in node.attr.items():
             at = f"{node.name} ({node.op}), its {name}"
@@ -195,7 +195,7 @@ def _named(number: int) -> str:
 
 
 def _require_decodes(key: str, held: Any, where: str) -> None:
-    """Of collections whose messages an import reads (tensorflow/python/framework/meta_graph.py)."""
+    """Check collections whose messages an import reads (tensorflow/python/framework/meta_graph.py)."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import meta_graph_pb2
@@ -215,7 +215,7 @@ def _require_decodes(key: str, held: Any, where: str) -> None:
 
 
 def _require_restores(graph_def: GraphDef, definition: Any, outputs: dict[str, list[int]], where: str) -> None:
-    """Of a Saver whose restore operation is in the graph: one whose is not restores nothing, and nobody takes it."""
+    """Check a Saver whose restore operation is in the graph; one whose operation is not there restores nothing."""
     if graphs.node_name(definition.restore_op_name) not in outputs:
         return
     at, filename = f"{where}: the Saver of {definition.restore_op_name}", definition.filename_tensor_name

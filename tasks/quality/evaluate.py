@@ -24,13 +24,13 @@ _DEFAULT = "serving_default"
 
 
 def labelled(file: Path, signatures: Sequence[Signature], label: str | None = None) -> tuple[Tensors, Array, str]:
-    """The inputs of one signature by input name, one label a row, and the signature's key.
+    """Read the inputs of one signature by input name, one label per row, and the signature's key.
 
-    Any kind of file that the probe may come from, with the labels as one more column, array or feature: `label`, else
-    one of `LABELS`. Labels are integers, strings or floats; one-hot rows are taken for integers.
+    The file has any format of a probe, with the labels as one more column, array or feature: `label`, otherwise one of
+    `LABELS`. Labels are integers, strings or floats; one-hot rows are read as integers.
 
     Raises:
-        UsageError: no labels, no inputs for any signature, or not as many of the one as of the other.
+        UsageError: there are no labels, no inputs for any signature, or their numbers differ.
     """
     held = files.held(file)
     for signature in sorted(signatures, key=lambda signature: signature.key != _DEFAULT):
@@ -53,7 +53,7 @@ def labelled(file: Path, signatures: Sequence[Signature], label: str | None = No
 
 
 def _label(held: Held, signature: Signature, label: str | None) -> str | None:
-    """The name under which the labels of a signature lie. An input is none, unless that is asked for."""
+    """Return the name of the labels of a signature. An input is never taken, unless it is requested."""
     names = [label] if label else [name for name in LABELS if name not in signature.inputs]
     found = [full for name in names for full in (f"{signature.key}/{name}", name) if full in held.named]
     if len(found) > 1 and not label:
@@ -121,9 +121,9 @@ def evaluate(
     file: str = "",
     output: str | None = None,
 ) -> Evaluation:
-    """How well one output answers `labels`, the rows being sent in batches of `batch` or of what the signature fixes.
+    """Measure how well one output predicts `labels`, sending rows in batches of `batch` or of the size that the signature fixes.
 
-    The output is `output`, else the one that `judged.choose` takes, which the record names.
+    The output is `output`, otherwise the one that `output_choice.choose` selects, which the record names.
 
     Raises:
         UsageError: no output can be compared with such labels.
@@ -169,7 +169,7 @@ def evaluate(
 
 
 def _answers(predictor: Predictor, signature: str, inputs: Tensors, rows: int, batch: int) -> Tensors:
-    """Every output that has rows, on all rows. A fixed batch's last is filled up with its last row, cut off again."""
+    """Return every output that has rows, for all rows. The last batch is padded with its last row where the size is fixed."""
     fixed = fit.fixed_batch(predictor.signatures[signature])
     size = fixed or batch
     parts: dict[str, list[Array]] = {}

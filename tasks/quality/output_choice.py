@@ -1,4 +1,4 @@
-"""Which output of a signature is compared with labels, and how its answers become classes or numbers."""
+"""Choice of the scored output of a signature, and conversion of its answers into classes or numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLASSES = ("class", "classes", "class_id", "class_ids", "label", "labels", "pre
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScoredOutput:
     """What is compared: `answers` with `labels`, as `numbers` or as the names of classes."""
 
     output: str
@@ -27,14 +27,14 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def choose(outputs: Mapping[str, Array], labels: Array, wanted: str | None, where: str) -> Verdict:
-    """The verdict on the output of that name, else on the likeliest one.
+def choose(outputs: Mapping[str, Array], labels: Array, wanted: str | None, where: str) -> ScoredOutput:
+    """Return the scored output: the one of that name, otherwise the likeliest one.
 
-    Labels with fractions are compared with numbers. Others with an output that names classes, one a row; else with
-    the best of several scores a row; else, 0 and 1 being the only labels, with one probability a row; else as numbers.
+    Labels with fractions are compared with numbers. Others are compared with an output that names a class in each row, then
+    with the best of several scores, then, if 0 and 1 are the only labels, with a probability, then as numbers.
 
     Raises:
-        UsageError: there is no such output, or none that such labels can be compared with, or several alike.
+        UsageError: there is no such output, or none or several that can be compared with such labels.
     """
     if wanted is not None and wanted not in outputs:
         raise UsageError(where, f"the output {wanted!r}", _described(outputs), "name one of the outputs.")
@@ -50,14 +50,14 @@ def choose(outputs: Mapping[str, Array], labels: Array, wanted: str | None, wher
         floats = [name for name, array in considered.items() if array.ndim == 1 and array.dtype.kind in "fVi"]
         if floats:
             name = _only(floats, _CLASSES, considered, where)
-            return Verdict(name, True, labels.tolist(), considered[name].astype(np.float64).tolist())
+            return ScoredOutput(name, True, labels.tolist(), considered[name].astype(np.float64).tolist())
     kind = "strings" if labels.dtype.kind == "U" else "fractions" if fractions else "integers"
     remedy = "name an output of one class, one number or several scores a row; integer labels suit scores."
     raise UsageError(where, f"an output that labels which are {kind} can be compared with", _described(outputs), remedy)
 
 
-def _named_classes(considered: Tensors, flat: Tensors, labels: Array, where: str) -> Verdict | None:
-    """An output that names a class in each row, or the classes whose scores lie beside it (TF Serving's classify)."""
+def _named_classes(considered: Tensors, flat: Tensors, labels: Array, where: str) -> ScoredOutput | None:
+    """Return an output that names a class in each row, or the classes that belong to its scores (TF Serving's classify)."""
     text = labels.dtype.kind == "U"
     kinds = "SUO" if text else "iubSUO"
     found: Tensors = {}
@@ -74,13 +74,13 @@ def _named_classes(considered: Tensors, flat: Tensors, labels: Array, where: str
     name = _only(list(found), _CLASSES, found, where)
     answers = found[name]
     if answers.dtype.kind not in "SUO":
-        return Verdict(name, False, [int(label) for label in labels], [int(answer) for answer in answers])
+        return ScoredOutput(name, False, [int(label) for label in labels], [int(answer) for answer in answers])
     names = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in answers.tolist()]
-    return Verdict(name, False, [str(label) if text else str(int(label)) for label in labels], names)
+    return ScoredOutput(name, False, [str(label) if text else str(int(label)) for label in labels], names)
 
 
-def _best_scores(considered: Tensors, flat: Tensors, labels: Array, where: str) -> Verdict | None:
-    """The class with the highest of several scores."""
+def _best_scores(considered: Tensors, flat: Tensors, labels: Array, where: str) -> ScoredOutput | None:
+    """Return the class with the highest of several scores."""
     found = [name for name, array in considered.items() if array.dtype.kind in "fV" and array.ndim == 2]
     if labels.dtype.kind == "U" or not found:
         return None
@@ -91,12 +91,12 @@ def _best_scores(considered: Tensors, flat: Tensors, labels: Array, where: str) 
     notes = (f"{int(lost.sum())} rows have scores that are NaN: they count as wrong",) if lost.any() else ()
     answers = [NO_CLASS if row_lost else str(answer) for answer, row_lost in zip(best, lost.tolist(), strict=True)]
     if not lost.any():
-        return Verdict(name, False, [int(label) for label in labels], best)
-    return Verdict(name, False, [str(int(label)) for label in labels], answers, notes)
+        return ScoredOutput(name, False, [int(label) for label in labels], best)
+    return ScoredOutput(name, False, [str(int(label)) for label in labels], answers, notes)
 
 
-def _probability(considered: Tensors, flat: Tensors, labels: Array, where: str) -> Verdict | None:
-    """One probability a row, for labels that are 0 or 1."""
+def _probability(considered: Tensors, flat: Tensors, labels: Array, where: str) -> ScoredOutput | None:
+    """Return one probability per row, for labels that are 0 or 1."""
     if labels.dtype.kind == "U" or not set(labels.tolist()) <= {0, 1}:
         return None
     found = [
@@ -108,11 +108,11 @@ def _probability(considered: Tensors, flat: Tensors, labels: Array, where: str) 
         return None
     name = _only(found, SCORES, considered, where)
     answers = [int(answer >= 0.5) for answer in considered[name].tolist()]
-    return Verdict(name, False, [int(label) for label in labels], answers, ("a probability of 0.5 or more is class 1",))
+    return ScoredOutput(name, False, [int(label) for label in labels], answers, ("a probability of 0.5 or more is class 1",))
 
 
 def _only(names: list[str], preferred: tuple[str, ...], outputs: Tensors, where: str) -> str:
-    """The only one of `names`, or the only one that is called as such outputs are, in the order of `preferred`."""
+    """Return the only one of `names`, or the only one with a usual name, in the order of `preferred`."""
     for usual in preferred:
         if named := [name for name in names if name.lower() == usual]:
             return named[0]
@@ -123,7 +123,7 @@ def _only(names: list[str], preferred: tuple[str, ...], outputs: Tensors, where:
 
 
 def _column(array: Array) -> Array:
-    """One value a row as a vector."""
+    """Return one value per row as a vector."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 

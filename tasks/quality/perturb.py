@@ -27,7 +27,7 @@ class Fed:
         self.form, self.signatures, self.values = predictor.form, predictor.signatures, predictor.values
 
     def unchanged(self) -> Fed:
-        """The same reads, fed with what they read."""
+        """Return the same model with the variable's own value fed."""
         return Fed(self._predictor, self._reads, self._old, self._old)
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
@@ -107,5 +107,5 @@ def another(value: Array) -> Array:
 
 
 def targets(signatures: Sequence[Signature]) -> list[str]:
-    """The tensors of all their outputs."""
+    """Return the tensors of all their outputs."""
     return [spec.tensor for signature in signatures for spec in signature.outputs.values()]

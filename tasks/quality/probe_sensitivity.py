@@ -1,4 +1,4 @@
-"""What the probe would not show: outputs that never change, one class only, variables whose change no output sees."""
+"""Sensitivity of the probe: outputs that never change, a single class, variables whose change moves no output."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _scores_classes(name: str, array: Array) -> bool:
 
 
 def _variables(predictor: Predictor, signatures: Sequence[Signature]) -> dict[str, int]:
-    """The variables that the outputs need, by name, with their number of elements."""
+    """Map the variables that the outputs need to their numbers of elements."""
     sizes = {fact.name: fact.size for fact in predictor.values() if fact.dtype != "uninitialised"}
     if isinstance(predictor, SessionPredictor):
         graph_def = predictor.session.graph.as_graph_def()
@@ -141,7 +141,7 @@ def _answers(predictor: Predictor, signatures: Sequence[Signature], probe: Tenso
 
 
 def _noticed(changed: Predictor, signatures: Sequence[Signature], probe: Tensors, reference: Tensors) -> bool:
-    """Whether the changed model answers otherwise, if only by failing."""
+    """Return True if the changed model answers differently, or fails."""
     import tensorflow as tf
 
     try:

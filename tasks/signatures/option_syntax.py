@@ -1,4 +1,4 @@
-"""What a user writes of a tensor: `--input [ALIAS=]NAME[:shape[:dtype]]`, `--output [ALIAS=]NAME`, `--pin NAME=VALUE`.
+"""Syntax of tensors on the command line: `--input [ALIAS=]NAME[:shape[:dtype]]`, `--output [ALIAS=]NAME`, `--pin NAME=VALUE`.
 
 NAME is a tensor (`x:0`) or an operation (`x`, its first output). A shape is `?,784`, `[None,784]` or, for a scalar, `[]`;
 one bare number after a name is an output's index, so a vector's shape is `[3]` or `3,`.
@@ -26,12 +26,12 @@ _ANY = ("?", "None", "none", "-1", "*")
 
 
 def named(specs: Specs, option: str, given: Iterable[str], stops: Collection[str] = ()) -> dict[str, TensorSpec]:
-    """The tensors that `--input` or `--output` name, by alias, with the user's shapes where he gave some.
+    """Return the tensors that `--input` or `--output` name, by alias, with the shapes that the user gave.
 
-    `stops` are tensors that are given when these are computed.
+    `stops` are tensors whose values are given when these are computed.
 
     Raises:
-        UsageError: no such tensor, a shape or dtype that it does not have, or one alias twice.
+        UsageError: there is no such tensor, it does not have that shape or dtype, or an alias is used twice.
     """
     found: dict[str, TensorSpec] = {}
     for text in given:
@@ -43,7 +43,7 @@ def named(specs: Specs, option: str, given: Iterable[str], stops: Collection[str
 
 
 def alias_of(tensor: str, taken: Mapping[str, Any]) -> str:
-    """The last part of an operation's name, made unique."""
+    """Return the last part of an operation's name, made unique."""
     name, _, position = tensor.partition(":")
     name = name.removesuffix("/read")  # a variable is read under that name
     base = name.rpartition("/")[2] + (f"_{position}" if position not in ("", "0") else "")
@@ -55,12 +55,12 @@ def alias_of(tensor: str, taken: Mapping[str, Any]) -> str:
 
 
 def tensor(specs: Specs, option: str, text: str) -> str:
-    """The tensor that one option names. Raises UsageError."""
+    """Return the tensor that an option names. Raises UsageError."""
     return _read(specs, f"{option} {text}", text)[1]
 
 
 def _read(specs: Specs, where: str, text: str) -> tuple[str, str, list[str]]:
-    """The alias, the tensor, and what follows its name."""
+    """Return the alias, the tensor, and what follows its name."""
     alias, equals, rest = text.rpartition("=")
     if equals and not _ALIAS.fullmatch(alias):
         raise UsageError(where, f"{_FORM}, an ALIAS of letters and digits", repr(alias), "choose a simple ALIAS.")
@@ -124,15 +124,15 @@ def _shape(where: str, text: str) -> tuple[int | None, ...]:
 
 
 def _narrowed(given: tuple[int | None, ...], own: Shape) -> Shape:
-    """The user's shape, with the sizes that the graph fixes: it takes no others."""
+    """Return the user's shape with the sizes that the graph fixes."""
     return given if own is None else tuple(b if a is None else a for a, b in zip(given, own, strict=True))
 
 
 def pinned(specs: Specs, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `--pin`, by tensor, as the graph's own dtype has them: numbers, booleans, text, or lists of them.
+    """Return the values of `--pin` by tensor, in the graph's dtype: numbers, booleans, text, or lists of them.
 
     Raises:
-        UsageError: no such placeholder, or a value that it cannot take.
+        UsageError: there is no such placeholder, or it cannot take the value.
     """
     found: dict[str, Any] = {}
     for name, value in given.items():

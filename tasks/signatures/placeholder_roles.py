@@ -1,7 +1,7 @@
-"""Where a graph's batches come in, what in it was learned, and which of its nodes depend on which: on the proto.
+"""Roles of placeholders: inputs, labels and pins, from the parameters and nodes that depend on them. Works on the proto.
 
-A placeholder is an input where a learned parameter is applied to it, and a label where only a loss compares it with what
-came of other inputs. Those of dropout and of training switches are pins.
+A placeholder is an input if a learned parameter is applied to it, and a label if only a loss compares it with the result
+of other inputs. Those of dropout and of training switches are pins.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHAPE_OPS = frozenset({"Shape", "ShapeN", "Rank", "Size"})  # a shape tells not
 _FLOAT = (1, 2, 14, 19)  # DT_FLOAT, DT_DOUBLE, DT_BFLOAT16, DT_HALF (tensorflow/core/framework/types.proto)
 
 
-class Lineage:
+class PlaceholderRoles:
     """The forward part of one graph. `machinery` are tensors and operations that train, save or summarise."""
 
     def __init__(self, specs: Specs, machinery: Iterable[str] = ()) -> None:
@@ -98,7 +98,7 @@ class Lineage:
         return found
 
     def _value_of(self, variable: str) -> str:
-        """The tensor by which a graph reads a variable."""
+        """Return the tensor by which a graph reads a variable."""
         if (reading := f"{variable}/read") in self.nodes and self.nodes[reading].op == "Identity":
             return f"{reading}:0"
         reads = [
@@ -183,10 +183,10 @@ class Lineage:
         return self.shape(name) in (None, (), (1,))
 
     def shape(self, name: str) -> Shape:
-        """The shape of a node's first output, as far as it is known."""
+        """Return the shape of a node's first output, as far as it is known."""
         return self.specs.spec(f"{name}:0").shape
 
     def candidate(self, tensor: str, why: str, value: Any = None) -> Candidate:
-        """A tensor of this graph as a candidate."""
+        """Return a tensor of this graph as a candidate."""
         spec = self.specs.spec(full_name(tensor))
         return Candidate(tensor=spec.tensor, dtype=spec.dtype, shape=spec.shape, why=why, value=value)

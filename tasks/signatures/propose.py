@@ -1,4 +1,4 @@
-"""What a graph declares of its signatures and what can be guessed, and the question to the user where neither decides."""
+"""Proposals of signatures: what a graph declares, what can be guessed, and the error that asks the user to choose."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SHOWN = 8
 
 
 def propose(meta: MetaGraphDef) -> Proposal:
-    """What a MetaGraphDef declares, and what may be guessed of its inputs, pins and outputs. Nothing is run.
+    """Return what a MetaGraphDef declares, and guesses of its inputs, pins and outputs. Nothing is run.
 
     Raises:
-        DamagedError: the graph is not well formed, or a declared signature names a tensor that is not in it.
+        DamagedError: the graph is not valid, or a declared signature names a tensor that is not in it.
     """
     require_valid_graph(meta.graph_def, "the graph")
     return _proposal(meta, Specs(meta.graph_def))
@@ -49,15 +49,15 @@ def _proposal(meta: MetaGraphDef, specs: Specs) -> Proposal:
 
 
 def options_for(meta: MetaGraphDef, proposal: Proposal) -> tuple[str, ...]:
-    """The options that would ship a proposal's first guess, each as one would type it; none where there is no guess."""
+    """Return the options that accept the first guess of a proposal, as words of a command line; empty without a guess."""
     return _options(Specs(meta.graph_def), proposal)
 
 
 def declared(meta: MetaGraphDef, specs: Specs, notes: list[str], key: str | None) -> tuple[Signature, ...]:
-    """The SignatureDefs that can be shipped, or the one of that key; `notes` gets why others are left out.
+    """Return the SignatureDefs that can be shipped, or the one of a key; `notes` receives the reasons for omissions.
 
     Raises:
-        UsageError: there is none of that key, or it takes or gives what is no dense tensor.
+        UsageError: there is none of that key, or one of its tensors is not dense.
         DamagedError: one names a tensor that is not in the graph.
     """
     keys = sorted(name for name in meta.signature_def if name not in _NO_SIGNATURES)
@@ -121,7 +121,7 @@ def _told(specs: Specs, key: str, info: Any) -> TensorSpec:
 
 
 def op(specs: Specs, tensor: str) -> str:
-    """The op of the node that a tensor comes from."""
+    """Return the op of the node that a tensor comes from."""
     return str(specs.nodes[graphs.node_name(tensor)].op)
 
 
@@ -132,7 +132,7 @@ def by_position(tensor: str) -> tuple[str, int]:
 
 
 def option(guesses: Candidates, tensor: str) -> str:
-    """What to add to the command line for a tensor that nobody gives."""
+    """Return the option to add to the command line for a tensor without a value."""
     pin = guesses.pins.get(graphs.node_name(tensor))
     if pin:
         return f"--pin {shlex.quote(f'{graphs.node_name(tensor)}={_typed(pin.value)}')}"
@@ -195,7 +195,7 @@ def _ranked(title: str, held: tuple[Candidate, ...]) -> str:
 
 
 def machinery(meta: MetaGraphDef) -> set[str]:
-    """What collections and the SaverDef name as training, saving and summarising."""
+    """Return what collections and the SaverDef name as training, saving and summarising."""
     saver = meta.saver_def
     found = {saver.filename_tensor_name, saver.save_tensor_name, saver.restore_op_name}
     for key in _MACHINERY_COLLECTIONS:

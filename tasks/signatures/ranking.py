@@ -15,7 +15,7 @@ from tasks.graphs.graph import full_name
 from tasks.graphs.protos import NodeDef
 from tasks.graphs.tensor_specs import FEEDERS, PLACEHOLDERS
 from tasks.records.adoption import Candidate
-from tasks.signatures.placeholder_roles import INPUT_NAME, Lineage
+from tasks.signatures.placeholder_roles import INPUT_NAME, PlaceholderRoles
 
 # Ops whose result is about a tensor, not of it, or that only pass a variable or a constant on.
 _NO_OUTPUT = re.compile(
@@ -55,8 +55,8 @@ _LISTED = 10
 _LOOKED_AT = 40
 
 
-class Candidates(Lineage):
-    """What one graph may take and give, ranked."""
+class Candidates(PlaceholderRoles):
+    """The inputs, pins and outputs that a graph may have, ranked."""
 
     def inputs(self) -> tuple[Candidate, ...]:
         """Inputs, the likeliest first; labels last."""
@@ -156,7 +156,7 @@ class Candidates(Lineage):
 
 
 def collected(collections: Mapping[str, Any], known: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The collections whose names say that they hold inputs or outputs, with the tensors of this graph that they name."""
+    """Return the collections whose names indicate inputs or outputs, with the tensors of this graph that they name."""
     nodes = set(known)
     found = {}
     for key in sorted(collections):

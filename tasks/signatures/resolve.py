@@ -1,6 +1,6 @@
-"""Which tensors of a brought graph are its inputs and outputs: what it declares, what the user says, what can be guessed.
+"""Resolution of signatures: what the model declares, what the user requests, what can be guessed.
 
-Only the first two are ever shipped. A guess is shown, ranked, with the options that would make it the user's word.
+Only the first two are ever shipped. A guess is shown, ranked, with the options that accept it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _asked(meta: MetaGraphDef, specs: Specs, given: ModelOptions, pins: Mapping[
 
 
 def _alone(specs: Specs, outputs: list[str], pins: Mapping[str, Any]) -> bool:
-    """Whether outputs need no input, because variables hold it."""
+    """Return True if the outputs need no input, because variables hold it."""
     return not specs.needed(outputs, pins)[1]
 
 
@@ -104,7 +104,7 @@ def _without_pinned(signature: Signature, pins: Mapping[str, Any], notes: list[s
 
 
 def _collected(meta: MetaGraphDef, specs: Specs, pins: Mapping[str, Any], notes: list[str]) -> tuple[Signature, ...]:
-    """One signature of what collections name, where they name inputs and outputs."""
+    """Return one signature from collections, if they name inputs and outputs."""
     held = ranking.collected(meta.collection_def, specs.nodes)
     sides: dict[str, dict[str, TensorSpec]] = {"inputs": {}, "outputs": {}}
     for key, tensors in held.items():
@@ -122,7 +122,7 @@ def _collected(meta: MetaGraphDef, specs: Specs, pins: Mapping[str, Any], notes:
 def _require_complete(
     specs: Specs, guesses: Candidates, signature: Signature, pins: Mapping[str, Any], notes: list[str]
 ) -> None:
-    """Raise UsageError where an output needs a batch, or a placeholder, that nobody gives."""
+    """Raise UsageError if an output needs a batch, or a placeholder, that has no value."""
     given = [spec.tensor for spec in signature.inputs.values()] + list(pins)
     reached, entered = specs.needed((spec.tensor for spec in signature.outputs.values()), given)
     for name in sorted(guesses.pins.keys() & reached):
