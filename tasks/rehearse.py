@@ -6,7 +6,6 @@ Follows smoke_test, on request; promote comes after it. Layout: `rehearsal.json`
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tasks import isolate
@@ -17,11 +16,11 @@ from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
 from tasks.errors import DamagedError, EnvironmentFailure, SmokeRefused
 from tasks.records.rehearsal import Rehearsal, Switch
-from tasks.records.serving import Cause, Check, Endpoint
-from tasks.records.settings import Gates, Serving
+from tasks.records.serving import Cause, Endpoint
+from tasks.records.settings import Serving
 from tasks.releases import rules
 from tasks.releases.publish import Releases
-from tasks.serving.checks import lifecycle, traffic
+from tasks.serving.checks import gates, lifecycle, traffic
 from tasks.serving.runtimes import choose
 from tasks.serving.runtimes.docker import address
 from tasks.serving.runtimes.protocol import ServingRuntime
@@ -114,7 +113,7 @@ def rehearse(
         found = f"version {version}, which answers neither its own warmup requests nor the probe of the new model"
         raise _impossible(runtime, served.name, found)
     peak = max(memory, default=None)
-    checks = tuple(gate_checks(switch, peak, serving.gates))
+    checks = tuple(gates.of_switch(switch, peak, serving.gates))
     rehearsal = Rehearsal(
         identity=runtime.identity,
         switch=switch,
@@ -152,46 +151,3 @@ def change(
         load_timeout=serving.load_timeout,
         request_timeout=serving.request_timeout,
     )
-
-
-def gate_checks(switch: Switch, peak: int | None, gates: Gates) -> Iterator[Check]:
-    """Compare the change of versions with the gates; `peak` is the memory with both loaded, in bytes."""
-
-    def check(case: str, expected: str, answered: str, passed: bool, cause: Cause) -> Check:
-        return Check(protocol="both", case=case, expected=expected, answered=answered, passed=passed, cause=cause)
-
-    seconds = switch.switch_seconds
-    took_over = f"never; {switch.ended}".rstrip("; ") if seconds is None else f"after {seconds:g} s"
-    cause = Cause.LOAD_ERROR if switch.ended else Cause.NEVER_AVAILABLE
-    yield check("the new version took over", "yes", took_over, seconds is not None, cause)
-    if gates.max_load_seconds is not None:
-        loaded = switch.load_seconds
-        answered = "not measured" if loaded is None else f"{loaded:g} s"
-        within = loaded is not None and loaded <= gates.max_load_seconds
-        yield check(
-            "load of the new version", f"at most {gates.max_load_seconds:g} s", answered, within, Cause.TOO_SLOW
-        )
-    for phase in switch.phases:
-        failed = f"{phase.failed} of {phase.requests}" + "".join(f"; {why}" for why in switch.failures[:1])
-        expected = "none of at least one"
-        yield check(
-            f"failed requests {phase.name}",
-            expected,
-            failed,
-            phase.requests > 0 and not phase.failed,
-            Cause.ANSWER_DIFFERS,
-        )
-        if gates.max_p99_ms is not None:
-            p99 = "not measured" if phase.p99 is None else f"{phase.p99:g} ms"
-            within = phase.p99 is not None and phase.p99 <= gates.max_p99_ms
-            yield check(f"p99 {phase.name}", f"at most {gates.max_p99_ms:g} ms", p99, within, Cause.TOO_SLOW)
-    if gates.max_rss_bytes is not None:
-        within = peak is not None and peak <= gates.max_rss_bytes
-        answered = "not measured" if peak is None else f"{peak} bytes"
-        yield check(
-            "resident memory with both loaded",
-            f"at most {gates.max_rss_bytes} bytes",
-            answered,
-            within,
-            Cause.TOO_LARGE,
-        )

@@ -35,10 +35,10 @@ from tasks.forms import warmup_requests
 from tasks.forms.warmup_requests import WarmupFound
 from tasks.records.forms import CandidateForm
 from tasks.records.parity import ParityReport, Tolerance
-from tasks.records.serving import Cause, Check, Endpoint, Round, SmokeReport
-from tasks.records.settings import FILE_FLAGS, Gates, Serving
+from tasks.records.serving import Cause, Endpoint, Round, SmokeReport
+from tasks.records.settings import FILE_FLAGS, Serving
 from tasks.serving.checks import examine as server_checks
-from tasks.serving.checks import lifecycle, preflight, production_config
+from tasks.serving.checks import gates, lifecycle, preflight, production_config
 from tasks.serving.checks.examine import Findings
 from tasks.serving.checks.production_config import Entry
 from tasks.serving.checks.setups import Setup, as_fetched, setups
@@ -265,7 +265,7 @@ def _round(
         latency=found.latency,
         warmup=warmup_word(log, warmup.records),
     )
-    return found, one.model_copy(update={"checks": (*one.checks, *gates(serving.gates, one))})
+    return found, one.model_copy(update={"checks": (*one.checks, *gates.of_round(one, serving.gates))})
 
 
 def examine(
@@ -274,30 +274,6 @@ def examine(
     """In a child: send every request and compare the answers."""
     reference = Reference.read(run, training_step)
     return server_checks.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest)
-
-
-def gates(limits: Gates, measured: Round) -> Iterator[Check]:
-    """Yield a check for each limit; a number that has a limit and was not measured does not pass.
-
-    A round that ended early has no measurements, and another check with the reason.
-    """
-    if not all(check.passed for check in measured.checks):
-        return
-    slowest = max((one.p99 for one in measured.latency if one.concurrency == 1), default=None)
-    for case, unit, limit, found, cause in (
-        ("p99", "ms", limits.max_p99_ms, slowest, Cause.TOO_SLOW),
-        ("load", "s", limits.max_load_seconds, measured.load_seconds, Cause.TOO_SLOW),
-        ("resident memory", "bytes", limits.max_rss_bytes, measured.peak_memory, Cause.TOO_LARGE),
-    ):
-        if limit is not None:
-            yield Check(
-                protocol="server",
-                case=case,
-                expected=f"at most {limit:g} {unit}",
-                answered="not measured" if found is None else f"{found:g} {unit}",
-                passed=found is not None and found <= limit,
-                cause=cause,
-            )
 
 
 def _complete(found: Findings, run: Path) -> bool:

@@ -21,7 +21,7 @@ from tasks.records.rehearsal import Phase, Rehearsal, Switch
 from tasks.records.serving import Cause, Endpoint
 from tasks.records.settings import Gates
 from tasks.rehearse import rehearse
-from tasks.serving.checks import lifecycle, traffic
+from tasks.serving.checks import gates, lifecycle, traffic
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
 from tests.makers.exported import TOLERANCE, Made, a_run, exported, serving
@@ -151,7 +151,7 @@ def slow(name: str) -> dict[str, Any]:
 def test_each_gate_holds_for_the_change_too(
     changes: dict[str, Any], peak: int | None, case: str, cause: Cause | None
 ) -> None:
-    failed = [(one.case, one.cause) for one in step.gate_checks(switch(**changes), peak, GOOD) if not one.passed]
+    failed = [(one.case, one.cause) for one in gates.of_switch(switch(**changes), peak, GOOD) if not one.passed]
     assert failed == ([(case, cause)] if cause else [])
 
 

@@ -152,12 +152,15 @@ def test_a_restore_with_the_original_in_reach_says_so_where_its_verdict_is(
         ),
         (
             saved_model_faults.meta_without_train_op,
-            "expected the train op 'train_op', which the run recorded, found none",
+            "expected the train op 'train_op', which the training run recorded, found none",
         ),
-        (saved_model_faults.meta_without_loss, "expected the loss 'loss:0', which the run recorded, found none"),
+        (
+            saved_model_faults.meta_without_loss,
+            "expected the loss 'loss:0', which the training run recorded, found none",
+        ),
         (
             saved_model_faults.meta_without_global_step,
-            "expected the global step 'global_step:0', which the run recorded, found none",
+            "expected the global step 'global_step:0', which the training run recorded, found none",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
