@@ -153,6 +153,18 @@ def server_log(number: int) -> str:
     return f"server-{number}.log" if number else "server.log"
 
 
+def written_by(target: Target) -> str:
+    """Return the step that writes a form."""
+    return {Target.SAVED_MODEL: "export", Target.FROZEN: "freeze"}.get(target, "convert")
+
+
+def form_in(folder: Path, target: Target) -> Path:
+    """Return the folder of a form in the artifact of the step that writes it."""
+    if target is Target.FROZEN:
+        return folder
+    return Exported(folder).model if target is Target.SAVED_MODEL else Converted(folder).form(target)
+
+
 def require_verified(verified: Artifact, checkpoint: Artifact, run: Artifact) -> None:
     """Raise UsageError unless `verified` is the proof of exactly this checkpoint and this run."""
     about = verified.manifest.inputs

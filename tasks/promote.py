@@ -14,6 +14,7 @@ from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
 from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
+from tasks.forms.detect import SAVED_MODEL
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.release import Event
 from tasks.records.run import Promotion, StepState
@@ -161,7 +162,7 @@ def require_sound(releases: Releases) -> None:
     place = next(releases.root / name for name in releases.names() if rules.versions([name]) == [served])
     if not place.is_dir():
         found = "a file" if place.is_file() else "a broken link"
-    elif not any((place / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+    elif not any((place / name).is_file() for name in SAVED_MODEL):
         found = "a folder without a saved_model.pb"
     elif (place / "variables").is_dir() and not (place / "variables" / "variables.index").is_file():
         found = "a folder without a variables.index"

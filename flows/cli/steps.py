@@ -15,7 +15,7 @@ import typer
 from flows.cli import run as pipeline
 from flows.cli import termination
 from flows.cli.options import Options, command
-from tasks.artifact_views import PARITY, Compared
+from tasks.artifact_views import PARITY, Compared, form_in, written_by
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen_graph
 from tasks.forms.keras import model as keras
@@ -32,7 +32,6 @@ _STEPS = {
     "smoke-test": "Serve the SavedModel, and compare what the server answers.",
 }
 _SOURCE = "An example's name, module:Model, or the path of anything TensorFlow saved."
-_MADE = {Target.SAVED_MODEL: ("export", "saved_model"), Target.FROZEN: ("freeze", "")}
 _FILES = {
     Target.FROZEN: (".pb", frozen_graph.GRAPH),
     Target.KERAS: (".keras", keras.ARCHIVE),
@@ -68,8 +67,8 @@ def convert(
     if out.exists() or out.is_symlink():
         raise UsageError(f"OUT {out}", "a path where nothing is", "something", "give another, or move it away.")
     _require_named_as(to, out)
-    step, folder = _MADE.get(to, ("convert", to.value))
-    settings = options.settings(source=source, until=step, also=None if to in _MADE else [to])
+    step = written_by(to)
+    settings = options.settings(source=source, until=step, also=[to] if step == "convert" else None)
     summary = pipeline.ran(settings, options)
     if pipeline.assisted(summary):
         print(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))
@@ -79,7 +78,7 @@ def convert(
     for row in compared.rows if compared else ():
         if row.is_not_made:
             raise UsageError(f"--to {to.value}", "a form that this model has", row.note, "choose another form.")
-    place(artifact / folder, out, to)
+    place(form_in(artifact, to), out, to)
     if options["as_json"]:
         termination.show(summary.model_dump_json(indent=1))
     else:

@@ -114,7 +114,7 @@ def _folder(folder: Path, step: int | None) -> Found:
 
 def _saved_model(folder: Path) -> Found:
     files = tuple(path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    wanted = {"saved_model.pb", "saved_model.pbtxt", "variables", "assets", "assets.extra"}
+    wanted = {*SAVED_MODEL, "variables", "assets", "assets.extra"}
     ours = tuple(path for path in files if path.relative_to(folder).parts[0] in wanted)
     _require_shards(folder / "variables" / "variables")
     return Found(form=Form.SAVED_MODEL, path=folder, files=ours)

@@ -108,7 +108,9 @@ def _probability(considered: Tensors, flat: Tensors, labels: Array, where: str) 
         return None
     name = _only(found, SCORES, considered, where)
     answers = [int(answer >= 0.5) for answer in considered[name].tolist()]
-    return ScoredOutput(name, False, [int(label) for label in labels], answers, ("a probability of 0.5 or more is class 1",))
+    return ScoredOutput(
+        name, False, [int(label) for label in labels], answers, ("a probability of 0.5 or more is class 1",)
+    )
 
 
 def _only(names: list[str], preferred: tuple[str, ...], outputs: Tensors, where: str) -> str:

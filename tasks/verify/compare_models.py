@@ -80,7 +80,7 @@ def compare(
     Raises:
         NondeterministicError: the first one differs from itself.
         UsageError: signatures cannot be paired, or an option was for none of the models.
-        As `adoption.opened`, for each of them.
+        As `source_model.opened`, for each of them.
     """
     subjects = [subject(path, given, code, options) for path in paths]
     with tempfile.TemporaryDirectory(prefix="tfship-verify-") as scratch:

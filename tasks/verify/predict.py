@@ -39,7 +39,7 @@ def predict(
 
     Raises:
         UsageError: the file holds inputs for no signature, or values that they or the model do not take.
-        As `adoption.opened`.
+        As `source_model.opened`.
     """
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix="scratch-") as scratch,

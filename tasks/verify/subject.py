@@ -41,7 +41,7 @@ def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: 
 
 @contextmanager
 def opened(one: Subject, scratch: Path) -> Iterator[tuple[SourceModel, tuple[str, ...]]]:
-    """The model, and the user's words that were for it. Raises as `adoption.opened`."""
+    """The model, and the user's words that were for it. Raises as `source_model.opened`."""
     given = pairing.given_for(_graph(one), one.given)
     with source_model.opened(one.found, given, one.code, one.options, scratch) as brought:
         yield brought, pairing.words(given, one.code)

@@ -164,7 +164,7 @@ def taken_as_declared(kind: str, path: Path) -> list[str]:
 
 
 def coded(path: Path) -> None:
-    """Say whether code beside a file is of use; raises as `require_used`."""
+    """Say whether code beside a file is of use; raises as `require_applicable`."""
     from tasks.adoption import source_graph
     from tasks.forms import detect
     from tasks.records.adoption import ModelOptions
