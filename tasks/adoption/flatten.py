@@ -92,7 +92,7 @@ def with_saver(meta: MetaGraphDef, found: Mapping[str, Slice], own: Any | None) 
             sentence = str(error).split("\n")[0][:300]
             raise DamagedError("the graph", "one that can be imported", sentence, "save the model again.") from None
         definition = own if own is not None else _saver(graph, found)
-        declared = {graphs.node_name(one.variable_name) for one in declared_variables(meta)}
+        declared = {graphs.node_name(one.variable_name) for one in graph_variables.declared_variables(meta)}
         added = [_variable(graph, name) for name in sorted(found) if name not in declared]
     completed = type(meta)()
     completed.CopyFrom(meta)
@@ -127,19 +127,10 @@ def declared_nodes(meta: MetaGraphDef) -> list[str]:
     """Return the nodes from which a loader makes its variables: without them it restores none."""
     return [
         name
-        for one in declared_variables(meta)
+        for one in graph_variables.declared_variables(meta)
         for name in (one.variable_name, one.initializer_name, one.initial_value_name, one.snapshot_name)
         if name
     ]
-
-
-def declared_variables(meta: MetaGraphDef, collection: str = "variables") -> list[Any]:
-    """Return the VariableDefs in a collection of a MetaGraphDef."""
-    from tensorflow.core.framework import variable_pb2
-
-    if collection not in meta.collection_def:
-        return []
-    return [variable_pb2.VariableDef.FromString(one) for one in meta.collection_def[collection].bytes_list.value]
 
 
 def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, Slice]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from tasks.adoption.flatten import declared_variables
 from tasks.errors import UnsupportedGraph, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
@@ -31,7 +30,7 @@ def of(
         return [name for name in names if name in nodes]
 
     losses = listed("losses")
-    counters = [graphs.node_name(one.variable_name) for one in declared_variables(meta, "global_step")]
+    counters = [graphs.node_name(one.variable_name) for one in graph_variables.declared_variables(meta, "global_step")]
     step = next((name for name in (*counters, "global_step") if name in variables), None)
     integral = step is not None and variables[step] in (("int64", ()), ("int32", ()))
     return GraphNames(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UnsupportedGraph, UsageError
+from tasks.forms import saved_model
 from tasks.graphs.graph import Graph, node_name
 from tasks.records.baseline import TensorFact
 from tasks.records.signature import Method, Signature, TensorSpec
@@ -204,9 +205,8 @@ def _exported(folder: Path) -> dict[str, int]:
     assigns each checkpoint key to a handle (tensorflow/python/checkpoint/functional_saver.py).
     """
     import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
 
-    (meta,) = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs
+    meta = saved_model.meta_graph(folder)
     graph = Graph(meta.graph_def)
     restore = graph.nodes[meta.saver_def.restore_op_name]
     body = graph.functions[restore.attr["f"].func.name]

@@ -93,7 +93,6 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
 def _cut(meta: MetaGraphDef, targets: Iterable[str], needed: set[str]) -> Any:
     """The part of a MetaGraphDef that `targets` reach, with the needed variables' own nodes and collections."""
     import tensorflow as tf
-    from tensorflow.core.framework import variable_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
     wanted = {graphs.node_name(target) for target in targets}
@@ -107,8 +106,7 @@ def _cut(meta: MetaGraphDef, targets: Iterable[str], needed: set[str]) -> Any:
             continue
         kept = cut.collection_def[collection]
         if collection in ("variables", "trainable_variables"):
-            for encoded in meta.collection_def[collection].bytes_list.value:
-                variable = variable_pb2.VariableDef.FromString(encoded)
+            for variable in graph_variables.declared_variables(meta, collection):
                 if graphs.node_name(variable.variable_name) in needed:
                     variable.ClearField("save_slice_info_def")  # parts are saved as tensors of their own
                     kept.bytes_list.value.append(variable.SerializeToString())

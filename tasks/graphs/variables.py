@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.graphs.graph import VARIABLE_OPS, Graph, attribute, node_name, output_index
-from tasks.graphs.protos import GraphDef, NodeDef
+from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
 from tasks.tensors.tensor_type import Shape
 
 # Every op that only makes sense with a variable's state: none may be left in a frozen graph.
@@ -132,6 +132,15 @@ def _restored_slice(nodes: Mapping[str, NodeDef], tensor: str) -> Slice | None:
         position = output_index(tensor)
         specs = listed(node.input[2]) if node.op != "Restore" else [b""]
         return Slice(listed(node.input[1])[position].decode(), specs[position].decode())
+
+
+def declared_variables(meta: MetaGraphDef, collection: str = "variables") -> list[Any]:
+    """Return the VariableDefs in a collection of a MetaGraphDef."""
+    from tensorflow.core.framework import variable_pb2
+
+    if collection not in meta.collection_def:
+        return []
+    return [variable_pb2.VariableDef.FromString(one) for one in meta.collection_def[collection].bytes_list.value]
 
 
 def signature_targets(names: Any) -> list[str]:
