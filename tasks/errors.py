@@ -1,20 +1,20 @@
-"""Every error a user can meet.
+"""The errors that a user can meet.
 
     PipelineError                exit 1   a step failed
     ├── UsageError               exit 2   the command line or the configuration is wrong
-    ├── ChildFailed              exit 1   work in a child process crashed, hung or outgrew its limit
+    ├── ChildFailed              exit 1   a child process crashed, hung or exceeded a limit
     ├── Refusal                  exit 3   a verdict against the model; the step's verdict is kept
     │   ├── ParityError                   a form no longer computes what the baseline computed
     │   ├── CoverageError                 a restore does not write what the outputs need
-    │   ├── NondeterministicError         the original differs from itself
+    │   ├── NondeterministicError         the source model differs from itself
     │   ├── UnsafeGraph                   what would run touches files, runs Python, or is a Lambda
     │   ├── UnsupportedGraph              an op or a kernel that this TensorFlow does not have
-    │   ├── SmokeRefused                  a server refused the model, or answered otherwise
+    │   ├── SmokeRefused                  a server refused the model, or gave other answers
     │   └── HeldError                     this digest was rolled back
     ├── DamagedError             exit 3   bytes are not what their manifest says; never kept as a verdict
     └── EnvironmentFailure       exit 4   something outside is missing, full or forbidden; never kept
 
-An error says where it happened, what was expected, what was found, and what to do. It survives pickling and
+An error says where it happened, what was expected, what was found, and what to do; its attributes are typed. It survives pickling and
 crosses processes as JSON (`encode`, `decode`), so that a child's refusal is raised in the flow as itself.
 """
 
@@ -23,13 +23,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, ClassVar, Self, get_origin, get_type_hints
 
+from pydantic import TypeAdapter
+
+from tasks.records.adoption import OpsFound, Proposal
+from tasks.records.coverage import Coverage
 from tasks.records.parity import ParityReport
+from tasks.records.serving import Cause
 
 
 class ExitCode(IntEnum):
-    """What the command line answers to the shell."""
+    """The exit codes of the command line."""
 
     DONE = 0
     STEP_FAILED = 1
@@ -40,42 +45,74 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+_TYPES: dict[str, tuple[type, dict[str, TypeAdapter[Any]]]] = {}  # by class name
+
+
 class PipelineError(Exception):
     """A step could not do what it promises.
 
-    `facts` is JSON: what a program needs beyond the four sentences.
+    The attributes that a class annotates are its typed facts; those that are set travel with the error as JSON. `function` is the function of a child process that failed. `cause`, `server` and `log` are of a
+    server's test.
     """
 
-    exit_code = ExitCode.STEP_FAILED
-    retryable = False
+    exit_code: ClassVar[ExitCode] = ExitCode.STEP_FAILED
+    retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, where: str, expected: str, found: str, remedy: str, facts: Mapping[str, Any] | None = None
-    ) -> None:
+    function: str | None = None
+    cause: Cause | None = None
+    server: str | None = None
+    log: str | None = None
+
+    def __init__(self, where: str, expected: str, found: str, remedy: str, **attributes: Any) -> None:
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
-        self.facts: dict[str, Any] = dict(facts or {})
-        super().__init__(where, expected, found, remedy, self.facts)
+        types = self.attribute_types()
+        for name, value in attributes.items():
+            setattr(self, name, types[name].validate_python(value))
+        super().__init__(where, expected, found, remedy)
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}.\nRemedy: {self.remedy}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PipelineError.decode, (self.encode(),)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes that were set, by name."""
+        return {name: getattr(self, name) for name in self.attribute_types() if name in self.__dict__}
+
+    @classmethod
+    def attribute_types(cls) -> dict[str, TypeAdapter[Any]]:
+        """Return the types of the attributes of this class, by name."""
+        if cls.__qualname__ not in _TYPES or _TYPES[cls.__qualname__][0] is not cls:
+            hints = get_type_hints(cls)
+            adapters = {name: TypeAdapter(hint) for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+            _TYPES[cls.__qualname__] = (cls, adapters)
+        return _TYPES[cls.__qualname__][1]
+
+    def changed(self, **texts: str) -> Self:
+        """Return the same error with another `where`, `expected`, `found` or `remedy`."""
+        four = {name: texts.get(name, getattr(self, name)) for name in ("where", "expected", "found", "remedy")}
+        return type(self)(**four, **self.attributes)
+
     def encode(self) -> dict[str, Any]:
-        """This error as JSON values, for `decode`."""
+        """Return this error as JSON values, for `decode`."""
+        types = self.attribute_types()
         return {
             "error": type(self).__name__,
             "where": self.where,
             "expected": self.expected,
             "found": self.found,
             "remedy": self.remedy,
-            "facts": self.facts,
+            "facts": {name: types[name].dump_python(value, mode="json") for name, value in self.attributes.items()},
         }
 
     @staticmethod
     def decode(encoded: Mapping[str, Any]) -> PipelineError:
-        """The error that `encode` wrote, of its own class."""
+        """Return the error that `encode` wrote, of its own class."""
         error_class = _classes()[encoded["error"]]
         four = (encoded["where"], encoded["expected"], encoded["found"], encoded["remedy"])
-        return error_class(*four, facts=encoded["facts"])
+        return error_class(*four, **encoded["facts"])
 
 
 def _classes(root: type[PipelineError] = PipelineError) -> dict[str, type[PipelineError]]:
@@ -86,36 +123,51 @@ def _classes(root: type[PipelineError] = PipelineError) -> dict[str, type[Pipeli
 
 
 class UsageError(PipelineError):
-    """The command line or the configuration asks for what does not exist."""
+    """The command line or the configuration is wrong or incomplete.
+
+    Where signatures are needed, `proposal` has ranked guesses and `options` the options that accept the first ones;
+    `missing` are tensors without a value, `tags` the sets of tags among which to choose a MetaGraph.
+    """
 
     exit_code = ExitCode.USAGE
 
+    proposal: Proposal | None = None
+    options: str = ""
+    missing: tuple[str, ...] = ()
+    tags: tuple[tuple[str, ...], ...] = ()
+
 
 class ChildFailed(PipelineError):  # noqa: N818 - it says what happened
-    """A child process crashed, missed its deadline, or outgrew its memory."""
+    """A child process crashed, missed its deadline, or outgrew its memory.
+
+    `output` is the end of what it printed, `exit` its exit code, or minus the signal that killed it.
+    """
+
+    output: str = ""
+    exit: int | None = None
 
 
 class Refusal(PipelineError):  # noqa: N818 - a verdict, not a mistake
-    """A verdict against the model. The step keeps it: asked again, it answers the same without looking again."""
+    """A verdict against the model. The step keeps it and repeats it when it is run again."""
 
     exit_code = ExitCode.GATE_REFUSED
 
 
 class ParityError(Refusal):
-    """A candidate no longer computes what its baseline computed. `facts["report"]` is the ParityReport."""
+    """A candidate no longer computes what its baseline computed. `report` is the entire comparison."""
+
+    report: ParityReport = ParityReport(rows=())
 
     @classmethod
     def of(cls, report: ParityReport) -> Self:
-        """The refusal for a report with at least one failure; it names the first one."""
+        """Return the refusal for a report, naming its first failure."""
         if not report.failures:
             row = report.rows[0] if report.rows else None
             found = (
                 f"{row.candidate} {row.signature} {row.output}: {row.note or 'not made'}" if row else "no comparison"
             )
             remedy = "give the probe at least one row for every signature."
-            return cls(
-                "parity", "something that was compared", found, remedy, {"report": report.model_dump(mode="json")}
-            )
+            return cls("parity", "something that was compared", found, remedy, report=report)
         first = report.failures[0]
         what = f"{first.signature}/{first.output}" if first.signature else first.output
         at = f"{list(first.worst.index)}" if first.worst and first.worst.index else ""
@@ -137,37 +189,48 @@ class ParityError(Refusal):
             expected,
             f"{got}{tail}",
             remedies[first.test.value],
-            facts={"report": report.model_dump(mode="json")},
+            report=report,
         )
-
-    @property
-    def report(self) -> ParityReport:
-        """The whole comparison."""
-        return ParityReport.model_validate(self.facts["report"])
 
 
 class CoverageError(Refusal):
-    """A restore leaves a variable unwritten that the outputs need, or finds it with another dtype or shape."""
+    """A restore leaves a variable unwritten that the outputs need, or finds it with another dtype or shape.
+
+    `missing` are the variables that training needs and the checkpoint lacks.
+    """
+
+    coverage: Coverage | None = None
+    missing: tuple[str, ...] = ()
 
 
 class NondeterministicError(Refusal):
-    """The original, asked twice, answers differently: nothing can be compared with it."""
+    """The source model gives different answers to the same inputs: nothing can be compared with it.
+
+    `unstable` are its outputs that differ, `random` the nodes that draw random numbers.
+    """
+
+    unstable: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
 
 
 class UnsafeGraph(Refusal):
     """What would run touches files, runs Python or is pickled code: it is refused before anything is executed."""
 
+    ops: OpsFound | None = None
+
 
 class UnsupportedGraph(Refusal):
-    """The graph wants an op or a kernel that this TensorFlow does not have."""
+    """The graph needs an op or a kernel that this TensorFlow does not have."""
+
+    ops: OpsFound | None = None
 
 
 class SmokeRefused(Refusal):
-    """A server refused the model or answered what it must not. `facts["cause"]` and `facts["log"]` say more."""
+    """A server refused the model or answered a request that it must refuse; `cause` and `log` say more."""
 
 
 class HeldError(Refusal):
-    """This digest was rolled back, and stays so until somebody says otherwise with a reason."""
+    """This digest was rolled back, and is held until it is promoted with `--force --reason`."""
 
 
 class DamagedError(PipelineError):
@@ -183,8 +246,8 @@ class EnvironmentFailure(PipelineError):  # noqa: N818 - EnvironmentError is Pyt
     retryable = True
 
     @classmethod
-    def from_os(cls, error: OSError, where: str) -> EnvironmentFailure:
-        """The message for an operating system's refusal: a full disk, a read-only folder, a missing permission."""
+    def from_os(cls, error: OSError, where: str, *, function: str | None = None) -> EnvironmentFailure:
+        """Return the error for a failed system call: a full disk, a read-only folder, a missing permission."""
         path = f" ({error.filename})" if error.filename else ""
         remedies = {
             errno.ENOSPC: "free some space there, or point --store and --serving-root at a larger disk; "
@@ -201,5 +264,6 @@ class EnvironmentFailure(PipelineError):  # noqa: N818 - EnvironmentError is Pyt
             where,
             "a readable and writable file system",
             f"{reason}{path}",
-            remedies.get(error.errno or 0, "mend what the system names above, then run again."),
+            remedies.get(error.errno or 0, "correct what the system reports above, then run again."),
+            function=function,
         )

@@ -103,7 +103,7 @@ def rehearse(
                     change, endpoint, served.name, base / str(version), run.path, step, serving, window
                 )
         except SmokeRefused as error:
-            if error.facts["cause"] not in _OF_A_LOAD:
+            if error.cause not in _OF_A_LOAD:
                 raise
             found = f"version {version}, which does not load in this server: {error.found}"
             raise _impossible(runtime, served.name, found) from error
@@ -133,8 +133,8 @@ def rehearse(
 def _impossible(runtime: ServingRuntime, name: str, found: str) -> EnvironmentFailure:
     """Return the error for a requested rehearsal that is impossible."""
     remedy = "fix the served version, or run without --rehearse (`rehearsal.wanted`)."
-    facts = {"server": runtime.identity.called, "log": runtime.logs()}
-    return EnvironmentFailure(f"rehearsing {name}", "a served version to change from", found, remedy, facts)
+    expected, server = "a served version to change from", runtime.identity.called
+    return EnvironmentFailure(f"rehearsing {name}", expected, found, remedy, server=server, log=runtime.logs())
 
 
 def change(

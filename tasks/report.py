@@ -127,9 +127,7 @@ def _identity(smoked: Artifact) -> RuntimeIdentity:
 def servers(run: Run) -> tuple[ServerVerdict, ...]:
     """Return the verdict of each server, or why it gave none."""
     found = [
-        ServerVerdict(
-            server=error.facts.get("server", error.where), verdict="failed", reason=str(error).splitlines()[0]
-        )
+        ServerVerdict(server=error.server or error.where, verdict="failed", reason=str(error).splitlines()[0])
         for step, error in run.failures
         if step == "smoke_test"
     ]
@@ -145,7 +143,7 @@ def _logs(run: Run, error: BaseException | None) -> list[str]:
     """Return the logs of servers whose test gave no verdict; those of verdicts are in the store."""
     ended = [failure for _, failure in run.failures]
     ended += [error] if isinstance(error, PipelineError) and not any(error is one for one in ended) else []
-    return [one.facts["log"] for one in ended if not isinstance(one, Refusal) and one.facts.get("log")]
+    return [one.log for one in ended if not isinstance(one, Refusal) and one.log]
 
 
 def _servers_notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def _facts(serving: Serving, **_: object) -> Facts:
         identity = runtime.identity
     except PipelineError as error:
         if serving.image:  # there may be several, on one engine
-            error.facts.setdefault("server", serving.image)
+            error.server = error.server or serving.image
         raise
     libraries = {str(target): _content(source) for source, target in serving.mounts.items()}
     named = {flag.partition("=")[0]: flag.partition("=")[2] for flag in serving.flags}
@@ -142,8 +142,8 @@ def _test(
     warmup = isolate.call(read_warmup, model, run.path)
     if warmup.problem:
         remedy = "write the warmup requests again (--refresh export)."
-        facts = {"cause": Cause.WARMUP_REFUSED.value}
-        raise SmokeRefused(str(warmup_requests.FILE), "records that a server runs", warmup.problem, remedy, facts)
+        where, cause = str(warmup_requests.FILE), Cause.WARMUP_REFUSED
+        raise SmokeRefused(where, "records that a server runs", warmup.problem, remedy, cause=cause)
     entry = _entry(serving)
     parity, rounds = on_disk, list[Round]()
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base:
@@ -180,10 +180,10 @@ def _attributed(runtime: ServingRuntime) -> Iterator[None]:
         yield
     except PipelineError as error:
         if cause := next((cause for kind, cause in _CAUSES.items() if isinstance(error, kind)), None):
-            error.facts.setdefault("cause", cause.value)
-        error.facts.setdefault("server", runtime.identity.called)
+            error.cause = error.cause or cause
+        error.server = error.server or runtime.identity.called
         if log := runtime.logs():
-            error.facts.setdefault("log", log)
+            error.log = error.log or log
         raise
 
 
@@ -200,8 +200,8 @@ def _checked(
         if not error.where.startswith(str(place)):
             raise
         _require_undamaged(artifact)
-        facts = {"cause": Cause.LOAD_ERROR.value}
-        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, facts) from None
+        cause = Cause.LOAD_ERROR
+        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, cause=cause) from None
     if not report.passed and report.failures:
         Smoked(out).write_parity(report)
         _require_undamaged(artifact)
@@ -212,9 +212,9 @@ def _checked(
 def check_files(model: Path, run: Path, training_step: int) -> ParityReport:
     """In a child: check signatures, then values and assets, then that the graph does nothing but compute."""
     if difference := preflight.signatures_on_disk(model, run):
-        facts = {"cause": Cause.SIGNATURE_DIFFERS.value}
+        cause = Cause.SIGNATURE_DIFFERS
         remedy = "export again (--refresh export), and find out who changed the signatures."
-        raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, facts)
+        raise SmokeRefused(str(model), "the signatures of the live model", difference, remedy, cause=cause)
     on_disk = preflight.values_on_disk(model, run, training_step)
     if not on_disk.failures:
         preflight.require_self_contained(model)

@@ -243,11 +243,10 @@ class Step(Generic[P]):
         try:
             self.builder(*args, **kwargs, out=out)
         except (EnvironmentFailure, ChildFailed) as error:
-            if not error.where.startswith("tasks."):
+            if error.function is None:
                 raise
-            # A child names its function; whoever runs the pipeline knows the step.
-            four = (f"{self.name}, in {current().store.root}", error.expected, error.found, error.remedy)
-            raise type(error)(*four, facts=error.facts | {"function": error.where}) from error
+            # The child's error names a function; the user knows the step.
+            raise error.changed(where=f"{self.name}, in {current().store.root}") from error
         if self.recipe(*args, **kwargs)[0].key != key:
             remove_tree(out)
             raise PipelineError(

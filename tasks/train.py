@@ -87,6 +87,6 @@ def _in_child(
         with isolate.limits(current().training):
             isolate.call_with(trainings.train, (source, training, given, probe, cluster, out), on_progress=progress)
     except ChildFailed as error:
-        if cluster.several and error.facts.get("exit") == -signal.SIGALRM:
+        if cluster.several and error.exit == -signal.SIGALRM:
             raise clusters.missing(cluster) from error
         raise

@@ -79,7 +79,7 @@ def test_clients_that_the_new_version_would_fail_refuse_it(run: Run, tmp_path: P
     written = json.loads((list(run.artifacts.values())[-1].path / "rehearsal.json").read_text())
     phases = {phase["name"]: phase["failed"] for phase in written["switch"]["phases"]}
     assert phases["before"] == 0 and phases["after"] > 0
-    assert refused.value.facts["log"]
+    assert refused.value.log
 
 
 def test_a_model_that_answers_classify_and_regress_alone_is_rehearsed_with_these(run: Run, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_rehearsal_that_cannot_be_made_is_not_left_out_in_silence(run: Run, tm
     shutil.rmtree(tmp_path / "m" / "1" / "assets.extra")
     with pytest.raises(EnvironmentFailure, match="neither its own warmup requests") as impossible:
         rehearsed(classed, smoke_test(*classed, serving(), TOLERANCE), tmp_path)
-    assert "--rehearse" in impossible.value.remedy and impossible.value.facts["server"] == "embedded server"
+    assert "--rehearse" in impossible.value.remedy and impossible.value.server == "embedded server"
     with writable(tmp_path / "m" / "1" / "saved_model.pb") as path:
         path.write_bytes(b"nothing")
     with pytest.raises(EnvironmentFailure, match="does not load in this server"):
@@ -213,5 +213,5 @@ def test_a_server_that_stops_answering_is_named_with_its_log(
     monkeypatch.setattr(lifecycle, "NOTICED_SECONDS", 0.0)
     with pytest.raises(ChildFailed) as failed:
         rehearsed(made, blessed, tmp_path, request_timeout=9)
-    assert failed.value.facts["server"] == "embedded server" and failed.value.facts["log"]
-    assert failed.value.facts["cause"] == Cause.TOO_SLOW
+    assert failed.value.server == "embedded server" and failed.value.log
+    assert failed.value.cause == Cause.TOO_SLOW

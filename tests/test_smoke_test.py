@@ -48,7 +48,7 @@ def test_a_gate_refuses_what_was_measured_beyond_it(run: Run, gates: dict[str, f
     made = exported("Baked")
     with pytest.raises(SmokeRefused, match=cause.value) as refused:
         smoke_test(*made, serving(gates=gates), TOLERANCE)
-    assert refused.value.facts["cause"] == cause
+    assert refused.value.cause == cause
     written = report(run)
     assert not written.passed
     assert [check.cause for check in written.checks if not check.passed] == [cause]
@@ -139,7 +139,7 @@ def test_a_bad_warmup_record_is_refused_before_any_server_starts(run: Run, fault
 
     with pytest.raises(SmokeRefused, match=r"tf_serving_warmup_requests.*found") as refused:
         smoke_test(run.store.build(recipe, spoil), pinned, made, frozen, serving(), TOLERANCE)
-    assert refused.value.facts["cause"] == Cause.WARMUP_REFUSED
+    assert refused.value.cause == Cause.WARMUP_REFUSED
 
 
 def test_a_refusal_in_the_second_set_up_is_no_pass_anywhere(run: Run, tmp_path: Path) -> None:

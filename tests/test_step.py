@@ -34,6 +34,7 @@ from tasks.errors import (
 )
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.run import StepState
+from tasks.records.serving import Cause
 from tasks.step import Facts, Reached, Run, Step, action, running, step, together
 from tests.artifacts.disk import tree, whole, writable
 from tests.silent import Silent
@@ -281,7 +282,7 @@ REPORT = ParityReport(
 REFUSALS = [
     ParityError.of(REPORT),
     *(
-        refusal("where", "expected", 'found "\ud800"', "remedy", {"cause": [1, None, {"deep": float("inf")}]})
+        refusal("where", "expected", 'found "\ud800"', "remedy", cause=Cause.CRASHED, log="a log")
         for refusal in Refusal.__subclasses__()
     ),
 ]

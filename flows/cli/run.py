@@ -14,7 +14,7 @@ from flows.cli import termination
 from flows.cli.options import Options, command, require_files, require_no_model_options
 from flows.config import PipelineConfig
 from tasks.artifact_views import Exported, Frozen
-from tasks.errors import DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
+from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, Refusal, UsageError
 from tasks.forms.detect import detect
 from tasks.records.parity import form_of
 from tasks.records.rehearsal import RehearsalSummary
@@ -73,14 +73,14 @@ def ran(settings: PipelineConfig, options: Options) -> RunSummary:
     from flows.train_to_serve import summaries
 
     summary = summaries.pop() if summaries else None
-    if isinstance(error, UsageError) and error.where == "signatures":
+    if isinstance(error, UsageError) and error.options:
         typed = f"tfship {(settings.until or 'run').replace('_', '-')} {shlex.quote(settings.source)}"
-        error.remedy = error.remedy.replace("for example: ", f"for example:\n  {typed} ")
+        error.remedy = f"name them, for example:\n  {typed} {error.options}"
     if error is not None:
         if summary and as_json:
             termination.show(summary.model_dump_json(indent=1))
-        if verbose and isinstance(error, PipelineError) and (output := error.facts.get("output")):
-            print(output, file=sys.stderr)
+        if verbose and isinstance(error, ChildFailed) and error.output:
+            print(error.output, file=sys.stderr)
         if summary and summary.report and not as_json:
             print(f"report  {summary.report}")
             print(f"next    {next_after(error, settings, options, summary)}")

@@ -53,7 +53,7 @@ def verify(
             )
     except NondeterministicError as error:
         if options["as_json"]:
-            document = {"verdict": "nondeterministic", "baseline": str(paths[0]), "unstable": error.facts["unstable"]}
+            document = {"verdict": "nondeterministic", "baseline": str(paths[0]), "unstable": error.unstable}
             termination.show(json.dumps(document, indent=1))
         raise
     if options["as_json"]:
@@ -78,7 +78,7 @@ def _refusal(found: Comparison) -> ParityError:
         remedy = "see `tfship inspect` of both, and name tensors of both: --input … --output …, or --signature KEY."
     if first.output.startswith("input "):
         remedy = "compare forms of one model, with the same inputs; nothing is cast or reshaped to fit."
-    return ParityError(error.where, error.expected, error.found, remedy, error.facts)
+    return error.changed(remedy=remedy)
 
 
 def _document(found: Comparison) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _require_usable(record: Baseline, finite: Container[str]) -> None:
             if record.nonfinite
             else "take an earlier checkpoint: this one's training has diverged."
         )
-        raise ParityError(error.where, error.expected, error.found, remedy, error.facts) from None
+        raise error.changed(remedy=remedy) from None
 
 
 def _variables(model: SourceModel, sources: Mapping[str, Slice]) -> list[Variable]:

@@ -108,8 +108,8 @@ def _of_saved_model(folder: Path, options: ModelOptions) -> Any:
     wanted = frozenset(options.tags or ([saved_model.SERVE] if len(metas) > 1 else next(iter(metas))))
     if wanted not in metas:
         expected, remedy = f"tags {_tags(wanted)}", "choose one of these sets: --tags A,B."
-        facts = {"tags": sorted(sorted(tags) for tags in metas)}
-        raise UsageError(str(path), expected, "; ".join(map(_tags, metas)), remedy, facts)
+        found = "; ".join(map(_tags, metas))
+        raise UsageError(str(path), expected, found, remedy, tags=sorted(sorted(tags) for tags in metas))
     return metas[wanted]
 
 

@@ -267,7 +267,7 @@ def _require(coverage: Coverage, prefix: Path, part: str) -> None:
         f"{', '.join(wrong[:20])}; the checkpoint holds besides: {held}",
         "give the code that wrote this checkpoint, with the same layers under the same attributes; "
         "initial values are never put in a tensor's place.",
-        facts={"coverage": coverage.model_dump(mode="json")},
+        coverage=coverage,
     )
 
 

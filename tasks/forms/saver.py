@@ -220,7 +220,7 @@ def require_coverage(found: Coverage, prefix: Path) -> None:
         (first.found or "none") + (more if len(found.refused) > 1 else ""),
         "save it (training.saver.var_list leaves it out?), or pin a checkpoint that holds it; "
         "initial values are never put in its place.",
-        facts={"coverage": found.model_dump(mode="json")},
+        coverage=found,
     )
 
 

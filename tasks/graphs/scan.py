@@ -91,7 +91,7 @@ def require_runnable(graph_def: GraphDef, targets: Iterable[str], where: str) ->
             f"{at.node.op}{with_types}, which has {op_registry.elsewhere(at.node.op)}{and_more(found.no_kernel, at.node.op)}",
             "export the model again with an op that runs on a CPU (for a cuDNN layer: its portable twin), or cut the "
             "graph after it (--input) or before it (--output).",
-            {"ops": found.model_dump(mode="json")},
+            ops=found,
         )
 
 
@@ -113,7 +113,7 @@ def _require_known(graph_def: GraphDef, targets: list[str] | None, found: OpsFou
         f"the unknown op {op}, {brings}{and_more(found.unknown, op)}",
         "cut the graph after it (--input) or before it (--output), or export the model again without it; "
         "TensorFlow Serving's stock image does not have it either.",
-        {"ops": found.model_dump(mode="json")},
+        ops=found,
     )
 
 
@@ -150,7 +150,7 @@ def require_harmless(graph_def: GraphDef, targets: Iterable[str], where: str) ->
             f"one that {does(at)}{and_more(named, first)}",
             "choose an --output that does not need it, or give the tensor after it as --input; "
             "nothing of this graph was run.",
-            {"ops": scan(graph_def, list(targets)).model_dump(mode="json")},
+            ops=scan(graph_def, list(targets)),
         )
 
 

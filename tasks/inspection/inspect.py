@@ -85,8 +85,8 @@ def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str,
     try:
         meta = source_graph.graph(found, given)
     except UsageError as error:
-        if sets := error.facts.get("tags"):  # several MetaGraphs, and no telling which
-            likely = max(sets, key=lambda tags: saved_model.SERVE in tags)
+        if error.tags:  # several MetaGraphs, and none is the default
+            likely = max(error.tags, key=lambda tags: saved_model.SERVE in tags)
             needs = f"{error.expected}, where there are {error.found}: {error.remedy}"
             return {"needs": needs, "options": (f"--tags {shlex.quote(','.join(likely))}",)}
         return {"needs": f"{error.expected}: {error.remedy}"}

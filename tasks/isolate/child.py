@@ -68,6 +68,7 @@ def _raised_at(error: BaseException) -> str:
 
 def _answer(request: bytes, scratch: str) -> None:
     module, qualname, args, kwargs, folder = pickle.loads(request)
+    name = f"{module}.{qualname}"
     try:
         Path(scratch).mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = scratch
@@ -80,14 +81,14 @@ def _answer(request: bytes, scratch: str) -> None:
         _send({"error": error.encode()})
     except OSError as error:
         traceback.print_exc()
-        _send({"error": EnvironmentFailure.from_os(error, f"{module}.{qualname}").encode()})
+        _send({"error": EnvironmentFailure.from_os(error, name, function=name).encode()})
     except MemoryError:
         _send({"unexpected": {"type": "MemoryError", "message": "the system gave no more memory"}})
     except BaseException as error:
         if "No space left on device" not in str(error):  # TensorFlow raises several classes for a full disk
             raise
         traceback.print_exc()
-        full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), f"{module}.{qualname}")
+        full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), name, function=name)
         _send({"error": full.encode()})
 
 

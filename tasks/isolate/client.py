@@ -246,8 +246,8 @@ def call_with(
 
 def _failed(child: Child, expected: str, found: str, remedy: str) -> ChildFailed:
     output = child.output()
-    facts = {"output": output[-_LOG_TAIL:], "exit": child.exit}
-    return ChildFailed(child.name, expected, found, f"{remedy}.", facts=facts)
+    output = output[-_LOG_TAIL:]
+    return ChildFailed(child.name, expected, found, f"{remedy}.", function=child.name, output=output, exit=child.exit)
 
 
 def _frame(line: bytes) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ def require_usable(baseline: Baseline, finite: Container[str] = ()) -> None:
             "finite outputs" if baseline.nonfinite else "finite values in the variables that the outputs read",
             f"NaN or infinities in {', '.join(named)}",
             "train again with a lower learning rate, or declare `allow_nonfinite` for a signature that means them.",
-            facts={"report": ParityReport(rows=tuple(rows)).model_dump(mode="json")},
+            report=ParityReport(rows=tuple(rows)),
         )
 
 

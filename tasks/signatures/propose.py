@@ -167,7 +167,7 @@ def _options(specs: Specs, proposal: Proposal) -> tuple[str, ...]:
 
 
 def ask(meta: MetaGraphDef, specs: Specs, wanted: str, notes: Iterable[str]) -> UsageError:
-    """The error that asks the user for his signatures, with the ranked guess and the options that would take it."""
+    """Return the error that asks the user for signatures, with ranked guesses and the options that accept them."""
     proposal = _proposal(meta, specs)
     ranked = "".join(
         _ranked(title, held)
@@ -179,8 +179,9 @@ def ask(meta: MetaGraphDef, specs: Specs, wanted: str, notes: Iterable[str]) -> 
         "signatures",
         wanted,
         f"no SignatureDef that says so; this is a guess, the likeliest first:{ranked}{said}",
-        f"say which they are, for example: {options}" if options else "name tensors: --input NAME --output NAME",
-        {"proposal": proposal.model_dump(mode="json"), "options": options},
+        f"name them, for example: {options}" if options else "name tensors: --input NAME --output NAME",
+        proposal=proposal,
+        options=options,
     )
 
 

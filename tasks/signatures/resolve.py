@@ -148,5 +148,5 @@ def _require_complete(
         if fed
         else f"that they need the placeholder {first}, which is neither input nor pinned: {why}{others}",
         f"cut the graph at the tensors after it: {options}" if fed else f"add {options}",
-        {"missing": missing},
+        missing=missing,
     )

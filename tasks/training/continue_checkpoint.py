@@ -132,7 +132,7 @@ def _require_held(needed: set[str], model: SourceModel, part: Any, targets: list
             "none in the checkpoint",
             "give a complete checkpoint (with optimizer slots and global step), or fine-tune from Python code, which "
             "initialises and lists the rest.",
-            facts={"missing": missing},
+            missing=missing,
         )
     if state := graphs.Graph(part).other_state(targets):
         remedy = "feed the tensors computed from it: name them in the file of --batches."

@@ -99,8 +99,8 @@ def part(model: SourceModel, names: GraphNames, feeds: Collection[str]) -> Any:
         some = ", ".join(f"{own.get(tensor, tensor)} (feeds {reader})" for tensor, reader in list(readers.items())[:8])
         some += f", and {len(readers) - 8} more" if len(readers) > 8 else ""
         remedy = "add them to the file of --batches: rows by name, or a scalar (keep_prob) that is fed in every step."
-        facts = {"missing": [own.get(tensor, tensor) for tensor in readers]}
-        raise UsageError("--batches", "every feed that the train op needs", f"no {some}", remedy, facts)
+        missing = [own.get(tensor, tensor) for tensor in readers]
+        raise UsageError("--batches", "every feed that the train op needs", f"no {some}", remedy, missing=missing)
     filled = graphs.Graph(graph_def).reach([names.table_init]) if names.table_init else set()
     tables = [node.name for node in graph_def.node if node.name in reached - filled and _TABLES.fullmatch(node.op)]
     if tables:

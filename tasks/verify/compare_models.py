@@ -157,5 +157,6 @@ def _nondeterministic(first: Answered) -> NondeterministicError:
         f"{', '.join(first.unstable)} differ between two calls{because}",
         "pin what is random at inference: --pin NAME=VALUE (dropout's keep probability 1.0, `training` false); "
         "`tfship inspect` lists what to pin.",
-        {"unstable": list(first.unstable), "random": list(first.random)},
+        unstable=first.unstable,
+        random=first.random,
     )

@@ -84,9 +84,7 @@ def _inputs(file: Path, signatures: list[Signature]) -> list[tuple[Signature, Te
 def _of_inputs(error: UsageError) -> UsageError:
     """The same, by the name that the file's option has here."""
     remedy = error.remedy.replace("--probe", "--inputs")
-    return UsageError(
-        error.where, error.expected.replace("the probe", "these inputs"), error.found, remedy, error.facts
-    )
+    return error.changed(expected=error.expected.replace("the probe", "these inputs"), remedy=remedy)
 
 
 def _in_batches(live: Predictor, signature: Signature, inputs: Tensors, where: str) -> Tensors:

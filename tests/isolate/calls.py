@@ -87,12 +87,12 @@ class Method:
         return "nested"
 
 
-def refuse(facts: dict[str, Any]) -> None:
-    raise CoverageError("where", "expected", "found", "remedy", facts)
+def refuse(missing: list[str], log: str) -> None:
+    raise CoverageError("where", "expected", "found", "remedy", missing=missing, log=log)
 
 
-def refuse_with_what_is_no_json() -> None:
-    raise PipelineError("where", "expected", "found", "remedy", {"object": object()})
+def refuse_with_another_type() -> None:
+    raise PipelineError("where", "expected", "found", "remedy", log=object())
 
 
 def fail_loudly() -> None:

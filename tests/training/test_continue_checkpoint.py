@@ -181,7 +181,7 @@ def test_what_training_needs_and_was_not_saved_is_refused(
     start = elsewhere(script, tmp_path / "moved", leave_out=leave_out)
     with pytest.raises(CoverageError, match=names) as caught:
         train(None, settings(start, script), GIVEN)
-    assert all(leave_out in name for name in caught.value.facts["missing"])
+    assert all(leave_out in name for name in caught.value.missing)
 
 
 def refused(

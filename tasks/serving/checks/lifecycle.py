@@ -168,7 +168,7 @@ def examining(runtime: ServingRuntime) -> Iterator[None]:
         yield
     except ChildFailed as error:
         require_alive(runtime, NOTICED_SECONDS)
-        if error.where.startswith("tasks."):  # who asked has failed
+        if error.function is not None:  # the child that sent the requests has failed, not the server
             raise
         what = f"{runtime.identity.called}, {error.where}"
         raise _ended(runtime, Cause.TOO_SLOW, what, error.found, error.remedy, error.expected) from error
@@ -208,9 +208,14 @@ def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, fou
     """Return the refusal of the model, with the end of the server's log."""
     measured = cause in (Cause.TOO_SLOW, Cause.TOO_LARGE)
     remedy = "measure again on a quiet machine (--refresh), or raise the gate" if measured else _FIX
-    facts = _facts(runtime, cause, runtime.logs()[-_LOG_TAIL:])
     return SmokeRefused(
-        what, expected, f"{found} ({cause.value})", f"{_remedy(found, remedy)}.{_fenced(runtime)}", facts
+        what,
+        expected,
+        f"{found} ({cause.value})",
+        f"{_remedy(found, remedy)}.{_fenced(runtime)}",
+        cause=cause,
+        server=runtime.identity.called,
+        log=runtime.logs()[-_LOG_TAIL:],
     )
 
 
@@ -221,8 +226,9 @@ def differs(runtime: ServingRuntime, error: ParityError) -> ParityError:
     if image := runtime.identity.image:  # one among several, perhaps
         where = f"{image}: {where}"
     remedy = f"{_remedy(error.found, error.remedy.removesuffix('.'))}.{_fenced(runtime)}"
-    facts = error.facts | _facts(runtime, cause, runtime.logs()[-_LOG_TAIL:])
-    return ParityError(where, error.expected, f"{error.found} ({cause.value})", remedy, facts)
+    found = error.changed(where=where, found=f"{error.found} ({cause.value})", remedy=remedy)
+    found.cause, found.server, found.log = cause, runtime.identity.called, runtime.logs()[-_LOG_TAIL:]
+    return found
 
 
 def _remedy(found: str, otherwise: str) -> str:
@@ -240,11 +246,7 @@ def _ended(
 ) -> ChildFailed:
     """Return a failure that is no verdict. Nothing of the step is kept, so the error carries the whole log."""
     found, remedy = f"{found} ({cause.value})", f"{remedy.removesuffix('.')}.{_fenced(runtime)}"
-    return ChildFailed(what, expected, found, remedy, facts=_facts(runtime, cause, runtime.logs()))
-
-
-def _facts(runtime: ServingRuntime, cause: Cause, log: str) -> dict[str, str]:
-    return {"cause": cause.value, "server": runtime.identity.called, "log": log}
+    return ChildFailed(what, expected, found, remedy, cause=cause, server=runtime.identity.called, log=runtime.logs())
 
 
 def _fenced(runtime: ServingRuntime) -> str:

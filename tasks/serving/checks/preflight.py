@@ -49,7 +49,7 @@ def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
     except DamagedError as error:
         made_of = scan.scan(saved_model.meta_graph(folder).graph_def, None)
         cause = Cause.UNKNOWN_OP if made_of.unknown or made_of.no_kernel else Cause.LOAD_ERROR
-        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, {"cause": cause.value}) from None
+        raise SmokeRefused(error.where, error.expected, error.found, error.remedy, cause=cause) from None
     wanted = [variable.value.model_copy(update={"name": variable.name}) for variable in reference.needed]
     rows = [row for row in compare.values(ON_DISK, wanted, loaded) if row.passed is False]
     return [_once_loaded(row) for row in rows or compare.unexpected(ON_DISK, wanted, loaded)]

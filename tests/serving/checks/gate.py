@@ -209,7 +209,7 @@ def cause_of(error: PipelineError | None) -> str:
         return f"{first.candidate} {what} {first.test.value}"
     if isinstance(error, (UnsafeGraph, DamagedError)):  # what needed no server
         return error.found
-    return str(error.facts.get("cause") or error.found)
+    return error.cause.value if error.cause else error.found
 
 
 def copy_as_owner(source: str, target: str) -> None:

@@ -48,12 +48,12 @@ def test_what_servers_do_not_compile_is_refused_unless_they_are_told_to(run: Run
     jitted = exported("Jitted", "classify_models")
     with pytest.raises(SmokeRefused, match="XLA compilation disabled") as refused:
         smoke_test(*jitted, serving(), TOLERANCE)
-    assert refused.value.facts["cause"] == Cause.LOAD_ERROR, "a warmup request only brought it to light"
+    assert refused.value.cause == Cause.LOAD_ERROR, "a warmup request only brought it to light"
     assert "--xla_cpu_compilation_enabled" in refused.value.remedy and "jit_compile" in refused.value.remedy
 
     with pytest.raises(ParityError, match="XLA compilation disabled") as differs:
         smoke_test(*jitted, serving(flags=["--enable_model_warmup=false"]), TOLERANCE)
-    assert differs.value.facts["cause"] == Cause.ANSWER_DIFFERS
+    assert differs.value.cause == Cause.ANSWER_DIFFERS
     assert "--xla_cpu_compilation_enabled" in differs.value.remedy
 
     assert smoke_test(*jitted, serving(flags=["--xla_cpu_compilation_enabled"]), TOLERANCE).refusal() is None
@@ -74,23 +74,23 @@ def test_a_server_that_stands_and_does_not_answer_is_named_and_its_log_outlives_
     monkeypatch.setattr(lifecycle, "NOTICED_SECONDS", 0.0)
     with running(Run("hanging", run.store, run.observer)) as alone, pytest.raises(ChildFailed) as failed:
         smoke_test(*exported("Baked"), serving(request_timeout=11), TOLERANCE)
-    facts = failed.value.facts
-    assert (facts["cause"], facts["server"]) == (Cause.TOO_SLOW.value, "embedded server")
+    error = failed.value
+    assert (error.cause, error.server) == (Cause.TOO_SLOW, "embedded server")
     assert "The server's last words" in failed.value.remedy
-    assert "Adding/updating models" in facts["log"], "from its first line on"
+    assert "Adding/updating models" in (error.log or ""), "from its first line on"
     assert [(one.server, one.verdict) for one in report.servers(alone)] == [("embedded server", "failed")]
     with running(alone):
         page = report.report(alone, "m", tmp_path, failed.value)
-    assert (page.parent / "server.log").read_text() == facts["log"]
+    assert (page.parent / "server.log").read_text() == error.log
 
 
 def test_an_answer_that_differs_has_a_cause_and_the_servers_last_words(run: Run) -> None:
     with pytest.raises(ParityError) as differs:
         smoke_test(*exported("Jitted", "classify_models"), serving(flags=["--enable_model_warmup=0"]), TOLERANCE)
     error = differs.value
-    assert (error.facts["cause"], error.facts["server"]) == (Cause.ANSWER_DIFFERS.value, "embedded server")
+    assert (error.cause, error.server) == (Cause.ANSWER_DIFFERS, "embedded server")
     assert f"({Cause.ANSWER_DIFFERS.value})" in error.found
-    assert "The server's last words" in error.remedy and error.facts["log"]
+    assert "The server's last words" in error.remedy and error.log
     assert error.report.failures, "the comparison is still there"
 
 
@@ -113,7 +113,7 @@ def test_what_is_found_before_a_server_starts_has_a_cause_too(
     gates = {"max_p99_ms": 50_000 + len(cause)}  # another key
     with pytest.raises(type(FOUND_BEFORE[cause])) as found:
         smoke_test(*made, serving(gates=gates), TOLERANCE)
-    assert found.value.facts == {"cause": cause.value, "server": "embedded server"}
+    assert found.value.attributes == {"cause": cause, "server": "embedded server"}
 
 
 def test_what_no_log_proves_and_what_was_not_tried_is_in_the_lines_of_the_run_too(
@@ -224,4 +224,4 @@ def test_a_failure_of_who_asks_is_not_the_servers(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lifecycle, "NOTICED_SECONDS", 0.0)
     with pytest.raises(ChildFailed) as failed, lifecycle.examining(Heavy()):
         raise ChildFailed("tasks.smoke_test.examine", "an end within 3600 s", "none", "raise `limits.seconds`.")
-    assert "cause" not in failed.value.facts
+    assert failed.value.cause is None

@@ -80,7 +80,7 @@ def test_a_lie_is_refused_by_its_cause(
     monkeypatch.setattr(embedded, "serve", fake_server.serve)
     with pytest.raises(SmokeRefused) as refused:
         judged(run, model, f"--lie={lie}")
-    assert refused.value.facts["cause"] == cause, str(refused.value)
+    assert refused.value.cause == cause, str(refused.value)
     assert said in str(refused.value)
 
 
@@ -88,7 +88,7 @@ def test_an_error_that_comes_with_the_requests_is_a_verdict(run: Run, monkeypatc
     monkeypatch.setattr(embedded, "serve", fake_server.serve)
     with pytest.raises(SmokeRefused, match="too many requests") as refused:
         judged(run, "Odd", "--lie=fails later", requests=fake_server.LATER)
-    assert refused.value.facts["cause"] == Cause.ANSWER_DIFFERS
+    assert refused.value.cause == Cause.ANSWER_DIFFERS
 
 
 def test_warmup_requests_that_the_server_says_nothing_of_are_not_proven(

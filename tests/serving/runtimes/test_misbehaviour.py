@@ -114,7 +114,7 @@ def refusal(smoke: Smoke, kind: type[PipelineError], within: float, how: str, **
 )
 def test_one_that_ends_is_noticed_at_once(smoke: Smoke, how: str, cause: Cause, words: str) -> None:
     error = refusal(smoke, ChildFailed, AROUND_SECONDS, how, load_timeout=LOAD_SECONDS)
-    assert error.facts["cause"] == cause.value
+    assert error.cause == cause
     assert words in error.found
     assert "misbehave: " in error.remedy, "its last words are shown"
 
@@ -122,9 +122,9 @@ def test_one_that_ends_is_noticed_at_once(smoke: Smoke, how: str, cause: Cause, 
 @pytest.mark.parametrize("how", ["never-opens-its-port", "never-answers"])
 def test_one_that_is_never_available_is_waited_for_as_long_as_was_said(smoke: Smoke, how: str) -> None:
     error = refusal(smoke, ChildFailed, SHORT_SECONDS + AROUND_SECONDS, how, load_timeout=SHORT_SECONDS)
-    assert error.facts["cause"] == Cause.NEVER_AVAILABLE.value
+    assert error.cause == Cause.NEVER_AVAILABLE.value
     assert f"{SHORT_SECONDS:g} s" in error.found
-    assert "misbehave: " in error.facts["log"]
+    assert "misbehave: " in error.log
 
 
 def test_wrong_values_are_a_verdict_that_names_the_output(smoke: Smoke) -> None:
@@ -140,7 +140,7 @@ def test_wrong_values_are_a_verdict_that_names_the_output(smoke: Smoke) -> None:
 
 def test_one_that_dies_in_the_middle_is_held_against_the_model(smoke: Smoke) -> None:
     error = refusal(smoke, SmokeRefused, TEST_SECONDS, "dies-at-the-third-request", load_timeout=LOAD_SECONDS)
-    assert error.facts["cause"] == Cause.DIED.value
+    assert error.cause == Cause.DIED.value
     assert "signal 6" in error.found
 
 
@@ -148,11 +148,11 @@ def test_one_that_outgrows_its_memory_is_said_to(client: Any, smoke: Smoke) -> N
     """Where the engine reports that it can hold no memory limit, the server's log says so instead."""
     error = refusal(smoke, ChildFailed, TEST_SECONDS, "outgrows-its-memory", memory=256 * MIB)
     if client.info()["MemoryLimit"]:
-        assert error.facts["cause"] == Cause.CRASHED.value
+        assert error.cause == Cause.CRASHED.value
         assert "OOM" in error.found
         assert "serving.memory" in error.remedy
     else:
-        assert "cannot enforce a memory limit" in error.facts["log"]
+        assert "cannot enforce a memory limit" in error.log
 
 
 def test_one_that_ignores_sigterm_passes_and_goes_all_the_same(smoke: Smoke, folder: Path) -> None:
