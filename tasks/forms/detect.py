@@ -1,4 +1,4 @@
-"""What a path holds, by the structure of its files and not by their names. No TensorFlow, nothing is executed."""
+"""Detection of the model at a path by the structure of its files, not by their names. No TensorFlow; nothing is executed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _INDEX_LIMIT = 2**30  # an entry of an index has some fifty bytes
 
 
 def detect(path: Path, step: int | None = None) -> Found:
-    """The model at `path`: a folder, a file, or a checkpoint prefix; `step` chooses among several checkpoints.
+    """Find the model at `path`: a folder, a file, or a checkpoint prefix; `step` selects one of several checkpoints.
 
     Raises:
-        UsageError: there is nothing, or no file, or more than one model and no telling which is meant.
-        DamagedError: a file of it is missing, cut, or none that TensorFlow wrote.
+        UsageError: there is nothing, no file, or more than one model and none is selected.
+        DamagedError: one of its files is missing, truncated, or was not written by TensorFlow.
         UnsafeGraph: a link in it leads out of its folder.
         EnvironmentFailure: it cannot be read.
     """
@@ -68,7 +68,7 @@ def _detect(path: Path, step: int | None) -> Found:
 
 
 def _beside(folder: Path) -> list[Path]:
-    """What belongs to a graph's file: its signatures where we froze it, and the files in `assets` that fill its tables."""
+    """Return the files that belong to a graph's file: signatures of a frozen graph, and assets that fill its tables."""
     names = (
         [folder / frozen_graph.NAMES]
         if (folder / frozen_graph.GRAPH).is_file() and (folder / frozen_graph.NAMES).is_file()
@@ -121,7 +121,7 @@ def _saved_model(folder: Path) -> Found:
 
 
 def prefixes(folder: Path) -> list[Path]:
-    """Every checkpoint prefix in a folder, of either version, with or without a step in its name, by step."""
+    """Return every checkpoint prefix in a folder, of either version, with or without a step in its name, by step."""
     tables = {path for path in folder.iterdir() if path.is_file() and "." not in path.suffix[1:] and is_table(path)}
     found = {path.with_suffix("") for path in folder.glob("*.index")}
     for path in folder.iterdir():
@@ -134,7 +134,7 @@ def prefixes(folder: Path) -> list[Path]:
 
 
 def _prefix_of(path: Path) -> Path | None:
-    """The checkpoint prefix that `path` is, or that one of its files gives away."""
+    """Return the checkpoint prefix that `path` is, or to which the file belongs."""
     shard = _SHARD.fullmatch(path.name)
     if shard and path.is_file():
         return path.with_name(shard[1])
@@ -148,7 +148,7 @@ def _prefix_of(path: Path) -> Path | None:
 
 
 def _among(folder: Path, found: list[Path], step: int | None) -> Found:
-    """The checkpoint to take of several: the asked one, the only one, or the newest if nothing speaks against it."""
+    """Select one of several checkpoints: the requested one, the only one, or the newest if that is unambiguous."""
     steps = {prefix: saver.step_of(prefix) for prefix in found}
     listed = ", ".join(prefix.name for prefix in found)
     named, notes = _require_state(folder, found)
@@ -169,7 +169,7 @@ def _among(folder: Path, found: list[Path], step: int | None) -> Found:
 
 
 def _require_state(folder: Path, found: list[Path]) -> tuple[Path | None, tuple[str, ...]]:
-    """What the file `checkpoint` names, as a hint: it is often from another machine, or of a deleted step."""
+    """Use the `checkpoint` file as a hint only: it is often from another machine, or names a deleted step."""
     state = folder / "checkpoint"
     if not state.is_file():
         return None, ()
@@ -228,7 +228,7 @@ def _head(file: Path) -> bytes:
 
 
 def _holds(index: Path, key: bytes) -> bool:
-    """Whether a key is in an index. Raises DamagedError for one that is too large to be one."""
+    """Return True if a key is in an index. Raises DamagedError for one that is too large to be an index."""
     size = index.stat().st_size
     if size > _INDEX_LIMIT:
         expected, remedy = f"an index of at most {_INDEX_LIMIT / 2**30:.0f} GiB", "restore it from a backup."

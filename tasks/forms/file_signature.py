@@ -1,4 +1,4 @@
-"""What one file is, by its bytes. No TensorFlow, nothing is executed.
+"""The kind of a file, by its bytes. No TensorFlow; nothing is executed.
 
 Formats: tensor bundles and V1 checkpoints are leveldb tables (tensorflow/core/lib/io/format.h); GraphDef, MetaGraphDef
 and SavedModel are protobufs of tensorflow/core/{framework,protobuf}, told apart by their first fields; `.keras` is a zip
@@ -30,10 +30,10 @@ _ZIP_READ = 2**22  # of an archive's list of members at once: one of a model's h
 
 
 def sniff(path: Path) -> Form | None:
-    """What one file is, by its first bytes; None for nothing that TensorFlow wrote.
+    """Return the kind of a file, by its first bytes; None if TensorFlow did not write it.
 
     Raises:
-        DamagedError: it is a graph of more than 2 GiB, or cut.
+        DamagedError: it is a graph of more than 2 GiB, or truncated.
     """
     with path.open("rb") as stream:
         head = stream.read(4096)
@@ -61,7 +61,7 @@ def require_readable(graph: Path) -> None:
 
 
 def _message(path: Path) -> Form | None:
-    """Which of the three messages a binary protobuf is, by its first field."""
+    """Return which of the three messages a binary protobuf is, by its first field."""
     with path.open("rb") as stream:
         head = stream.read(1 << 16)
     try:
@@ -128,7 +128,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file ends as a leveldb table does."""
+    """Return True if a file ends as a leveldb table does."""
     if not path.is_file() or path.stat().st_size < 48:
         return False
     with path.open("rb") as stream:
@@ -137,7 +137,7 @@ def is_table(path: Path) -> bool:
 
 
 class _Sparing(io.FileIO):
-    """A file of which nobody reads much at once: zipfile reads a list of members whole, be it what it may."""
+    """A file that limits how much is read at once: zipfile reads the list of members at once, whatever its size."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _ZIP_READ:

@@ -78,7 +78,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
 
 
 def variables_left(graph_def: GraphDef) -> list[str]:
-    """What still needs a variable, in the graph or in a function's body."""
+    """Return the nodes that still need a variable, in the graph or in a function's body."""
     return sorted(
         {
             f"{node.name} ({node.op})"
@@ -90,10 +90,10 @@ def variables_left(graph_def: GraphDef) -> list[str]:
 
 @contextmanager
 def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
-    """The frozen graph of `folder` in a fresh graph and session.
+    """Open the frozen graph of `folder` in a fresh graph and session.
 
     Raises:
-        DamagedError: the file is no GraphDef, or its names are not in it.
+        DamagedError: the file is not a GraphDef, or its names are not in it.
     """
     import tensorflow as tf
 
@@ -115,7 +115,7 @@ def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
 
 
 def constants(folder: Path) -> list[TensorFact]:
-    """The constants that its signatures read, what were variables included, from its file."""
+    """Yield the constants that its signatures read, including former variables, from its file."""
     names, graph_def = _read(folder)
     outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
     return list(graphs.Graph(graph_def).constants(outputs, names.assets))
@@ -158,10 +158,10 @@ class Placeholders:
 
 
 def _raised_by_converter(error: Exception) -> bool:
-    """Whether TensorFlow's converter says itself that it cannot: nothing that goes wrong on its way is called that.
+    """Return True if TensorFlow's converter reports that it cannot convert; other errors on its way do not count.
 
     (tensorflow/python/framework/convert_to_constants.py: ValueError, as for a gather with batch dimensions, and
-    NotImplementedError, for nodes that it has no conversion of.)
+    NotImplementedError, for nodes that it cannot convert.)
     """
     from tensorflow.python.framework import convert_to_constants
 

@@ -1,4 +1,4 @@
-"""A live Python object as a form: a tf.Module, a Keras model or a graph function, asked through what is exported of it.
+"""A live Python object as a form: a tf.Module, a Keras model or a graph function, called through its exported functions.
 
 Every answer comes from the concrete functions that `export` writes, with Grappler off: on a CNN with batch
 normalisation and dropout, and on an LSTM, TensorFlow 2.21's v1 loader then gives the same outputs bit for bit.
@@ -87,13 +87,13 @@ class LivePredictor:
 
 
 def served(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:
-    """A concrete function of keyword tensors that calls `function(**tensors)`, its outputs named as TensorFlow does.
+    """Return a concrete function of keyword tensors that calls `function(**tensors)`, with outputs named as TensorFlow does.
 
     One tensor is `output_0`, a sequence `output_0`, `output_1`, …
     (tensorflow/python/saved_model/signature_serialization.py). `specs` are tf.TensorSpecs by input name.
 
     Raises:
-        UnsupportedGraph: an input or an output is no plain tensor.
+        UnsupportedGraph: an input or an output is not a dense tensor.
     """
     import tensorflow as tf
 
@@ -148,10 +148,10 @@ def of_function(key: str, function: Any) -> Any:
 
 
 def variables(root: Any) -> dict[str, Any]:
-    """Every tf.Variable of a live object by its path: Keras' own path, else the attributes that lead to it.
+    """Return every tf.Variable of a live object by its path: Keras' own path, or the attributes that lead to it.
 
-    Each comes once, in an order that the object's code alone decides. Of one that is mirrored among several workers it is
-    this worker's own, which the functions read.
+    Each comes once, in an order that depends on the object's code alone. Of a variable that is mirrored among several
+    workers it is this worker's own, which the functions read.
     """
     found: dict[str, Any] = {}
     for path, variable in _leaves(root):
@@ -199,10 +199,10 @@ def _resources(root: Any) -> list[Any]:
 
 
 def _exported(folder: Path) -> dict[str, int]:
-    """Which variable of `holder.state` each variable operation of an exported graph holds: operation -> index.
+    """Map each variable operation of an exported graph to the index of its variable in `holder.state`.
 
-    Names do not say: TensorFlow numbers equal ones as it meets them. The function behind the saver's restore operation
-    assigns each checkpoint key to a handle (tensorflow/python/checkpoint/functional_saver.py).
+    Names are ambiguous: TensorFlow numbers equal ones in the order it meets them. The function behind the saver's restore
+    operation assigns each checkpoint key to a handle (tensorflow/python/checkpoint/functional_saver.py).
     """
     import tensorflow as tf
 
@@ -256,7 +256,7 @@ def _require_tensor(where: str, value: Any) -> None:
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """The name, numbered where it is taken."""
+    """Return the name, numbered if it is taken."""
     number, free = 0, name
     while free in taken:
         number += 1

@@ -28,9 +28,9 @@ _COUNTER = "save_counter"
 
 
 class ObjectTensor(Record):
-    """One tensor of an object-based checkpoint: `path` are the attributes that lead to it, `key` its name in the bundle.
+    """A tensor of an object-based checkpoint: `path` are the attributes that lead to it, `key` its name in the bundle.
 
-    `full_name` is the name that the variable had in its program; slots belong to an optimiser.
+    `full_name` is the name of the variable in its program; slots belong to an optimiser.
     """
 
     path: str
@@ -41,10 +41,10 @@ class ObjectTensor(Record):
 
 
 def table(prefix: Path) -> list[ObjectTensor]:
-    """Every tensor of the checkpoint, read from whichever shard holds it.
+    """Return every tensor of the checkpoint, read from whichever shard holds it.
 
     Raises:
-        DamagedError: a tensor cannot be read, or the object graph names one that is not there.
+        DamagedError: a tensor cannot be read, or the object graph names one that does not exist.
     """
     graph = _object_graph(prefix)
     facts = {fact.name: fact for fact in saver.tensor_table(prefix) if fact.name != OBJECT_GRAPH}
@@ -124,7 +124,7 @@ def write(root: Any, folder: Path, step: int) -> None:
 
 
 def prefix_of(folder: Path, step: int) -> Path:
-    """Where `write` leaves the checkpoint of a global step."""
+    """Return the prefix under which `write` leaves the checkpoint of a global step."""
     return folder / f"model.ckpt-{step}"
 
 
@@ -149,7 +149,7 @@ class _Part:
 
 
 def _choose(prefix: Path, graph: Any, root: Any, variables: Mapping[str, Any], at: str | None) -> _Part:
-    """The part that matches most variables."""
+    """Return the part that matches most variables."""
     parts: dict[frozenset[tuple[str, str]], _Part] = {}
     for path, node in _nodes(graph):
         if at is None or path == at:
@@ -219,7 +219,7 @@ def _weighted(model: Any) -> list[Any]:
 
 
 def _weighted_saved(graph: Any, children: Mapping[str, int]) -> list[int]:
-    """The layers with weights as Keras 2 numbered them: `layer_with_weights-N`, or those of `layer-N` that have any."""
+    """Return the layers with weights as Keras 2 numbered them: `layer_with_weights-N`, or those of `layer-N` that have any."""
     for kind in ("layer_with_weights-", "layer-"):
         numbered = {
             int(name[len(kind) :]): node for name, node in children.items() if re.fullmatch(kind + r"\d+", name)

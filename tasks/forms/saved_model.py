@@ -91,7 +91,7 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
 
 
 def _cut(meta: MetaGraphDef, targets: Iterable[str], needed: set[str]) -> Any:
-    """The part of a MetaGraphDef that `targets` reach, with the needed variables' own nodes and collections."""
+    """Return the part of a MetaGraphDef that `targets` reach, with the nodes and collections of the needed variables."""
     import tensorflow as tf
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -170,11 +170,11 @@ def write_bundle(prefix: Path, named: Iterable[tuple[str, Array]]) -> None:
 
 @contextmanager
 def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> Iterator[tuple[Any, Any]]:
-    """A session with the SavedModel by the loader that TensorFlow Serving uses, tables filled; and its MetaGraphDef.
+    """Open a session with the SavedModel by TensorFlow Serving's loader, tables filled; also return its MetaGraphDef.
 
     Raises:
         DamagedError: the loader refuses it.
-        EnvironmentFailure: this machine cannot load it now.
+        EnvironmentFailure: this machine cannot load it at present.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -191,7 +191,7 @@ def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> It
 
 @contextmanager
 def loaded_v1(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
-    """The SavedModel by `session_of`."""
+    """Open the SavedModel by `session_of`."""
     with session_of(folder, [SERVE], options) as (session, meta):
         named = [variable.op.name for variable in session.graph.get_collection("variables")]
         readers = graph_variables.read_tensors(session.graph, named)
@@ -229,7 +229,7 @@ class FunctionPredictor:
 
 @contextmanager
 def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredictor]:
-    """The SavedModel by `tf.saved_model.load`. Raises DamagedError where the loader refuses it."""
+    """Open the SavedModel by `tf.saved_model.load`. Raises DamagedError if the loader refuses it."""
     import tensorflow as tf
 
     predictors.eager(options)
@@ -241,12 +241,12 @@ def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredict
 
 
 def signatures(folder: Path) -> list[Signature]:
-    """The signatures that the SavedModel itself declares, read from its proto without loading it."""
+    """Return the signatures that the SavedModel declares, read from its proto without loading it."""
     return signatures_in(meta_graph(folder).signature_def)
 
 
 def constants(folder: Path) -> list[TensorFact]:
-    """The constants that its signatures read, from its proto."""
+    """Yield the constants that its signatures read, from its proto."""
     meta = meta_graph(folder)
     targets = [info.name for definition in meta.signature_def.values() for info in definition.outputs.values()]
     assets = [Asset(filename=entry.filename, tensor=entry.tensor_info.name, sha256="") for entry in meta.asset_file_def]
@@ -257,7 +257,7 @@ def constants(folder: Path) -> list[TensorFact]:
 
 
 def meta_graph(folder: Path) -> Any:
-    """Its MetaGraphDef for serving, read without loading it. Raises DamagedError."""
+    """Read its MetaGraphDef for serving without loading it. Raises DamagedError."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -273,20 +273,20 @@ def meta_graph(folder: Path) -> Any:
 
 
 def bundle_values(folder: Path) -> list[TensorFact]:
-    """The variables' values as they lie on disk, read without loading the model."""
+    """Yield the values of the variables as stored on disk, read without loading the model."""
     prefix = folder / "variables" / "variables"
     return saver.tensor_table(prefix) if prefix.with_name("variables.index").exists() else []
 
 
 def loaded_values(folder: Path, options: SessionOptions) -> list[TensorFact]:
-    """What a server computes with: the value of each variable that the outputs read, by its operation's name, after the
-    loader that TensorFlow Serving uses has restored and has run the main op.
+    """Yield the values with which a server computes: those of each variable that the outputs read, by its operation's name,
+    after TensorFlow Serving's loader has restored and has run the main op.
 
-    A variable that nothing wrote has the dtype `uninitialised`, one inside a function, which nobody can read, `hidden`.
+    A variable that was never written has the dtype `uninitialised`, one inside a function, which cannot be read, `hidden`.
 
     Raises:
         DamagedError: the loader refuses it.
-        EnvironmentFailure: this machine cannot load it now.
+        EnvironmentFailure: this machine cannot load it at present.
     """
     with session_of(folder, [SERVE], options) as (session, meta):
         definitions = meta.signature_def.values()
@@ -303,7 +303,7 @@ def loaded_values(folder: Path, options: SessionOptions) -> list[TensorFact]:
 
 
 def signatures_in(definitions: Any) -> list[Signature]:
-    """A map of SignatureDefs as records, without the entries in which TF2 keeps its own books."""
+    """Return a map of SignatureDefs as records, without TF2's internal entries."""
     return [_signature(key, definitions[key]) for key in sorted(definitions) if not key.startswith("__saved_model")]
 
 
@@ -325,7 +325,7 @@ def _spec(info: Any) -> TensorSpec:
 
 
 def unloadable(folder: Path, error: Exception) -> PipelineError:
-    """The error for a SavedModel that a loader refuses: DamagedError, or EnvironmentFailure where the machine did."""
+    """Return the error for a SavedModel that a loader refuses: DamagedError, or EnvironmentFailure if the machine did."""
     if transient(error):
         return failure(error, str(folder))
     # A failed restore is told as a change of the graph, and why it failed after these words (training/saver.py).

@@ -37,7 +37,7 @@ _V1_DTYPES = frozenset({"bool", "float32", "float64", "int8", "int16", "int32", 
 
 
 def files(prefix: Path) -> list[Path]:
-    """The files of the tensor bundle behind a prefix, without the `.meta`, for V1 and V2, sharded or not.
+    """Return the files of the tensor bundle behind a prefix, without the `.meta`, for V1 and V2, sharded or not.
 
     (tensorflow/core/util/tensor_bundle/naming.h; V1: tensorflow/core/util/tensor_slice_writer.cc.)
     """
@@ -47,7 +47,7 @@ def files(prefix: Path) -> list[Path]:
 
 
 def prefixes(folder: Path) -> list[Path]:
-    """Every checkpoint prefix in a folder, found by its files and not by the `checkpoint` file, lowest step first."""
+    """Return every checkpoint prefix in a folder, found by its files and not by the `checkpoint` file, lowest step first."""
     pattern = re.compile(r"(.+?)(\.index|-\d{5}-of-\d{5})?")
     found = set()
     for path in folder.iterdir():
@@ -59,7 +59,7 @@ def prefixes(folder: Path) -> list[Path]:
 
 
 def spelled(prefix: Path) -> str:
-    """The prefix as TensorFlow's readers want it: for a sharded V1 checkpoint, a pattern over its shards."""
+    """Return the prefix as TensorFlow's readers take it: for a sharded V1 checkpoint, a pattern over its shards."""
     shards = [path.name for path in files(prefix) if re.search(r"-\d{5}-of-\d{5}$", path.name)]
     whole = prefix.exists() or prefix.with_name(f"{prefix.name}.index").exists()
     if whole or not shards or ".data-" in shards[0]:
@@ -68,7 +68,7 @@ def spelled(prefix: Path) -> str:
 
 
 def state_file(prefix_name: str) -> str:
-    """The content of a `checkpoint` file that names one prefix relatively, so that the folder can be moved.
+    """Return the content of a `checkpoint` file that names one prefix relatively, so that the folder can be moved.
 
     (tensorflow/python/training/checkpoint_state.proto, text format.)
     """
@@ -76,7 +76,7 @@ def state_file(prefix_name: str) -> str:
 
 
 def step_of(prefix: Path) -> int | None:
-    """The global step in a prefix's name, `model.ckpt-1200` -> 1200."""
+    """Return the global step in a prefix's name, `model.ckpt-1200` -> 1200."""
     match = re.search(r"-(\d+)$", prefix.name)
     return int(match[1]) if match else None
 
@@ -103,7 +103,7 @@ def reader(prefix: Path) -> Any:
 
 
 def read(checkpoint: Any, key: str, prefix: Path) -> tensor_file.Array:
-    """One tensor, its checksum verified by TensorFlow. Raises DamagedError, EnvironmentFailure."""
+    """Read one tensor; TensorFlow verifies its checksum. Raises DamagedError, EnvironmentFailure."""
     import tensorflow as tf
 
     try:
@@ -119,7 +119,7 @@ def read(checkpoint: Any, key: str, prefix: Path) -> tensor_file.Array:
 
 
 class _NoTensors:
-    """What a checkpoint without files holds."""
+    """The reader of a checkpoint without files."""
 
     def get_variable_to_shape_map(self) -> dict[str, tuple[int, ...]]:
         return {}
@@ -128,13 +128,13 @@ class _NoTensors:
 
 
 def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensor_file.Array:
-    """One variable's value, which may be a part of a tensor. Raises as `read`."""
+    """Read one variable's value, which may be a slice of a tensor. Raises as `read`."""
     whole = read(checkpoint, source.key, prefix)
     return whole[source.window] if source.spec else whole
 
 
 def tensor_table(prefix: Path) -> list[TensorFact]:
-    """Every tensor of a checkpoint, read one at a time from whichever shard holds it."""
+    """Return the facts of every tensor of a checkpoint, read one at a time from whichever shard holds it."""
     checkpoint = reader(prefix)
     return [
         tensor_file.fact(key, read(checkpoint, key, prefix)) for key in sorted(checkpoint.get_variable_to_shape_map())
@@ -142,7 +142,7 @@ def tensor_table(prefix: Path) -> list[TensorFact]:
 
 
 def meta_graph(path: Path) -> MetaGraphDef:
-    """The MetaGraphDef of a `.meta` file, importable here.
+    """Read the MetaGraphDef of a `.meta` file and make it importable.
 
     Raises:
         DamagedError: it is not one.
@@ -161,15 +161,15 @@ def meta_graph(path: Path) -> MetaGraphDef:
 
 
 def coverage(meta: MetaGraphDef, prefix: Path, targets: Iterable[str]) -> Coverage:
-    """What restoring `prefix` into the graph would write, by the graph's own saver."""
+    """Return what restoring `prefix` into the graph would write, by the graph's own saver."""
     return compared(meta.graph_def, graph_variables.restored_slices(meta.graph_def, meta.saver_def), prefix, targets)
 
 
 def compared(graph_def: GraphDef, sources: Mapping[str, Slice], prefix: Path, targets: Iterable[str]) -> Coverage:
-    """What restoring each variable from its source would write, compared with what `targets` need.
+    """Compare what restoring each variable from its source would write with what `targets` need.
 
-    Every variable of the graph is matched, missing, or changed in dtype or shape; every tensor of the checkpoint that
-    no variable asks for is extra. Initialisers do not count: a variable that only they would fill is missing.
+    Every variable of the graph is matched, missing, or changed in dtype or shape; every tensor of the checkpoint that no
+    variable takes is extra. Initialisers do not count: a variable that only they would fill is missing.
     """
     targets = list(targets)
     checkpoint = reader(prefix)
@@ -225,7 +225,7 @@ def require_coverage(found: Coverage, prefix: Path) -> None:
 
 
 def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[str, Slice]]:
-    """What another form is written from: the MetaGraphDef, its targets, and where the variables are that they need.
+    """Return the input of a conversion: the MetaGraphDef, its targets, and the sources of the variables that they need.
 
     Raises:
         CoverageError: the outputs need what the checkpoint does not hold.
@@ -241,10 +241,10 @@ def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[st
 
 @contextmanager
 def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOptions) -> Iterator[SessionPredictor]:
-    """The graph of `<prefix>.meta`, restored from `prefix` in a fresh session, assets read from `folder`/assets.
+    """Restore the graph of `<prefix>.meta` from `prefix` in a fresh session, with assets from `folder`/assets.
 
     Raises:
-        CoverageError: the outputs need a variable that the checkpoint does not hold as the graph wants it.
+        CoverageError: the outputs need a variable that the checkpoint does not hold as the graph requires.
         DamagedError: a file cannot be read.
     """
     import tensorflow as tf

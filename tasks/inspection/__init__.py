@@ -1,1 +1,1 @@
-"""What `tfship inspect` lists of a model's files; nothing is executed."""
+"""Inspection of a model's files for `tfship inspect`; nothing is executed."""

@@ -1,4 +1,4 @@
-"""What a graph's collections hold, as text: names, numbers, and the settings that a training kept there."""
+"""The collections of a graph as text: names, numbers, and settings that a training kept there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXT_LIMIT = 300
 
 
 def entries(key: str, held: Any) -> Iterator[str]:
-    """A collection's entries as text: names, numbers, and the names of what is encoded."""
+    """Return a collection's entries as text: names, numbers, and the names of encoded messages."""
     from tensorflow.core.framework import variable_pb2
 
     kind = held.WhichOneof("kind")
@@ -47,7 +47,7 @@ def _variable_name(message: Any, entry: bytes) -> str | None:
 
 
 def hyperparameters(collections: Mapping[str, Any]) -> dict[str, Any]:
-    """What was kept of a training's settings: JSON in collections, and numbers in collections of their own."""
+    """Return the settings that a training kept: JSON in collections, and numbers in collections of their own."""
     found: dict[str, Any] = {}
     for key, held in sorted(collections.items()):
         kind = held.WhichOneof("kind")

@@ -29,10 +29,10 @@ _CHECKPOINTS = (Form.SAVER_V1, Form.SAVER_V2, Form.OBJECT_CHECKPOINT)
 
 
 def inspect(path: Path, given: ModelOptions, step: int | None, *, read: bool, values: bool) -> Inspection:
-    """Everything that reading `path` tells. With `read`, every tensor of every shard; with `values`, their ranges.
+    """Read everything that can be found at `path`. With `read`, every tensor of every shard is read; with `values`, ranges.
 
     Raises:
-        UsageError: there is nothing, or several models and no telling which is meant.
+        UsageError: there is nothing, or there are several models and none is selected.
         UnsafeGraph: a link in it leads out of its folder.
         EnvironmentFailure: it cannot be read.
     """
@@ -136,9 +136,9 @@ def _devices(found: Any, written: Any) -> Any:
 
 
 def _as_written(found: Found, tags: Iterable[str]) -> Any | None:
-    """The MetaGraphDef before it was made importable, which forgets devices and versions that cannot be parsed.
+    """Return the MetaGraphDef before it was made importable, which drops devices and versions that cannot be parsed.
 
-    None for a graph in text form: what it forgot stays untold.
+    None for a graph in text form.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.framework import graph_pb2
@@ -198,7 +198,7 @@ def _layers(config: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, 
 
 
 def _despite(path: Path, step: int | None) -> Found | None:
-    """What can still be listed of a damaged model: a checkpoint's index lists without its shards."""
+    """Return what can still be listed of a damaged model: the index of a checkpoint lists its tensors without its shards."""
     near = path if path.is_dir() else path.parent
     prefixes = [path, path.with_suffix(""), *([path / "variables" / "variables"] if path.is_dir() else [])]
     if near.is_dir():

@@ -40,7 +40,7 @@ class Listing(NamedTuple):
 
 
 def of_checkpoint(prefix: Path, *, read: bool, values: bool) -> Listing:
-    """Every tensor of a checkpoint of either version. With `read` each is read, and so its checksum verified."""
+    """List every tensor of a checkpoint of either version. With `read`, each is read and its checksum verified."""
     try:
         checkpoint = saver.reader(prefix)
         shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
@@ -57,7 +57,7 @@ def of_checkpoint(prefix: Path, *, read: bool, values: bool) -> Listing:
 
 
 def of_keras(path: Path, form: Form, *, read: bool, values: bool) -> Listing:
-    """Every weight of a Keras file. Raises what `keras_safety.configuration` does: call it first."""
+    """List every weight of a Keras file. Raises what `archive_check.configuration` raises: call it first."""
     import h5py
 
     rows: list[TensorRow] = []
@@ -85,7 +85,7 @@ def _weights(path: Path, form: Form) -> Any:
 
 
 def of_graph(graph_def: GraphDef) -> list[TensorRow]:
-    """The variables that a graph wants, and, in one without any, the constants that hold what it learned."""
+    """List the variables of a graph, and, if it has none, the constants that may have been variables."""
     facts = graph_variables.variable_facts(graph_def)
     if facts:
         return [
@@ -114,7 +114,7 @@ def _constant(node: NodeDef) -> TensorRow | None:
 
 
 def role(name: str) -> str:
-    """What a stored tensor is for, by its key."""
+    """Return the role of a stored tensor, by its key."""
     key = name.removesuffix(_OBJECT_SUFFIX)
     if _BOOKKEEPING.fullmatch(key):
         return "bookkeeping"
@@ -156,5 +156,5 @@ def _statistics(array: tensor_file.Array) -> Iterator[tuple[str, Any]]:
 
 
 def said(error: DamagedError) -> str:
-    """A damage in one line."""
+    """Return a damage as one line."""
     return f"{error.where}: expected {error.expected}, found {error.found}"

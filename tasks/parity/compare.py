@@ -72,8 +72,8 @@ def _not_finite(signature: str, output: str, test: ParityTest, got: str) -> Pari
 def values(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorFact]) -> list[ParityRow]:
     """Compare the live model's variables and constants with those of a form, byte for byte.
 
-    A value is looked for under its own name; under a name that nobody asked for only where its own is gone, since
-    renaming nodes changes nothing, and each such value once. One row for all that agree, one for each that does not.
+    A value is looked up by its own name, and by an unexpected name only if its own is missing, since renaming nodes changes
+    nothing; each such value counts once. There is one row for all that agree, and one for each that does not.
     """
     wanted = list(expected)
     names = {fact.name for fact in wanted}
@@ -118,7 +118,7 @@ def values(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorF
 
 
 def unexpected(candidate: str, expected: Iterable[TensorFact], got: Iterable[TensorFact]) -> list[ParityRow]:
-    """A row for each value of a form beyond the expected ones, which are all there: the form reads what nobody recorded."""
+    """Return a row for each value of a form beyond the expected ones: the form reads something that was not recorded."""
     wanted = list(expected)
     names = {fact.name for fact in wanted}
     found = [fact for fact in got if fact.name not in names]
@@ -160,10 +160,10 @@ def outputs(
     test: ParityTest,
     tolerance: Tolerance,
 ) -> list[ParityRow]:
-    """Send the whole probe through every signature and compare every output with the baseline.
+    """Send the entire probe through every signature and compare every output with the baseline.
 
-    `probe` is keyed `signature/input`, `baseline` `signature/output`. A signature that the form does not carry
-    is a failure, as is one output too many or too few.
+    `probe` is keyed `signature/input`, `baseline` `signature/output`. A signature that the form does not have is a failure,
+    as are missing and additional outputs.
     """
     rows: list[ParityRow] = []
     for signature in signatures:
@@ -224,7 +224,7 @@ def _dims(shape: tuple[int | None, ...] | None) -> str:
 
 
 def signatures(candidate: str, expected: Iterable[Signature], found: Iterable[Signature]) -> list[ParityRow]:
-    """A row where the signatures of a form are not those of the live model; TensorFlow casts what it is fed silently."""
+    """Return a row if the signatures of a form differ from the live model's; TensorFlow casts inputs silently."""
     difference = signature_difference(expected, found)
     if not difference:
         return []
@@ -233,7 +233,7 @@ def signatures(candidate: str, expected: Iterable[Signature], found: Iterable[Si
 
 
 def rows_of(signature: Signature, probe: Tensors) -> int:
-    """How many rows the probe of a signature has, 0 where its inputs do not share an open first dimension."""
+    """Return the number of rows in the probe of a signature, 0 if its inputs do not share an open first dimension."""
     if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in signature.inputs.values()):
         return 0
     sizes = {len(probe[f"{signature.key}/{name}"]) for name in signature.inputs}
@@ -241,12 +241,12 @@ def rows_of(signature: Signature, probe: Tensors) -> int:
 
 
 def first_rows(probe: Tensors, count: int) -> Tensors:
-    """The first rows of every input that has rows."""
+    """Return the first rows of every input that has rows."""
     return {name: array[:count] if array.ndim else array for name, array in probe.items()}
 
 
 def select(tensors: Tensors, signature: str) -> Tensors:
-    """The tensors of one signature, by their own names."""
+    """Return the tensors of one signature, by their own names."""
     prefix = f"{signature}/"
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
@@ -265,7 +265,7 @@ def compare(
     got: Array,
     bounds: tuple[float, float],
 ) -> ParityRow:
-    """One output against its baseline: dtype and shape first, then values; NaN places must agree in every test."""
+    """Compare one output with its baseline: dtype and shape first, then values; places of NaN must agree in every test."""
     kinds = [f"{dtype_name(array)}{list(array.shape)}" for array in (expected, got)]
     if kinds[0] != kinds[1]:
         worst = Difference(expected=kinds[0], got=kinds[1])
@@ -353,7 +353,7 @@ def _absolute(expected: Array, got: Array) -> Array:
 
 
 def _distances(expected: Array, got: Array) -> tuple[float, float]:
-    """The largest absolute and relative difference over the places where both are finite."""
+    """Return the largest absolute and relative difference over the places where both are finite."""
     a, b = _wide(expected), _wide(got)
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
@@ -365,11 +365,11 @@ def _distances(expected: Array, got: Array) -> tuple[float, float]:
 
 
 def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors, tolerance: Tolerance) -> ParityRow:
-    """A class may differ in a served answer where nothing but the tolerance of the two best scores parts them.
+    """Return True if a class differs in a served answer only because the two best scores lie within the tolerance.
 
-    Each score may move by its own bound, absolute + relative * |score|: the best one down and the one taken up, so what
-    parts them is the sum of the two bounds; one further apart cannot have changed places within the tolerance. It is
-    excused only if the output is the argmax of a float output of the same signature in every other row.
+    Each score may move by its own bound, absolute + relative * |score|: the best one down and the other up, so the scores
+    may be apart by the sum of the two bounds. The output must be the argmax of a float output of the same signature in every
+    other row.
     """
     if row.passed is not False or row.signature != signature or row.output not in expected or row.output not in got:
         return row

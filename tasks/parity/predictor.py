@@ -1,6 +1,6 @@
-"""One interface over every form: give it a signature and inputs, it gives outputs.
+"""The interface over every form: a signature and inputs in, outputs out.
 
-Everything here runs in a child process, where TensorFlow is loaded.
+Everything here runs in a child process, in which TensorFlow is loaded.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SessionPredictor:
 
 
 def _as_in_graph(signature: Signature, graph: Any) -> Signature:
-    """The signature with the dtypes that its tensors have, whatever was declared of them."""
+    """Return the signature with the dtypes of its tensors, whatever was declared."""
 
     def found(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
         dtypes = {name: graph.get_tensor_by_name(spec.tensor).dtype.base_dtype.name for name, spec in specs.items()}
@@ -87,10 +87,10 @@ def _as_in_graph(signature: Signature, graph: Any) -> Signature:
 
 
 def session(graph: Any, options: SessionOptions) -> Any:
-    """A session on `graph` with Grappler off: with it on, saved forms differ from the live one by up to 4e-6.
+    """Open a session on `graph` with Grappler off: with it, saved forms differ from the live model by up to 4e-6.
 
     Raises:
-        UsageError: there is no such device as the options name.
+        UsageError: the device of the options does not exist.
     """
     import tensorflow as tf
 
@@ -106,10 +106,10 @@ def session(graph: Any, options: SessionOptions) -> Any:
 
 
 def eager(options: SessionOptions) -> None:
-    """The same settings for functions that run eagerly; call it once, before anything else is computed.
+    """Apply the same settings to functions that run eagerly; call it once, before anything else is computed.
 
     Raises:
-        UsageError: there is no such device as the options name.
+        UsageError: the device of the options does not exist.
     """
     import tensorflow as tf
 
@@ -138,7 +138,7 @@ def _use_devices(options: SessionOptions) -> None:
 
 
 def environment(options: SessionOptions) -> Environment:
-    """What this process computes with; equal environments may be compared bit for bit."""
+    """Return the environment of this process; outputs from equal environments may be compared bit for bit."""
     import tensorflow as tf
 
     relevant = ("model name", "flags", "Features", "CPU part")

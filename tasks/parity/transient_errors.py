@@ -21,7 +21,7 @@ _WORDS = re.compile(
 
 
 def transient(error: BaseException) -> bool:
-    """Whether an error may be gone when the same bytes are read again: no file or memory to be had, a failing device."""
+    """Return True if an error may disappear when the same bytes are read again: no file descriptors, no memory, a failing device."""
     if isinstance(error, MemoryError) or type(error).__name__ in _CLASSES:
         return True
     if isinstance(error, OSError) and error.errno is not None:
@@ -30,7 +30,7 @@ def transient(error: BaseException) -> bool:
 
 
 def failure(error: Exception, where: str) -> EnvironmentFailure:
-    """The error to raise for one that is `transient`."""
+    """Return the error to raise for one that is `transient`."""
     if isinstance(error, OSError) and error.errno is not None:
         return EnvironmentFailure.from_os(error, where)
     found = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"

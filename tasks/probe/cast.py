@@ -136,7 +136,7 @@ def typed(array: Array, dtype: str, where: str, *, rounding: bool = False) -> Ar
 
 
 def _kept(array: Array, cast: Array, rounding: bool) -> Array:
-    """Where a cast left the value what it was."""
+    """Return the places where a cast kept the value."""
     source, target = array.dtype.kind, cast.dtype.kind
     if target == "b":
         return np.asarray((array == 0) | (array == 1))

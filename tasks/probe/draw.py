@@ -61,7 +61,7 @@ def drawn(
 
 
 def _batch(signature: Signature, rows: int) -> int:
-    """The rows of inputs with an open first dimension: as many as one beside them insists on."""
+    """Return the number of rows of inputs with an open first dimension, as fixed by another input of the signature."""
     fixed = {
         spec.shape[0] for spec in signature.inputs.values() if spec.shape and len(spec.shape) > 1 and spec.shape[0]
     }
@@ -85,7 +85,7 @@ class _Drawing:
         return array
 
     def shape(self, spec: TensorSpec, source: str, rows: int, where: str) -> tuple[int, ...]:
-        """The input's shape, open sizes filled in: the first with rows, others from the first weights, or small."""
+        """Return the input's shape with open sizes filled in: the first with rows, others from the first weights, or small."""
         shape = spec.shape
         told = self.row_shape(source)
         if shape is None:
@@ -102,7 +102,7 @@ class _Drawing:
         )
 
     def row_shape(self, source: str) -> tuple[int, ...] | None:
-        """The shape of one row that the input's direct readers tell: a matrix's rows, a filter's channels, a reshape."""
+        """Return the shape of one row that the input's readers require: a matrix's rows, a filter's channels, a reshape."""
         graph = self.flow.graph
         waiting, seen = [source], set()
         while waiting:
@@ -184,7 +184,7 @@ class _Drawing:
         return [" ".join(self.rng.choice(_WORDS, int(length))).encode() for length in lengths]
 
     def example(self, use: Use, spec: Sequence[example_spec.Feature], row: int, where: str) -> bytes:
-        """One serialized tf.Example; in some rows what may be left out is."""
+        """Return one serialized tf.Example; some rows leave out what is optional."""
         import tensorflow as tf
 
         example = tf.train.Example()
@@ -211,7 +211,7 @@ class _Drawing:
 
 
 def bound(flow: Dataflow, uses: Sequence[Use]) -> int | None:
-    """The smallest number that an index used so must stay below, None where the graph sets no limit."""
+    """Return the smallest number that an index with these uses must stay below, None if the graph sets no limit."""
     limits = []
     for scope, node, position in uses:
         index, table = _LOOKUPS.get(node.op, (-1, 0))

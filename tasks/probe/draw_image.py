@@ -27,7 +27,7 @@ def encoded(rng: np.random.Generator, op: str, channels: int, count: int) -> lis
 
 
 def _pixels(rng: np.random.Generator, channels: int) -> Array:
-    """A smooth gradient under some noise, as photographs have both."""
+    """Return a smooth gradient under some noise, as in photographs."""
     slope = rng.uniform(-3, 3, (2, channels))
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE].astype(float)
     smooth = 128 + rows[..., None] * slope[0] + columns[..., None] * slope[1]

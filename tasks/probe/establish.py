@@ -17,20 +17,19 @@ from tasks.tensors.tensor_file import Tensors
 
 
 def read(file: Path, signatures: Sequence[Signature]) -> Tensors:
-    """The inputs of every signature from a file, keyed `signature/input`.
+    """Read the inputs of every signature from a file, keyed `signature/input`.
 
     Raises:
-        UsageError: the file is of no known kind or broken, holds nothing for a signature, or values that its inputs
-            do not take.
+        UsageError: the file has an unknown format or is broken, lacks a signature, or holds values that an input cannot take.
     """
     return _read(file, signatures)[0]
 
 
 def warmup(saved_model_folder: Path, signatures: Sequence[Signature]) -> Tensors | None:
-    """The inputs in a SavedModel's warmup requests, for those signatures that have any; None where there are none.
+    """Return the inputs in a SavedModel's warmup requests, for the signatures that have any; None if there are none.
 
     Raises:
-        UsageError: the requests are broken, or not what the signatures take.
+        UsageError: the requests are broken, or do not fit the signatures.
     """
     found = _warmup(saved_model_folder, signatures)
     return found[0] if found else None
@@ -60,9 +59,9 @@ def establish(
     folder: Path | None,
     assets: Mapping[str, Path] | None = None,
 ) -> tuple[Tensors, str]:
-    """The probe, and where it comes from in words: the file that is given, else warmup requests, else drawn.
+    """Return the probe and a description of its source: the given file, otherwise warmup requests, otherwise drawn.
 
-    `folder` is a SavedModel's. Signatures that its warmup requests leave out are drawn.
+    `folder` is a SavedModel's. Signatures without warmup requests are drawn.
 
     Raises:
         UsageError: see `read`, `warmup` and `drawn`.

@@ -14,10 +14,10 @@ OPS = {"ParseExample", "ParseExampleV2", "ParseSingleExample"}
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature: dense ones have a shape (None where any length goes) and may have a default.
+    """A feature: dense ones have a shape (None for an open length) and may have a default.
 
-    `outputs` are the names, in graph and function, of the parsed values among the node's outputs. `most` is how many
-    values a row may have where the graph makes a sparse feature dense, with that width.
+    `outputs` are the names, in graph and function, of the parsed values among the node's outputs. `most` is the number of
+    values that a row may have if the graph makes a sparse feature dense, with that width.
     """
 
     key: str
@@ -30,7 +30,7 @@ class Feature:
 
 
 def features(flow: Dataflow, use: Use) -> list[Feature] | None:
-    """The features that a parsing node reads (tensorflow/core/ops/parsing_ops.cc); None where its keys are computed."""
+    """Return the features that a parsing node reads (tensorflow/core/ops/parsing_ops.cc); None if its keys are computed."""
     import tensorflow as tf
 
     def dtypes(attribute: str) -> list[str]:
@@ -73,7 +73,7 @@ def features(flow: Dataflow, use: Use) -> list[Feature] | None:
 
 
 def _width(flow: Dataflow, use: Use, indices: tuple[str, ...]) -> int | None:
-    """The width of the dense tensor that a sparse feature is made into; a value beyond it would be an error."""
+    """Return the width of the dense tensor into which a sparse feature is written; a value beyond it is an error."""
     widths = []
     for taker in flow.uses(use.scope, use.node.name, indices):
         if taker.node.op == "SparseToDense" and taker.position == 0:
@@ -85,7 +85,7 @@ def _width(flow: Dataflow, use: Use, indices: tuple[str, ...]) -> int | None:
 
 
 def _has_elements(flow: Dataflow, scope: Scope, default: str) -> bool:
-    """Whether a default is one: an empty one says that the feature must be there."""
+    """Return True if a default has elements: an empty one marks a required feature."""
     found = flow.origin(scope, default)
     if found is not None and found[1].op == "Reshape":
         scope, default = found[0], found[1].input[0]

@@ -28,10 +28,10 @@ _REST = {"signature_name", "instances", "inputs", "examples", "context"}
 
 
 def held(file: Path) -> Held:
-    """What the file holds.
+    """Read a file of inputs.
 
     Raises:
-        UsageError: there is no such file, or it is of no known kind, or broken.
+        UsageError: there is no such file, its format is unknown, or it is broken.
     """
     where = file.name
     if not file.is_file():

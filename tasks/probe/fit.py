@@ -1,4 +1,4 @@
-"""What a file of inputs holds, made into the tensors of a signature: cast only without loss, never broadcast."""
+"""Conversion of a file of inputs into the tensors of a signature: cast only without loss, never broadcast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OTHER = "give another file with --probe"
 
 @dataclass(frozen=True)
 class Rows:
-    """One flat list of values a row, to be given the shape of the input's rows; `text` marks cells of a CSV."""
+    """One flat list of values per row, to be given the shape of the input's rows; `text` marks cells of a CSV."""
 
     rows: Sequence[Sequence[Any]]
     text: bool = False
@@ -36,11 +36,11 @@ Value = Array | Nested | Rows
 
 @dataclass(frozen=True)
 class Held:
-    """What a file holds.
+    """The contents of a file of inputs.
 
-    `named` is keyed `signature/input` or `input`: arrays with a dtype of their own, or Nested and Rows without.
-    `unnamed` is for the only input of a signature, under the signature's key, or under None for any. In a `table`
-    the columns that no name claims are such an input, too.
+    `named` is keyed `signature/input` or `input`: arrays with a dtype of their own, or Nested and Rows without one.
+    `unnamed` is for the only input of a signature, under the signature's key, or under None for any. In a `table`, the
+    columns that no name takes are such an input too.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Held:
     table: bool = False
 
     def without(self, name: str) -> Held:
-        """The same without one name."""
+        """Return the same contents without one name."""
         return replace(self, named={key: value for key, value in self.named.items() if key != name})
 
     def described(self) -> str:
@@ -70,10 +70,10 @@ class Fitted:
 
 
 def fitted(held: Held, signature: Signature, where: str, *, cut: bool = True) -> Fitted:
-    """The inputs of one signature. With `cut`, more rows than a fixed batch takes are left out, and a note says so.
+    """Return the inputs of one signature. With `cut`, rows beyond a fixed batch are left out, with a note.
 
     Raises:
-        UsageError: an input is not there, or has another dtype, rank or size than the signature's.
+        UsageError: an input is missing, or its dtype, rank or size differs from the signature's.
     """
     chosen, notes = _chosen(held, signature, where)
     inputs: Tensors = {}
@@ -93,18 +93,18 @@ def fitted(held: Held, signature: Signature, where: str, *, cut: bool = True) ->
 
 
 def fixed_batch(signature: Signature) -> int | None:
-    """The batch size that a signature insists on: the first dimension that all its inputs share, if it is fixed."""
+    """Return the batch size that a signature requires: the first dimension that all its inputs share, if it is fixed."""
     firsts = {spec.shape[0] if spec.shape else None for spec in signature.inputs.values()}
     return firsts.pop() if len(firsts) == 1 else None
 
 
 def mentions(held: Held, signature: Signature) -> bool:
-    """Whether something in the file is for this signature by its key."""
+    """Return True if the file has something for this signature by its key."""
     return signature.key in held.unnamed or any(name.startswith(f"{signature.key}/") for name in held.named)
 
 
 def serves(held: Held, signature: Signature) -> bool:
-    """Whether the file has something for every input of the signature."""
+    """Return True if the file has something for every input of the signature."""
     try:
         _chosen(held, signature, "")
     except UsageError:
@@ -197,7 +197,7 @@ def _array(value: Value, spec: TensorSpec, where: str) -> Array:
 
 
 def _row_shape(spec: TensorSpec, width: int, where: str) -> tuple[int, ...]:
-    """The shape of one row of `width` values: the input's own, at most one dimension of it being open."""
+    """Return the shape of one row of `width` values: the input's own, with at most one open dimension."""
     if spec.shape is None or len(spec.shape) == 0:
         return () if width == 1 else (width,)
     dims = spec.shape[1:]
@@ -246,5 +246,5 @@ def _length(value: Value) -> int:
 
 
 def keyed(signature: Signature, inputs: Tensors) -> Tensors:
-    """The inputs under `signature/input`."""
+    """Return the inputs under `signature/input`."""
     return {f"{signature.key}/{name}": array for name, array in inputs.items()}

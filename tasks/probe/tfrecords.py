@@ -34,9 +34,9 @@ class _Request:
 
 
 def looks_like_records(head: bytes, size: int) -> bool:
-    """Whether a file may be a TFRecord: its first record's length fits into it (tensorflow/core/lib/io/record_reader.h).
+    """Return True if a file may be a TFRecord: the length of its first record fits (tensorflow/core/lib/io/record_reader.h).
 
-    No text does: its eighth byte makes that length larger than any file. A compressed file is taken for one, too.
+    No text does: its eighth byte makes that length larger than any file. A compressed file is taken for one too.
     """
     if head.startswith(_GZIP):
         return True
@@ -44,10 +44,10 @@ def looks_like_records(head: bytes, size: int) -> bool:
 
 
 def held(file: Path, where: str) -> Held:
-    """What a TFRecord holds.
+    """Read a TFRecord.
 
     Raises:
-        UsageError: it is none, is broken, or its records are not all of one kind.
+        UsageError: it is not one, is broken, or its records are not all of one kind.
     """
     from tensorflow.core.example import example_pb2
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -151,7 +151,7 @@ def _of_predict(request: Any, where: str) -> _Request:
 
 
 def _of_log(log: Any, where: str) -> Iterator[_Request]:
-    """The request of a log. Of multi-inference and session-run logs there is none for a signature alone."""
+    """Return the request of a log. Logs of multi-inference and session runs have none for a single signature."""
     which = log.WhichOneof("log_type")
     if which == "predict_log":
         yield _of_predict(log.predict_log.request, where)
@@ -185,7 +185,7 @@ def _tensor(proto: Any, where: str) -> Array:
 
 
 def _grouped(requests: Iterable[_Request], kind: str, where: str) -> Held:
-    """All requests for a signature as one batch."""
+    """Return all requests for a signature as one batch."""
     tensors: dict[str, list[Array]] = {}
     examples: dict[str | None, list[bytes]] = {}
     inputs_of: Mapping[str, set[str]] = {}

@@ -24,7 +24,7 @@ class Vocabularies:
         self._initialisers: dict[str, tuple[Scope, NodeDef]] | None = None
 
     def of(self, scope: Scope, handle: str) -> list[bytes]:
-        """Some words that the table knows, or none where its words are unknown."""
+        """Return some words that the table knows; empty if its words are unknown."""
         if self._initialisers is None:
             self._initialisers = {}
             for at, node in self._flow.everywhere():
@@ -37,7 +37,7 @@ class Vocabularies:
         return []
 
     def _names(self, scope: Scope, handle: str) -> list[str]:
-        """What a table is known by: its node, where functions take it as an argument, else the name that it shares."""
+        """Return the names of a table: its node, which functions take as an argument, and the name that it shares."""
         found = self._flow.origin(scope, handle)
         if found is None:
             return []

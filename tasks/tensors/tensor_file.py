@@ -26,9 +26,9 @@ _INTEGERS = {name: name.removeprefix("q") for name in ("qint8", "quint8", "qint1
 
 
 def as_array(value: Any) -> Array:
-    """An array of what TensorFlow returned: a scalar string comes as bytes, whose trailing zeros numpy would drop.
+    """Convert a value that TensorFlow returned: a scalar string comes as bytes, whose trailing zeros numpy would drop.
 
-    A quantised tensor comes as its integers from a session, from a message as structures of one field: integers here.
+    A quantised tensor comes as integers from a session, and as structures of one field from a message: integers here.
     """
     if isinstance(value, (bytes, str)):
         return np.array(value, dtype=object)
@@ -42,7 +42,7 @@ def dtype_name(array: Array) -> str:
 
 
 def as_bytes(array: Array) -> bytes:
-    """The bytes that decide whether two tensors are equal."""
+    """Return the bytes that decide whether two tensors are equal."""
     if array.dtype.kind not in "OSU":
         return np.ascontiguousarray(array).tobytes()
     items = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel().tolist()]
@@ -50,7 +50,7 @@ def as_bytes(array: Array) -> bytes:
 
 
 def fact(name: str, array: Array) -> TensorFact:
-    """What `array` is, as a record."""
+    """Return the facts of an array, as a record."""
     return TensorFact(
         name=name,
         dtype=dtype_name(array),
@@ -61,7 +61,7 @@ def fact(name: str, array: Array) -> TensorFact:
 
 
 def nonfinite(array: Array) -> int:
-    """How many of an array's floats are NaN or infinite; 0 for what holds no floats."""
+    """Return how many of an array's floats are NaN or infinite; 0 if it holds no floats."""
     if array.dtype.kind not in "fcV" or array.dtype.names is not None:
         return 0
     # ml_dtypes' types are of kind V (bfloat16, float8): every one of them fits in float32.
@@ -70,7 +70,7 @@ def nonfinite(array: Array) -> int:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write named tensors to one file, whole or not at all; equal tensors give equal bytes."""
+    """Write named tensors to one file, completely or not at all; equal tensors give equal bytes."""
     blobs = [as_bytes(array) for array in tensors.values()]
     header = json.dumps(
         [
@@ -87,10 +87,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a file that `write_tensors` made; strings come as object arrays of bytes.
+    """Read the tensors of a file that `write_tensors` made; strings come as object arrays of bytes.
 
     Raises:
-        DamagedError: the file is cut, too long, or not such a file.
+        DamagedError: the file is truncated, too long, or not such a file.
     """
     content = path.read_bytes()
     try:
@@ -122,9 +122,9 @@ def _array(blob: bytes, dtype: str, shape: list[int]) -> Array:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of that TensorFlow name; bfloat16 and its kin come from ml_dtypes, which TensorFlow brings.
+    """Return the numpy dtype of a TensorFlow name; bfloat16 and similar types come from ml_dtypes, a dependency of TensorFlow.
 
-    Of a quantised one (`quint8`) that of its integers.
+    For a quantised dtype (`quint8`), that of its integers.
     """
     try:
         return np.dtype(_INTEGERS.get(name, name))

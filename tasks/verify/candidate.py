@@ -1,4 +1,4 @@
-"""One model beside the first one: its signatures paired with the first one's, its outputs compared, its values looked up."""
+"""A model compared with the first one: signatures paired, outputs compared, values looked up."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _NAMED = 4
 
 
 class Answered(Record):
-    """What one model is, and what it came to; `rows` is empty for the first, `applied` are the options that were for it.
+    """A model and its results; `rows` is empty for the first, `applied` are the options that applied to it.
 
-    `signatures` are those that were asked, `values` what its outputs are computed with, `unstable` the outputs that
-    differ between two calls, `random` the operations that may be why.
+    `signatures` are those that were compared, `values` are the values with which its outputs are computed, `unstable` the
+    outputs that differ between two calls, `random` the operations that may be the reason.
     """
 
     path: str
@@ -84,9 +84,9 @@ def candidate(
 
 
 def values_row(name: str, wanted: Sequence[TensorFact], held: Iterable[TensorFact]) -> ParityRow:
-    """How many of the first model's values are among another's, by `parity.values`. For information: never passed.
+    """Return how many of the first model's values are among another's, by `compare.values`. For information: never passed.
 
-    Another tool may have folded or renamed constants, and the outputs are equal all the same.
+    Another tool may have folded or renamed constants although the outputs are equal.
     """
     there = {fact.name for fact in wanted}
     lost = [row.output for row in compare.values(name, wanted, held) if row.passed is False and row.output in there]
@@ -160,10 +160,10 @@ def _outputs(
 
 
 def _input_rows(name: str, pair: Pair, rows: Tensors) -> Iterable[ParityRow]:
-    """A row for each input that takes something else: nothing is cast, and nothing reshaped.
+    """Return a row for each input that differs: nothing is cast, and nothing reshaped.
 
     Raises:
-        UsageError: all that is in the way is the number of rows.
+        UsageError: only the number of rows differs.
     """
     for mine, theirs in pair.inputs.items():
         wanted, taken = pair.baseline.inputs[mine], pair.candidate.inputs[theirs]

@@ -1,6 +1,6 @@
-"""Several saved forms of one model on one probe: each is opened in a child of its own and compared with the first.
+"""Comparison of several saved forms of one model on one probe: each is opened in a child of its own.
 
-The first is asked twice before anything is compared with it. Its answers travel through a folder:
+The first model answers twice before anything is compared with it. Its answers travel through a folder:
 
 probe.tensors       `signature/input` -> array
 baseline.tensors    `signature/output` -> array
@@ -53,7 +53,7 @@ class Comparison(Record):
         return next((one for one in self.candidates if self.refused(one) is not None), None)
 
     def refused(self, other: Answered) -> ParityReport | None:
-        """What speaks against a candidate: rows that differ, or a signature of which no output could be compared."""
+        """Return the failures of a candidate: rows that differ, or a signature of which no output could be compared."""
         report = ParityReport(baseline=f"first model {self.baseline.path}", rows=other.rows)
         if report.failures:
             return report
@@ -136,7 +136,7 @@ def _ask(live: Predictor, signatures: Iterable[Signature], rows: Tensors, where:
 
 
 def _wanted(brought: SourceModel) -> Iterable[TensorFact]:
-    """The variables that the outputs need; where there are none, the constants that may have been some."""
+    """Return the variables that the outputs need; without any, the constants that may have been variables."""
     if brought.names.needed:
         names = {brought.paths.get(name, name) for name in brought.names.needed}
         return [fact for fact in brought.live.values() if fact.name in names]

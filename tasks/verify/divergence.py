@@ -1,7 +1,7 @@
-"""Where two graphs of one model part: the first tensor, from the inputs towards the outputs, that differs.
+"""The divergence of two graphs of one model: the first tensor, from the inputs towards the outputs, that differs.
 
-Nodes correspond by name. What is stored (a constant, a variable, what reads one) must be equal byte for byte, what is
-computed within the tolerance. The body of a function is not looked into: the call is named. Runs in a child.
+Nodes correspond by name. Stored values (constants, variables, their reads) must be equal byte for byte, computed ones
+within the tolerance. Bodies of functions are not compared: the call is named. Runs in a child.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HANDLES = ("resource", "variant", "string_ref")  # the last is how TF1 hands on
 
 
 class Divergence(Record):
-    """One tensor that differs while everything before it agrees; of a pair the first is the baseline's.
+    """A tensor that differs while everything before it agrees; in pairs, the baseline comes first.
 
     `row` compares it: `worst` has both values where they differ most.
     """
@@ -52,7 +52,7 @@ class Explanation(Record):
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: a session, what is fed (tensor -> value), the outputs (name -> tensor), what reads each variable."""
+    """One of the two models: a session, feeds (tensor -> value), outputs (name -> tensor), the tensors that read variables."""
 
     session: Any
     feeds: Mapping[str, Array]
@@ -117,7 +117,7 @@ def _told(
 
 
 def _rewired(mine: Side, other: Side) -> list[str]:
-    """The outputs that are another tensor in the other graph."""
+    """Describe the outputs that are another tensor in the other graph."""
     return [
         f"the output {name} is {tensor} in the first and {other.outputs[name]} in the other"
         for name, tensor in mine.outputs.items()
@@ -126,7 +126,7 @@ def _rewired(mine: Side, other: Side) -> list[str]:
 
 
 def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
-    """The pairs of outputs that differ, and agree when they are called by each other's names."""
+    """Describe the pairs of outputs that differ, and agree under each other's names."""
     names = list(mine.outputs)
     ours, theirs = (
         side.session.run([side.outputs[name] for name in names], dict(side.feeds)) for side in (mine, other)
@@ -147,7 +147,7 @@ def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
 def _compared(
     mine: Side, other: Side, cones: Sequence[Cone], names: Iterable[str], bounds: tuple[float, float]
 ) -> tuple[dict[str, ParityRow], int]:
-    """The comparison of each node's worst output, in order; and how many tensors could not be evaluated."""
+    """Compare the worst output of each node, in order; also return the number of tensors that could not be evaluated."""
     names = list(names)
     rows: dict[str, ParityRow] = {}
     looked, wanted = 0, sum(1 for name in names if not all(cone.fetchable(name) for cone in cones))
@@ -187,7 +187,7 @@ def _chunks(mine: Side, other: Side, cones: Sequence[Cone], names: Iterable[str]
 
 
 def _tensors(side: Side, cone: Cone, name: str) -> list[str | None]:
-    """The tensors of a node, None for a handle, which has no value to look at; a variable's is what reads it."""
+    """Return the tensors of a node, None for a handle, which has no value; for a variable, the tensor that reads it."""
     if not cone.fetchable(name):
         return []
     if name in side.variables:
@@ -205,7 +205,7 @@ def _bytes(tensor: Any, feeds: Mapping[str, Array]) -> int:
 
 
 def _evaluated(mine: Side, other: Side, chunk: list[_Task]) -> Iterator[tuple[_Task, tuple[Array, Array]]]:
-    """The values of a chunk; one that cannot be evaluated (in a branch not taken) is left out."""
+    """Yield the values of a chunk; tensors that cannot be evaluated (in a branch not taken) are left out."""
     import tensorflow as tf
 
     if not chunk:

@@ -30,10 +30,10 @@ class Pair(Record):
 
 
 def given_for(meta: MetaGraphDef | None, given: ModelOptions) -> ModelOptions:
-    """What of the user's words is for the model of this graph; None for one that is opened from code or from Keras.
+    """Return the options that apply to the model of this graph; None for one that is opened from code or by Keras.
 
-    Inputs and outputs are where all those tensors are in its graph, or where it declares no signature of its own; pins
-    where such a placeholder is; a signature's key where it is declared, or names the given inputs and outputs.
+    Inputs and outputs apply if all their tensors are in its graph, or if it declares no signature; pins apply if the
+    placeholder exists; the key of a signature applies if it is declared, or names the given inputs and outputs.
     """
     named = bool(given.inputs or given.outputs)
     if meta is None:
@@ -50,8 +50,9 @@ def given_for(meta: MetaGraphDef | None, given: ModelOptions) -> ModelOptions:
 
 
 def code_for(found: Found, given: ModelOptions, code: ModelSource | None) -> tuple[ModelOptions, ModelSource | None]:
-    """What is given beside models, as far as it is for this one: graph, code and name map for one without its graph,
-    tags for a SavedModel."""
+    """Return the options that apply to a model of this form: graph, code and name map for one without its graph, tags for a
+    SavedModel.
+    """
     alone = found.form in _CHECKPOINTS and found.meta is None
     mapped = alone or (found.form in _CHECKPOINTS and given.graph is None and code is None)
     graph = given.graph if alone and code is None else None
@@ -62,7 +63,7 @@ def code_for(found: Found, given: ModelOptions, code: ModelSource | None) -> tup
 
 
 def words(given: ModelOptions, code: ModelSource | None) -> tuple[str, ...]:
-    """The user's words as options, to find those that were for no model at all."""
+    """Return the options as words, to find those that applied to no model."""
     options = [*(f"--input {text}" for text in given.inputs), *(f"--output {text}" for text in given.outputs)]
     options += [f"--pin {name}" for name in given.pins]
     options += [f"--signature {given.signature}"] if given.signature is not None else []
@@ -75,12 +76,12 @@ def words(given: ModelOptions, code: ModelSource | None) -> tuple[str, ...]:
 def pair(
     baseline: Sequence[Signature], candidate: Sequence[Signature], where: str
 ) -> tuple[list[Pair], list[Signature], list[Signature]]:
-    """The pairs, and the signatures that only the baseline and only the candidate has.
+    """Return the pairs, and the signatures that only the baseline and only the candidate has.
 
-    By key; where each has one signature, those two.
+    They are paired by key; if each model has one signature, those two are paired.
 
     Raises:
-        UsageError: no signature of the one stands for any of the other, or the inputs or outputs of two cannot be paired.
+        UsageError: no signature of the one corresponds to any of the other, or the inputs or outputs of two cannot be paired.
     """
     by_key = {signature.key: signature for signature in candidate}
     if len(baseline) == len(candidate) == 1:

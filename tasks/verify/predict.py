@@ -22,7 +22,7 @@ from tasks.user_code.source import ModelSource
 
 
 class Predicted(Record):
-    """What answered: the form, and the keys of the signatures that the file held inputs for."""
+    """The form that answered, and the keys of the signatures for which the file held inputs."""
 
     form: str
     signatures: tuple[str, ...]
@@ -60,7 +60,7 @@ def predict(
 
 
 def ask(live: Predictor, signature: str, inputs: Mapping[str, Array], where: str) -> Tensors:
-    """The outputs of one batch. Raises UsageError where the model does not take it."""
+    """Return the outputs of one batch. Raises UsageError if the model does not accept it."""
     try:
         return live.predict(signature, inputs)
     except (PipelineError, MemoryError, OSError):
@@ -82,7 +82,7 @@ def _inputs(file: Path, signatures: list[Signature]) -> list[tuple[Signature, Te
 
 
 def _of_inputs(error: UsageError) -> UsageError:
-    """The same, by the name that the file's option has here."""
+    """Return the same error with the name that the option has in this command."""
     remedy = error.remedy.replace("--probe", "--inputs")
     return error.changed(expected=error.expected.replace("the probe", "these inputs"), remedy=remedy)
 

@@ -1,4 +1,4 @@
-"""One of several models that are looked at side by side: opened in its own child, by the words that are for it."""
+"""One of several models that are compared, opened in its own child with the options that apply to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OBJECTS = (Form.KERAS, Form.HDF5, Form.OBJECT_CHECKPOINT)
 
 @dataclass(frozen=True)
 class Subject:
-    """`name` is how the user calls it; `given` and `code` are his words, as far as they are for files of this kind."""
+    """`name` is the user's name for it; `given` and `code` are the options, as far as they apply to files of this kind."""
 
     name: str
     found: Found
@@ -33,7 +33,7 @@ class Subject:
 
 
 def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: SessionOptions) -> Subject:
-    """The model at `path`. Raises as `detect`."""
+    """Find the model at `path`. Raises as `detect`."""
     found = detect(path)
     kept, kept_code = pairing.code_for(found, given, code)
     return Subject(str(path), found, kept, kept_code, options)
@@ -41,14 +41,14 @@ def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: 
 
 @contextmanager
 def opened(one: Subject, scratch: Path) -> Iterator[tuple[SourceModel, tuple[str, ...]]]:
-    """The model, and the user's words that were for it. Raises as `source_model.opened`."""
+    """Open the model, and return it with the options that applied to it. Raises as `source_model.opened`."""
     given = pairing.given_for(_graph(one), one.given)
     with source_model.opened(one.found, given, one.code, one.options, scratch) as brought:
         yield brought, pairing.words(given, one.code)
 
 
 def asked(brought: SourceModel) -> tuple[Signature, ...]:
-    """What is asked of a model, with the dtypes that it has where it is opened."""
+    """Return the requested signatures of a model, with the dtypes that it has where it is opened."""
     return tuple(brought.live.signatures[one.key] for one in brought.requested)
 
 

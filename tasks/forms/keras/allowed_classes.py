@@ -1,4 +1,4 @@
-"""What a Keras model's configuration may name: classes of Keras that compute, and no Python code.
+"""The classes that a Keras model's configuration may name: classes of Keras that compute, and no Python code.
 
 An object is `{"module": …, "class_name": …, "config": …, "registered_name": …}` (keras/src/saving/serialization_lib.py);
 Keras 2 wrote no module.
@@ -128,7 +128,7 @@ def _of_keras(module: str) -> bool:
 
 
 def _exists(module: str, name: str) -> bool:
-    """Whether Keras has this class or function. Only modules of Keras are asked, all of them loaded with it."""
+    """Return True if Keras has this class or function. Only modules of Keras are searched; all of them are loaded with it."""
     import sys
 
     import keras
@@ -143,7 +143,7 @@ def _exists(module: str, name: str) -> bool:
 
 
 def _built_in(name: str) -> bool:
-    """Whether a class without a module, as Keras 2 wrote it, is one of Keras' own."""
+    """Return True if a class without a module, as Keras 2 wrote it, is one of Keras' own."""
     import keras
 
     places = (

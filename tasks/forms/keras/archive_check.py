@@ -1,8 +1,8 @@
-"""Whether a Keras file may be opened at all, decided from its configuration and its structure without building anything.
+"""Safety check of Keras files, from their configuration and structure, before anything is built.
 
 A `.keras` file is a zip of config.json, metadata.json, model.weights.h5 and assets/ (keras/src/saving/saving_lib.py); an
 HDF5 file holds the configuration in the attribute `model_config` (keras/src/legacy/saving/legacy_h5_format.py).
-Keras' safe mode refuses Lambda layers, too; this says which and why, before Keras sees the file.
+Keras' safe mode refuses Lambda layers too; this says which and why, before Keras sees the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def require_safe(path: Path) -> None:
 
 
 def configuration(path: Path) -> Any:
-    """The configuration of the model in a file whose structure is found harmless. Raises as `require_safe`."""
+    """Return the configuration of the model in a file whose structure is harmless. Raises as `require_safe`."""
     with _reading(path), path.open("rb") as stream:
         zipped = stream.read(4).startswith(b"PK")
         return _of_archive(path) if zipped else _of_hdf5(stream, path)
@@ -52,13 +52,13 @@ def require_contained(path: Path) -> None:
 
 
 def zipped(path: Path) -> bool:
-    """Whether a Keras file is an archive, and not HDF5, whatever it is called."""
+    """Return True if a Keras file is an archive and not HDF5, whatever its name."""
     with path.open("rb") as stream:
         return stream.read(4).startswith(b"PK")
 
 
 def described(path: Path) -> Any:
-    """The configuration of a file that has one as Keras 3 writes it; None for weights alone and for what is older.
+    """Return the configuration of a file as Keras 3 writes it; None for weights alone and for older files.
 
     Raises:
         UnsafeGraph, DamagedError: as `require_safe`.
@@ -74,7 +74,7 @@ def described(path: Path) -> Any:
 
 
 def assets(path: Path) -> list[str]:
-    """The files in an archive that layers read beside their weights: vocabularies. HDF5 has none."""
+    """Return the files of an archive that layers read in addition to weights: vocabularies. HDF5 has none."""
     if not zipped(path):
         return []
     with _reading(path), zipfile.ZipFile(path) as archive:
@@ -82,7 +82,7 @@ def assets(path: Path) -> list[str]:
 
 
 def by_layers(path: Path) -> bool:
-    """Whether HDF5 holds weights as Keras 3 writes them alone, and not as Keras 2 does, or a whole model of either."""
+    """Return True if HDF5 holds weights alone as Keras 3 writes them, not as Keras 2 does, nor an entire model."""
     import h5py
 
     with _reading(path), h5py.File(path, "r") as file:
@@ -91,7 +91,7 @@ def by_layers(path: Path) -> bool:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What the zip and HDF5 libraries raise on a file that is cut or changed, as ours."""
+    """Turn what the zip and HDF5 libraries raise on a truncated or changed file into our errors."""
     try:
         yield
     except PipelineError:
@@ -182,7 +182,7 @@ def _require_contained(stream: IO[bytes], path: Path, size: int) -> None:
 
 
 def items(group: Any) -> Iterator[tuple[str, Any]]:
-    """Everything in an HDF5 file, each object once; links out of it come as links, and are not followed."""
+    """Yield everything in an HDF5 file, each object once; links out of it are yielded as links and not followed."""
     import h5py
 
     seen = {h5py.h5o.get_info(group.id).addr}

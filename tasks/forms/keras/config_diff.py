@@ -1,7 +1,7 @@
-"""Whether a Keras model that code made is the one that an archive describes.
+"""The difference between a Keras model made by code and the one that an archive describes.
 
-Compared is what both configurations say, for versions of Keras add to what they write; names do not count, for Keras
-numbers what has none, nor does what only a beginning or training reads.
+Only what both configurations contain is compared, since versions of Keras add entries; names do not count, because Keras
+numbers unnamed objects, nor does what only initialisation or training reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAMING = ("keras_history", "input_layers", "output_layers")  # what names layer
 
 @dataclass(frozen=True)
 class Different:
-    """What two configurations say otherwise of one thing."""
+    """An entry in which two configurations differ."""
 
     where: str
     theirs: str
@@ -27,12 +27,12 @@ class Different:
 
 
 def difference(theirs: Any, ours: Any) -> Different | None:
-    """The first thing of which both configurations speak, and not alike."""
+    """Return the first entry that both configurations have with different values."""
     return _first(_plain(theirs, {}), _plain(json.loads(json.dumps(ours, default=str)), {}), "the model")
 
 
 def _plain(node: Any, places: Mapping[str, str], naming: bool = False) -> Any:
-    """A configuration without what is not compared; a layer's name where it is wired is its place among the layers."""
+    """Return a configuration without what is not compared; the name of a layer in its wiring becomes its position."""
     if isinstance(node, list):
         return [_plain(item, places, naming) for item in node]
     if not isinstance(node, dict):

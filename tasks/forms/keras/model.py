@@ -33,12 +33,12 @@ ARCHIVE = "model.keras"
 
 @contextmanager
 def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
-    """The model of a Keras file as a live object, whatever the file is called; how it was compiled is left out.
+    """Load the model of a Keras file as a live object, whatever the file's name; its compilation is left out.
 
     Raises:
         UnsafeGraph, UnsupportedGraph, DamagedError, UsageError: as `require_safe`.
         UnsupportedGraph: Keras cannot build it.
-        CoverageError: a weight is not what the file holds.
+        CoverageError: a weight differs from the file's.
     """
     import keras
 
@@ -65,12 +65,12 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
 def restore_weights(path: Path, model: Any) -> None:
     """Give a live Keras model the weights of a `.weights.h5`, of an older HDF5 file, or of a `.keras` archive.
 
-    Nothing else of a file is loaded; what a whole model of Keras 3 says of its layers must be so of the model's, too.
+    Nothing else of a file is loaded; the layers of an entire Keras 3 model must agree with the live model's.
 
     Raises:
         UnsafeGraph, DamagedError: as `require_safe`.
-        CoverageError: the file's weights are not this model's, or its layers are others.
-        UsageError: it is no Keras model, or the archive holds more than weights can restore.
+        CoverageError: the file's weights are not this model's, or its layers differ.
+        UsageError: it is not a Keras model, or the archive holds more than weights can restore.
     """
     import keras
 
@@ -111,13 +111,13 @@ def _require_alike(path: Path, theirs: Any, model: Any) -> None:
 
 
 def signature_of(model: Any) -> Any:
-    """The default signature of a built Keras model, for inference: inputs and outputs by Keras' own names.
+    """Return the default signature of a built Keras model, for inference: inputs and outputs by Keras' own names.
 
-    An input of a model that takes a dictionary goes by its key there, any other one by its layer.
+    An input of a model that takes a dictionary is named by its key, any other one by its layer.
 
     Raises:
-        UsageError: the model does not say what it takes.
-        UnsupportedGraph: it takes or gives something else than tensors.
+        UsageError: the model does not declare its inputs.
+        UnsupportedGraph: an input or output is not a tensor.
     """
     import keras
     import tensorflow as tf
@@ -182,13 +182,13 @@ def write(source: Path | Any, out: Path) -> None:
 
 
 def _input_name(tensor: Any) -> str:
-    """The input layer's name, which the file keeps; an unnamed input's tensor is numbered anew in every process."""
+    """Return the name of the input layer, which the file keeps; the tensor of an unnamed input is numbered in each process."""
     history = getattr(tensor, "_keras_history", None)
     return str(history.operation.name if history is not None else tensor.name)
 
 
 def _weights(live: LivePredictor) -> list[TensorFact]:
-    """The weights of a Keras model; the state of random numbers, which layers may read, is named anew in each process."""
+    """Return the weights of a Keras model; the state of random numbers, which layers may read, is renamed in each process."""
     weights = live_object.variables(live.root)
     return [fact for fact in live.values() if fact.name in weights]
 
