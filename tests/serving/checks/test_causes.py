@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.options import serving as served
+from flows.cli.options import Options
+from flows.cli.options import of as options_of
 from tasks import report
 from tasks import smoke_test as step
 from tasks.errors import (
@@ -23,11 +24,11 @@ from tasks.errors import (
     UsageError,
 )
 from tasks.records.serving import Cause, Endpoint, Exit, RuntimeIdentity, SmokeReport
-from tasks.records.settings import RuntimeChoice
 from tasks.serving.checks import lifecycle
 from tasks.serving.runtimes import choose
 from tasks.serving.runtimes.docker.runtime import DockerRuntime
 from tasks.step import Run, running
+from tests.flows.cli.process import tfship
 from tests.makers.exported import TOLERANCE, a_run, exported, serving
 
 smoke_test = step.smoke_test
@@ -141,10 +142,13 @@ def test_an_image_for_a_runtime_that_has_none_is_a_contradiction(runtime: str) -
         choose.choose(serving(runtime=runtime, image=IMAGE), "run")
 
 
-def test_the_command_line_says_so_before_anything_runs() -> None:
-    with pytest.raises(UsageError, match=IMAGE):
-        served.settings({"image": [IMAGE], "runtime": RuntimeChoice.EMBEDDED})
-    assert served.settings({"image": [IMAGE], "runtime": None})["images"] == [IMAGE]
+def test_the_command_line_says_so_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = tfship("run", "half_plus_two", "--image", IMAGE, "--runtime", "embedded", "--no-server")
+    assert answer.code == 2 and IMAGE in answer.err
+    assert not list(tmp_path.iterdir())
+    settings = Options(options_of("run"), {"source": "half_plus_two", "image": [IMAGE]}).settings()
+    assert settings.images == (IMAGE,)
 
 
 def test_each_image_that_could_not_be_tested_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
