@@ -31,6 +31,7 @@ from tasks.records.adoption import OpsFound, Proposal
 from tasks.records.coverage import Coverage
 from tasks.records.parity import ParityReport
 from tasks.records.serving import Cause
+from tasks.records.signature import OutputRef
 
 
 class ExitCode(IntEnum):
@@ -169,7 +170,7 @@ class ParityError(Refusal):
             remedy = "give the probe at least one row for every signature."
             return cls("parity", "something that was compared", found, remedy, report=report)
         first = report.failures[0]
-        what = f"{first.signature}/{first.output}" if first.signature else first.output
+        what = str(OutputRef(first.signature, first.output))
         at = f"{list(first.worst.index)}" if first.worst and first.worst.index else ""
         expected = first.worst.expected if first.worst else f"what the {report.baseline} gave"
         got = first.worst.got if first.worst else "something else"

@@ -19,7 +19,6 @@ from tasks.artifact_views import Compared, Pinned, Rehearsed, Restored, Smoked, 
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, Refusal
-from tasks.parity import compare
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
 from tasks.records.checkpoint import RestoreReport
@@ -222,4 +221,6 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
 
 def _samples(run: TrainingRun, names: GraphNames) -> dict[str, dict[str, Any]]:
     probe = tensor_file.read_tensors(run.probe_file)
-    return {signature.key: sample(signature, compare.select(probe, signature.key)) for signature in names.signatures}
+    return {
+        signature.key: sample(signature, tensor_file.select(probe, signature.key)) for signature in names.signatures
+    }

@@ -15,6 +15,7 @@ from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
 from tasks.records.parity import ParityRow
+from tasks.records.signature import OutputRef
 from tasks.verify import compare_models
 from tasks.verify.compare_models import Comparison
 from tasks.verify.divergence import Explanation
@@ -129,7 +130,7 @@ def _show(found: Comparison, next_command: str) -> None:
 
 
 def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
-    output = f"{row.signature}/{row.output}" if row.signature else row.output
+    output = str(OutputRef(row.signature, row.output))
     verdict = {True: "equal", False: "DIFFERS", None: "not judged"}[row.passed]
     note = row.note
     if row.worst is not None and row.passed is False:

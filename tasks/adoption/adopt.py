@@ -25,6 +25,7 @@ from tasks.records.adoption import Adopted, Found, ModelOptions, ProbeSource
 from tasks.records.baseline import Baseline, Variable
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
+from tasks.records.signature import OutputRef
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 from tasks.user_code.source import ModelSource
@@ -56,7 +57,7 @@ def probe_of(model: SourceModel, found: Found, source: ProbeSource) -> tuple[Ten
     if own is None or source.file is not None:
         folder = found.path if found.form is Form.SAVED_MODEL else None
         return establish.establish(source, model.meta, model.names.signatures, folder, model.places)
-    wanted = [f"{one.key}/{name}" for one in model.names.signatures for name in one.inputs]
+    wanted = [str(OutputRef(one.key, name)) for one in model.names.signatures for name in one.inputs]
     if missing := [name for name in wanted if name not in own]:
         remedy = "return rows for every input of every signature, or give them: --probe FILE."
         raise UsageError("probe()", f"rows for {', '.join(wanted)}", f"none for {', '.join(missing)}", remedy)

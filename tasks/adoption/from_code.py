@@ -17,6 +17,7 @@ from tasks.parity import predictor as predictors
 from tasks.records.adoption import Found
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
+from tasks.records.signature import OutputRef
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 from tasks.user_code import objects
@@ -69,7 +70,9 @@ def graph(code: ModelSource, found: Found) -> Built:
 def _probe(model: Any) -> Tensors | None:
     batches = model.probe() if hasattr(model, "probe") else {}
     probe = {
-        f"{key}/{name}": tensor_file.as_array(rows) for key, inputs in batches.items() for name, rows in inputs.items()
+        str(OutputRef(key, name)): tensor_file.as_array(rows)
+        for key, inputs in batches.items()
+        for name, rows in inputs.items()
     }
     return probe or None
 

@@ -13,7 +13,7 @@ from tasks.parity import predictor as predictors
 from tasks.parity.predictor import Predictor
 from tasks.records.baseline import Baseline, TensorFact, Variable
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import Signature
+from tasks.records.signature import OutputRef, Signature
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 
@@ -62,10 +62,10 @@ def record(
 def ask(live: Predictor, signatures: Iterable[Signature], probe: Tensors) -> Tensors:
     """Return every output of every signature, by `signature/output`."""
     return {
-        f"{signature.key}/{name}": value
+        str(OutputRef(signature.key, name)): value
         for signature in signatures
         for name, value in live.predict(
-            signature.key, {name: probe[f"{signature.key}/{name}"] for name in signature.inputs}
+            signature.key, {name: probe[str(OutputRef(signature.key, name))] for name in signature.inputs}
         ).items()
     }
 
@@ -76,9 +76,9 @@ def ask_first_rows(live: Predictor, signatures: Iterable[Signature], probe: Tens
     for signature in signatures:
         open_ended = all(spec.shape and spec.shape[0] is None for spec in signature.outputs.values())
         if open_ended and compare.rows_of(signature, probe) > count:
-            inputs = compare.first_rows(compare.select(probe, signature.key), count)
+            inputs = compare.first_rows(tensor_file.select(probe, signature.key), count)
             found = live.predict(signature.key, inputs)
-            answers |= {f"{signature.key}/{name}": value for name, value in found.items()}
+            answers |= tensor_file.keyed(signature.key, found)
     return answers
 
 

@@ -65,10 +65,10 @@ class Reference:
             baseline=baseline,
             probe=tensor_file.read_tensors(trained.probe_file),
             outputs={name: array for name, array in answered.items() if not name.startswith("/")},
-            smaller={count: compare.select(answered, f"/{count}") for count in baselines.SMALLER},
+            smaller={count: tensor_file.select(answered, f"/{count}") for count in baselines.SMALLER},
         )
         for signature in reference.names.signatures:
-            answers = compare.select(reference.outputs, signature.key)
+            answers = tensor_file.select(reference.outputs, signature.key)
             if not any(array.size for array in answers.values()):
                 raise PipelineError(
                     f"the probe of {signature.key}",

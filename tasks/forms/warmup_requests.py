@@ -14,6 +14,7 @@ from typing import Any
 from tasks.parity import compare
 from tasks.records.base import Record
 from tasks.records.signature import Method, Signature
+from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -51,7 +52,7 @@ def write(folder: Path, signatures: Iterable[Signature], probe: Tensors) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature in signatures:
-            for inputs in _pieces(compare.select(probe, signature.key), compare.rows_of(signature, probe)):
+            for inputs in _pieces(tensor_file.select(probe, signature.key), compare.rows_of(signature, probe)):
                 writer.write(prediction_log(signature, inputs).SerializeToString(deterministic=True))
 
 

@@ -17,7 +17,8 @@ from tasks.parity.transient_errors import transient
 from tasks.records.baseline import Baseline, Environment, TensorFact
 from tasks.records.forms import LIVE_SESSION
 from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
-from tasks.records.signature import Signature
+from tasks.records.signature import OutputRef, Signature
+from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors, as_bytes, dtype_name
 
 
@@ -40,8 +41,7 @@ def require_usable(baseline: Baseline, finite: Container[str] = ()) -> None:
     lost = [variable for variable in baseline.variables if variable.value.nonfinite and variable.name in finite]
     if baseline.nonfinite or lost:
         rows = [
-            _not_finite(name.split("/")[0], name.partition("/")[2], ParityTest.EXACT, "NaN or infinities")
-            for name in baseline.nonfinite
+            _not_finite(*OutputRef.parse(name), ParityTest.EXACT, "NaN or infinities") for name in baseline.nonfinite
         ]
         counted = [f"{one.name} ({one.value.nonfinite} of {one.value.size} values)" for one in lost]
         for variable in lost:
@@ -167,8 +167,8 @@ def outputs(
     """
     rows: list[ParityRow] = []
     for signature in signatures:
-        inputs = select(probe, signature.key)
-        expected = select(baseline, signature.key)
+        inputs = tensor_file.select(probe, signature.key)
+        expected = tensor_file.select(baseline, signature.key)
         if (signature.inputs and not inputs) or not expected:
             raise PipelineError(
                 f"the probe of {signature.key}", "inputs and recorded outputs", "none", "train or adopt again."
@@ -236,19 +236,13 @@ def rows_of(signature: Signature, probe: Tensors) -> int:
     """Return the number of rows in the probe of a signature, 0 if its inputs do not share an open first dimension."""
     if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in signature.inputs.values()):
         return 0
-    sizes = {len(probe[f"{signature.key}/{name}"]) for name in signature.inputs}
+    sizes = {len(probe[str(OutputRef(signature.key, name))]) for name in signature.inputs}
     return sizes.pop() if len(sizes) == 1 else 0
 
 
 def first_rows(probe: Tensors, count: int) -> Tensors:
     """Return the first rows of every input that has rows."""
     return {name: array[:count] if array.ndim else array for name, array in probe.items()}
-
-
-def select(tensors: Tensors, signature: str) -> Tensors:
-    """Return the tensors of one signature, by their own names."""
-    prefix = f"{signature}/"
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def test_for(recorded: Environment, here: Environment) -> ParityTest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tasks.presentation.numbers import number
 from tasks.records.forms import LIVE_SESSION, CandidateForm
 from tasks.records.parity import ParityRow, ParityTest, worst_of
-from tasks.records.signature import Signature
+from tasks.records.signature import OutputRef, Signature
 
 BASELINE = LIVE_SESSION
 FORMS: tuple[str, ...] = tuple(CandidateForm)
@@ -54,7 +54,7 @@ class _Column:
 def what(row: ParityRow) -> str:
     """The thing a row is about, in words: `serving_default/logits`, `variable conv1/kernel`, `asset labels.txt`."""
     if row.signature:
-        return f"every output of {row.signature}" if row.output == _EVERY else f"{row.signature}/{row.output}"
+        return f"every output of {row.signature}" if row.output == _EVERY else str(OutputRef(row.signature, row.output))
     if row.output in ("variables", _EVERY):
         return "the variables" if row.output == "variables" else "every output"
     return row.output if _is_asset(row) else f"variable {row.output}"
@@ -111,7 +111,7 @@ def _labels(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...]) ->
             labels[_label(row)] = None
     for signature in signatures:
         for output in sorted(signature.outputs):
-            labels[f"{signature.key}/{output}"] = None
+            labels[str(OutputRef(signature.key, output))] = None
     for row in parity:
         own = f"{row.signature}/" if row.signature else ""
         if row.output == _EVERY and not any(label.startswith(own) for label in labels):
@@ -121,7 +121,7 @@ def _labels(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...]) ->
 
 def _label(row: ParityRow) -> str:
     if row.signature:
-        return f"{row.signature}/{row.output}"
+        return str(OutputRef(row.signature, row.output))
     if _is_asset(row):
         return f"values: {row.output}"
     return "every output" if row.output == _EVERY else VARIABLES

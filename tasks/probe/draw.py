@@ -17,7 +17,7 @@ from tasks.graphs.protos import MetaGraphDef
 from tasks.probe import draw_image, example_spec
 from tasks.probe.fit import keyed
 from tasks.probe.vocabulary import Vocabularies
-from tasks.records.signature import Signature, TensorSpec
+from tasks.records.signature import OutputRef, Signature, TensorSpec
 from tasks.tensors.tensor_file import Array, Tensors, numpy_dtype
 
 OPEN = 8  # the size of an open dimension that is not the batch, and of a range that the graph leaves open
@@ -74,7 +74,7 @@ class _Drawing:
 
     def input(self, signature: Signature, name: str, rows: int) -> Array:
         spec = signature.inputs[name]
-        where = f"{signature.key}/{name}"
+        where = str(OutputRef(signature.key, name))
         source, _, output = spec.tensor.partition(":")
         uses = self.flow.uses(self.flow.graph, source, {output or "0"})
         shape = self.shape(spec, source, rows, where)

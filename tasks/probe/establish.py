@@ -12,7 +12,7 @@ from tasks.forms import warmup_requests as warmups
 from tasks.graphs.protos import MetaGraphDef
 from tasks.probe import draw, files, fit, tfrecords
 from tasks.records.adoption import ProbeSource
-from tasks.records.signature import Signature
+from tasks.records.signature import OutputRef, Signature
 from tasks.tensors.tensor_file import Tensors
 
 
@@ -72,7 +72,11 @@ def establish(
     warm = _warmup(folder, signatures) if folder is not None else None
     found, notes = warm or ({}, ())
     words = f"{_rows(found)} from warmup requests" if found else ""
-    left = [signature for signature in signatures if not all(f"{signature.key}/{n}" in found for n in signature.inputs)]
+    left = [
+        signature
+        for signature in signatures
+        if not all(str(OutputRef(signature.key, n)) in found for n in signature.inputs)
+    ]
     if left:
         made, more = draw.drawn(meta, left, source.rows, source.seed, assets)
         told = f"{_rows(made)} drawn with seed {source.seed}"

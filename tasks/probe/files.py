@@ -21,6 +21,7 @@ import numpy as np
 from tasks.errors import UsageError
 from tasks.probe import rest_examples, tfrecords
 from tasks.probe.fit import Held, Nested, Rows, Value
+from tasks.records.signature import OutputRef
 from tasks.tensors.tensor_file import Array
 
 _KINDS = "npz, npy, JSON, CSV with a header, or a TFRecord of tf.Example, PredictRequest or PredictionLog"
@@ -117,7 +118,7 @@ def _json(document: Any, where: str) -> Held:
     named: dict[str, Value] = {}
     for key, value in document.items():
         if isinstance(value, dict):
-            named |= {f"{key}/{name}": Nested(inner) for name, inner in value.items()}
+            named |= {str(OutputRef(key, name)): Nested(inner) for name, inner in value.items()}
         else:
             named[key] = Nested(value)
     return Held("JSON", named)
@@ -158,7 +159,7 @@ def _instances(rows: list[Any], key: str | None, where: str) -> Held:
 
 
 def _under(key: str | None, name: str) -> str:
-    return name if key is None else f"{key}/{name}"
+    return name if key is None else str(OutputRef(key, name))
 
 
 def _csv(text: str, where: str) -> Held:

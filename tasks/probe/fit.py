@@ -9,7 +9,8 @@ from typing import Any
 
 from tasks.errors import UsageError
 from tasks.probe import cast
-from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.records.signature import Method, OutputRef, Signature, TensorSpec
+from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors, dtype_name
 
 LABELS = ("label", "labels", "y", "target")  # what a file's labels are usually called
@@ -115,7 +116,7 @@ def serves(held: Held, signature: Signature) -> bool:
 def _chosen(held: Held, signature: Signature, where: str) -> tuple[dict[str, Value], list[str]]:
     found = {}
     for name in signature.inputs:
-        value = held.named.get(f"{signature.key}/{name}", held.named.get(name))
+        value = held.named.get(str(OutputRef(signature.key, name)), held.named.get(name))
         if value is not None:
             found[name] = value
     notes: list[str] = []
@@ -247,4 +248,4 @@ def _length(value: Value) -> int:
 
 def keyed(signature: Signature, inputs: Tensors) -> Tensors:
     """Return the inputs under `signature/input`."""
-    return {f"{signature.key}/{name}": array for name, array in inputs.items()}
+    return tensor_file.keyed(signature.key, inputs)

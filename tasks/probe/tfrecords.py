@@ -16,6 +16,7 @@ import numpy as np
 
 from tasks.errors import UsageError
 from tasks.probe.fit import Held, Rows, Value
+from tasks.records.signature import OutputRef
 from tasks.tensors.tensor_file import Array, as_array
 
 _GZIP = b"\x1f\x8b"
@@ -198,7 +199,7 @@ def _grouped(requests: Iterable[_Request], kind: str, where: str) -> Held:
             found = ", ".join(sorted(request.inputs)) or "none"
             raise UsageError(where, expected, found, "write requests that all give the same inputs.")
         for name, array in request.inputs.items():
-            tensors.setdefault(f"{request.signature}/{name}", []).append(array)
+            tensors.setdefault(str(OutputRef(request.signature, name)), []).append(array)
         if request.examples:
             examples.setdefault(request.signature, []).extend(request.examples)
     named = {name: _joined(arrays, f"{where}, {name}") for name, arrays in tensors.items()}

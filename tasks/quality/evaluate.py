@@ -15,7 +15,7 @@ from tasks.probe.fit import LABELS, Held, Nested, Rows
 from tasks.quality import output_choice
 from tasks.quality.probe_sensitivity import probe_worth
 from tasks.records.evaluation import ClassQuality, Evaluation
-from tasks.records.signature import Signature
+from tasks.records.signature import OutputRef, Signature
 from tasks.tensors.tensor_file import Array, Tensors
 
 __all__ = ["LABELS", "evaluate", "labelled", "probe_worth"]
@@ -55,7 +55,7 @@ def labelled(file: Path, signatures: Sequence[Signature], label: str | None = No
 def _label(held: Held, signature: Signature, label: str | None) -> str | None:
     """Return the name of the labels of a signature. An input is never taken, unless it is requested."""
     names = [label] if label else [name for name in LABELS if name not in signature.inputs]
-    found = [full for name in names for full in (f"{signature.key}/{name}", name) if full in held.named]
+    found = [full for name in names for full in (str(OutputRef(signature.key, name)), name) if full in held.named]
     if len(found) > 1 and not label:
         remedy = "name the one that holds the labels."
         raise UsageError(f"a {held.kind} file", "one column of labels", ", ".join(map(repr, found)), remedy)

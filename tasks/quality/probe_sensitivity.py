@@ -12,12 +12,11 @@ import numpy as np
 from tasks.errors import EnvironmentFailure
 from tasks.graphs import graph as graphs
 from tasks.graphs.protos import GraphDef
-from tasks.parity.compare import select
 from tasks.parity.predictor import Predictor, SessionPredictor
 from tasks.quality.perturb import CannotPerturb, Fed, by_feeding, targets
 from tasks.records.evaluation import ProbeWorth
-from tasks.records.signature import Signature
-from tasks.tensors.tensor_file import Array, Tensors, as_bytes, dtype_name
+from tasks.records.signature import OutputRef, Signature
+from tasks.tensors.tensor_file import Array, Tensors, as_bytes, dtype_name, select
 
 Perturb = Callable[[str], AbstractContextManager[Predictor]]
 SCORES = ("probabilities", "probability", "probs", "scores", "softmax", "logits")
@@ -85,7 +84,7 @@ def _still(signatures: Sequence[Signature], probe: Tensors, outputs: Tensors) ->
     for signature in signatures:
         rows = {len(array) for array in select(probe, signature.key).values() if array.ndim}
         for name, array in select(outputs, signature.key).items():
-            full = f"{signature.key}/{name}"
+            full = str(OutputRef(signature.key, name))
             if array.ndim == 0 or len(array) not in rows:
                 continue  # it has no rows that could differ
             if len(array) < 2:
@@ -134,7 +133,7 @@ def _baked(graph_def: GraphDef, signatures: Sequence[Signature]) -> dict[str, in
 
 def _answers(predictor: Predictor, signatures: Sequence[Signature], probe: Tensors) -> Tensors:
     return {
-        f"{signature.key}/{name}": array
+        str(OutputRef(signature.key, name)): array
         for signature in signatures
         for name, array in predictor.predict(signature.key, select(probe, signature.key)).items()
     }

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tasks.records.base import Record
 from tasks.records.forms import LIVE_SESSION
+from tasks.records.signature import OutputRef
 
 
 class ParityTest(StrEnum):
@@ -36,7 +37,7 @@ class Tolerance(Record):
 
     def of(self, signature: str, output: str) -> tuple[float, float]:
         """Return (absolute, relative) for one output."""
-        for name in (f"{signature}/{output}", output):
+        for name in (str(OutputRef(signature, output)), output):
             if name in self.outputs:
                 return self.outputs[name]
         return self.absolute, self.relative

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 from tasks.records.base import Record
 
@@ -15,6 +16,25 @@ class Method(StrEnum):
     PREDICT = "tensorflow/serving/predict"
     CLASSIFY = "tensorflow/serving/classify"
     REGRESS = "tensorflow/serving/regress"
+
+
+class OutputRef(NamedTuple):
+    """An output, or an input, of a signature.
+
+    `str()` is its name in tensor files, tables and settings: `signature/output`, or `output` alone without a signature.
+    """
+
+    signature: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.signature}/{self.output}" if self.signature else self.output
+
+    @classmethod
+    def parse(cls, name: str) -> OutputRef:
+        """Take a name apart. Keys of signatures hold no slash, names of outputs may."""
+        signature, _, output = name.partition("/")
+        return cls(signature, output)
 
 
 class TensorSpec(Record):

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from tasks.errors import DamagedError
 from tasks.records.baseline import TensorFact
+from tasks.records.signature import OutputRef
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
@@ -133,3 +134,14 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
         dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return dtype
+
+
+def keyed(signature: str, tensors: Mapping[str, Array]) -> Tensors:
+    """Return the tensors of one signature under the names that they have in a file, `signature/name`."""
+    return {str(OutputRef(signature, name)): array for name, array in tensors.items()}
+
+
+def select(tensors: Mapping[str, Array], signature: str) -> Tensors:
+    """Return the tensors of one signature by their own names: the inverse of `keyed`."""
+    prefix = str(OutputRef(signature, ""))
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

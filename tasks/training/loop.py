@@ -17,7 +17,7 @@ from tasks.errors import DamagedError, PipelineError
 from tasks.forms import saver
 from tasks.isolate import progress
 from tasks.records.settings import Training
-from tasks.records.signature import GraphNames
+from tasks.records.signature import GraphNames, OutputRef
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 from tasks.user_code import source as sources
@@ -97,11 +97,11 @@ def write_probe(out: Path, names: GraphNames, batches: Mapping[str, Mapping[str,
         PipelineError: it lacks rows for an input of a signature, or has other inputs.
     """
     probe = {
-        f"{key}/{name}": tensor_file.as_array(array)
+        str(OutputRef(key, name)): tensor_file.as_array(array)
         for key, inputs in batches.items()
         for name, array in inputs.items()
     }
-    wanted = {f"{signature.key}/{name}" for signature in names.signatures for name in signature.inputs}
+    wanted = {str(OutputRef(signature.key, name)) for signature in names.signatures for name in signature.inputs}
     if set(probe) != wanted:
         raise PipelineError(
             "probe()",

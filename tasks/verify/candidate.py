@@ -16,7 +16,7 @@ from tasks.parity.predictor import Predictor
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.parity import Difference, ParityRow, ParityTest, Tolerance
-from tasks.records.signature import Signature, TensorSpec
+from tasks.records.signature import OutputRef, Signature, TensorSpec
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 from tasks.verify import pairing
@@ -130,7 +130,7 @@ class _Paired:
         except UsageError as error:  # the first model answered these inputs: to refuse them is to differ
             raise NoAnswer(error.found) from None
         named = {mine: got[theirs] for mine, theirs in pair.outputs.items()}
-        self.answers |= {f"{signature}/{name}": array for name, array in named.items()}
+        self.answers |= tensor_file.keyed(signature, named)
         return named
 
 
@@ -148,7 +148,7 @@ def _outputs(
     unstable = baselines.unstable(asked.answers, asked.answers | again.answers)
 
     def noted(row: ParityRow) -> ParityRow:
-        output = f"{row.signature}/{row.output}"
+        output = str(OutputRef(row.signature, row.output))
         if output in unstable:
             return row.model_copy(update={"note": "it differs from itself between two calls"})
         if row.passed and not row.note and output in asked.answers:
@@ -167,7 +167,7 @@ def _input_rows(name: str, pair: Pair, rows: Tensors) -> Iterable[ParityRow]:
     """
     for mine, theirs in pair.inputs.items():
         wanted, taken = pair.baseline.inputs[mine], pair.candidate.inputs[theirs]
-        array = rows[f"{pair.baseline.key}/{mine}"]
+        array = rows[str(OutputRef(pair.baseline.key, mine))]
         sizes = taken.shape if taken.shape is not None else (None,) * array.ndim
         fits = len(sizes) == array.ndim and all(
             size in (None, given) for size, given in zip(sizes[1:], array.shape[1:], strict=True)

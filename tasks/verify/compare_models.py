@@ -19,7 +19,6 @@ from tasks.baseline import record as baselines
 from tasks.errors import NondeterministicError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
-from tasks.parity import compare as parity
 from tasks.parity.predictor import Predictor
 from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.base import Record
@@ -130,8 +129,8 @@ def baseline(one: Subject, source: ProbeSource, folder: Path) -> Answered:
 def _ask(live: Predictor, signatures: Iterable[Signature], rows: Tensors, where: str) -> Tensors:
     answers: Tensors = {}
     for one in signatures:
-        got = ask(live, one.key, parity.select(rows, one.key), where)
-        answers |= {f"{one.key}/{name}": array for name, array in got.items()}
+        got = ask(live, one.key, tensor_file.select(rows, one.key), where)
+        answers |= tensor_file.keyed(one.key, got)
     return answers
 
 

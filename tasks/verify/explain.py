@@ -66,7 +66,7 @@ def _explained(
 
 def _batches(signature: Signature, probe: Tensors, failed: ParityRow) -> Sequence[Tensors]:
     """Yield a few rows, among them the one that differs most; then all, since a difference may need the entire batch."""
-    inputs = compare.select(probe, signature.key)
+    inputs = tensor_file.select(probe, signature.key)
     count = compare.rows_of(signature, probe)
     if count <= _FIRST_ROWS + 1:
         return [inputs]

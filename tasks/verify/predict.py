@@ -53,7 +53,7 @@ def predict(
                 got = _in_batches(brought.live, signature, inputs, str(found.path))
             except UsageError as error:
                 raise _of_inputs(error) from None
-            answers |= {f"{signature.key}/{name}": array for name, array in got.items()}
+            answers |= tensor_file.keyed(signature.key, got)
         tensor_file.write_tensors(out, answers)
         keys = tuple(signature.key for signature, _ in chosen)
         return Predicted(form=found.form.value, signatures=keys, notes=brought.notes)

@@ -14,7 +14,6 @@ import pytest
 
 from tasks.artifact_views import link_model
 from tasks.baseline.training_run import TrainingRun
-from tasks.parity import compare
 from tasks.presentation import usage
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
@@ -48,7 +47,7 @@ def facts(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
             table_init=names.table_init,
             rest_url=endpoint.rest,
             grpc_address=endpoint.grpc,
-            sample_inputs={s.key: sample(s, compare.select(probe, s.key)) for s in names.signatures},
+            sample_inputs={s.key: sample(s, tensor_file.select(probe, s.key)) for s in names.signatures},
         )
 
 

@@ -14,6 +14,7 @@ from tasks.records.parity import ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Signature
 from tasks.serving.clients.grpc import NotCarriedError
 from tasks.serving.clients.rest import BODY_BYTES, RestPredictor
+from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 
 
@@ -42,14 +43,14 @@ def known_requests(predictor: Predictor, reference: Reference, largest: int | No
     for signature in reference.names.signatures:
         if signature.key not in predictor.signatures:
             continue
-        inputs = compare.select(reference.probe, signature.key)
-        outputs = compare.select(reference.outputs, signature.key)
+        inputs = tensor_file.select(reference.probe, signature.key)
+        outputs = tensor_file.select(reference.outputs, signature.key)
         count = compare.rows_of(signature, reference.probe)
         form = predictor.form
         if largest is None or not count:
             yield KnownRequest(form, predictor, signature, inputs, outputs, count)
             for few, answers in reference.smaller.items():
-                if smaller := compare.select(answers, signature.key):
+                if smaller := tensor_file.select(answers, signature.key):
                     yield KnownRequest(
                         f"{form}, batch {few}", predictor, signature, _rows(inputs, range(few)), smaller, few
                     )
@@ -73,9 +74,7 @@ def compare_answers(request: KnownRequest, tolerance: Tolerance) -> list[ParityR
     key = request.signature.key
     try:
         outputs = _carried(request)
-        probe, expected = (
-            {f"{key}/{name}": array for name, array in side.items()} for side in (request.inputs, outputs)
-        )
+        probe, expected = (tensor_file.keyed(key, side) for side in (request.inputs, outputs))
         rows = compare.outputs(request.predictor, [request.signature], probe, expected, ParityTest.SERVED, tolerance)
     except NotCarriedError as reason:
         note = f"not made: {reason.where} cannot carry {reason.found}"

@@ -25,6 +25,7 @@ from tasks.records.serving import Endpoint
 from tasks.records.signature import Method
 from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching, status
 from tasks.serving.clients.rest import IN_JSON, example, jsonable
+from tasks.tensors import tensor_file
 
 PAUSE_SECONDS = 0.01  # between two requests of one client
 CLIENTS = 2  # for each protocol
@@ -116,7 +117,7 @@ def _requests(
     if recorded:
         return "the current version's warmup requests", recorded[:2]
     for signature in reference.names.signatures:
-        inputs = compare.first_rows(compare.select(reference.probe, signature.key), 1)
+        inputs = compare.first_rows(tensor_file.select(reference.probe, signature.key), 1)
         request = (_CALL_OF[signature.method], over_grpc.call(signature.key, inputs)[0])
         if _answered(over_grpc, *request, name):
             return "one row of the new model's probe", [request]

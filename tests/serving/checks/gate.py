@@ -28,6 +28,7 @@ from tasks.serving.checks import lifecycle
 from tasks.serving.runtimes.embedded import EmbeddedRuntime, serve
 from tasks.smoke_test import smoke_test
 from tasks.step import Run, running
+from tasks.tensors import tensor_file
 from tests.makers.chain import TOLERANCE, Chain, make
 from tests.makers.mutants import BY_NAME, HARMLESS, LEAK_BYTES, MUTANTS, PASSED, Mutant
 from tests.silent import Silent
@@ -243,7 +244,7 @@ def ask(endpoint: Endpoint, home: Path, places: dict[str, Path], run: Path, step
 
     reference = Reference.read(run, step)
     signatures = {signature.key: signature for signature in reference.names.signatures}
-    row = compare.first_rows(compare.select(reference.probe, "serving_default"), 1)
+    row = compare.first_rows(tensor_file.select(reference.probe, "serving_default"), 1)
     said: dict[str, str] = {}
     for name, place in places.items():
         request = model_management_pb2.ReloadConfigRequest()
