@@ -88,7 +88,7 @@ def choose(selection: Selection, baselines: list[Baseline]) -> tuple[int, str]:
                 found,
                 "choose one of them, or raise max_to_keep.",
             )
-        return selection.which, f"step {selection.which}, as asked"
+        return selection.which, f"step {selection.which}, as requested"
     if selection.which == "latest":
         return steps[-1], "the latest"
     metrics = {b.step: b.metrics[selection.metric] for b in baselines if selection.metric in b.metrics}

@@ -166,7 +166,7 @@ def _frozen_names(path: Path) -> GraphNames:
     except ValidationError as error:
         found = f"{error.error_count()} errors, the first {error.errors()[0]['msg']}"
         remedy = "freeze again, or take the graph from this folder and give --input and --output."
-        raise DamagedError(str(path), "the signatures of the graph beside it", found, remedy) from None
+        raise DamagedError(str(path), "the signatures in the file next to it", found, remedy) from None
 
 
 def _parsed(path: Path, message_class: Any, *, text: bool | None = None) -> Any:

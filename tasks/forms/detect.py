@@ -49,7 +49,7 @@ def _detect(path: Path, step: int | None) -> Found:
         return _among(path.parent, prefixes(path.parent), step)
     prefix = _prefix_of(path)
     if prefix is not None:
-        return _checkpoint(prefix, f"{prefix.name}, as asked", ())
+        return _checkpoint(prefix, f"{prefix.name}, as requested", ())
     if not path.exists():
         near = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
         found = f"nothing; {path.parent} holds {', '.join(near) or 'nothing'}"
@@ -60,7 +60,7 @@ def _detect(path: Path, step: int | None) -> Found:
         return _saved_model(path.parent)
     form = sniff(path)
     if form is Form.SAVED_MODEL:
-        remedy = "rename it to saved_model.pb, beside its `variables` folder, and give that folder."
+        remedy = "rename it to saved_model.pb, next to its `variables` folder, and give that folder."
         raise UsageError(str(path), "a SavedModel's folder", "a SavedModel's graph by itself", remedy)
     if form is None:
         raise _no_model(path)
@@ -156,7 +156,7 @@ def _among(folder: Path, found: list[Path], step: int | None) -> Found:
         chosen = next((prefix for prefix in found if steps[prefix] == step), None)
         if chosen is None:
             raise UsageError(str(folder), f"a checkpoint of step {step}", listed, "ask for one of these.")
-        why = f"step {step}, as asked"
+        why = f"step {step}, as requested"
     elif len(found) == 1:
         chosen, why = found[0], f"{found[0].name}, the only checkpoint there"
     elif None not in steps.values() and len(set(steps.values())) == len(found) and named in (None, found[-1]):
@@ -183,7 +183,7 @@ def _require_state(folder: Path, found: list[Path]) -> tuple[Path | None, tuple[
         foreign = written not in (name, f"./{name}", str(here), str(here.absolute()))
         return here, (f"the file `checkpoint` names {written}; {name} here was meant",) if foreign else ()
     if not found:
-        remedy = "copy the checkpoint's own files (.index, .data-…, .meta) beside it."
+        remedy = "copy the checkpoint's own files (.index, .data-…, .meta) into the same folder."
         raise DamagedError(str(state), f"the checkpoint that it names, {written}", "no checkpoint there", remedy)
     return None, (f"the file `checkpoint` names {written}, which is not there",)
 
@@ -203,7 +203,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     for table in tables:
         if not is_table(table):
             found = f"{table.stat().st_size} bytes that do not end as such a file does"
-            raise DamagedError(str(table), "a whole checkpoint file", found, "restore it from a backup.")
+            raise DamagedError(str(table), "a complete checkpoint file", found, "restore it from a backup.")
     _require_shards(prefix)
     objects = index in files and _holds(index, _OBJECT_GRAPH)
     form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
@@ -252,7 +252,7 @@ def _require_shards(prefix: Path) -> None:
     names = {path.name for path in saver.files(prefix)} if prefix.parent.is_dir() else set()
     if f"{prefix.name}.index" in names and not any(".data-" in name for name in names):
         remedy = "restore the shards from a backup."
-        raise DamagedError(str(prefix), f"data beside {prefix.name}.index", "none", remedy)
+        raise DamagedError(str(prefix), f"data files of {prefix.name}.index", "none", remedy)
     for name in sorted(names):
         shard = _SHARD.fullmatch(name)
         if not shard:
@@ -267,9 +267,9 @@ def _require_shards(prefix: Path) -> None:
 
 def _no_model(path: Path) -> DamagedError:
     size = path.stat().st_size
-    found = "an empty file" if size == 0 else f"{size} bytes that are none of these, or cut"
+    found = "an empty file" if size == 0 else f"{size} bytes of another kind, or a truncated file"
     expected = "a graph, a checkpoint, a SavedModel or a Keras model"
-    return DamagedError(str(path), expected, found, "give a whole file that TensorFlow wrote.")
+    return DamagedError(str(path), expected, found, "give a complete file that TensorFlow wrote.")
 
 
 def _require_plain(file: Path) -> None:

@@ -130,7 +130,7 @@ def _read(folder: Path) -> tuple[GraphNames, Any]:
     try:
         graph_def.ParseFromString((folder / GRAPH).read_bytes())
     except DecodeError:
-        raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that are none", "freeze again.") from None
+        raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that do not parse", "freeze again.") from None
     return names, graph_def
 
 

@@ -286,5 +286,5 @@ def _object_graph(prefix: Path) -> Any:
         graph.Clear()
     if not graph.nodes:
         remedy = "restore the files from a backup."
-        raise DamagedError(str(prefix), "a TrackableObjectGraph", "bytes that are none", remedy)
+        raise DamagedError(str(prefix), "a TrackableObjectGraph", "bytes that do not parse", remedy)
     return graph

@@ -19,7 +19,7 @@ from tasks.graphs.graph import Graph, in_order
 from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
 from tasks.graphs.variables import restored_slices
 
-REMEDY = "take the file from whoever wrote the model again; if a tool edited the graph, repair that step."
+REMEDY = "get the file again from its author; if a tool edited the graph, fix that step."
 _TYPED = graphs.VARIABLE_OPS | {"Const", "HostConst", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault"}
 _ASSETS = "saved_model_assets"
 

@@ -206,7 +206,7 @@ def _gathered(columns: dict[str, Rows], where: str) -> dict[str, Rows]:
 
 def _broken(where: str, error: Exception) -> UsageError:
     found = f"{type(error).__name__}: {str(error)[:200]}"
-    return UsageError(where, "an array that numpy wrote whole", found, "write the file again.")
+    return UsageError(where, "a complete array, as numpy writes it", found, "write the file again.")
 
 
 def _remedy() -> str:

@@ -127,7 +127,7 @@ def _parsed(message: Any, record: bytes, kind: str, where: str) -> Any:
         return message.FromString(record)
     except (DecodeError, UnicodeDecodeError):
         remedy = "write records of one kind."
-        raise UsageError(where, f"a {kind}, as the first", "bytes that are none", remedy) from None
+        raise UsageError(where, f"a {kind}, as the first", "bytes that do not parse", remedy) from None
 
 
 def _features(examples: Iterable[Any]) -> dict[str, Value]:
@@ -182,7 +182,9 @@ def _tensor(proto: Any, where: str) -> Array:
     try:
         return as_array(tf.make_ndarray(proto))
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise UsageError(where, "a whole TensorProto", f"{type(error).__name__}: {str(error)[:200]}", remedy) from None
+        raise UsageError(
+            where, "a complete TensorProto", f"{type(error).__name__}: {str(error)[:200]}", remedy
+        ) from None
 
 
 def _grouped(requests: Iterable[_Request], kind: str, where: str) -> Held:

@@ -153,7 +153,7 @@ def _noticed(changed: Predictor, signatures: Sequence[Signature], probe: Tensors
     except (tf.errors.ResourceExhaustedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError) as error:
         found = str(error).split("\n")[0][:200]
         remedy = "free memory, or give a smaller probe; then run again."
-        raise EnvironmentFailure("the probe's worth", "memory for a run", found, remedy) from None
+        raise EnvironmentFailure("the sensitivity of the probe", "memory for a run", found, remedy) from None
     except tf.errors.OpError:
         return True
 

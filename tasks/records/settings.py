@@ -170,7 +170,7 @@ class Serving(Record):
             raise ValueError(f"flags that say neither what is served nor where, not {', '.join(taken)}")
         if files := sorted(names & set(FILE_FLAGS)):
             raise ValueError(
-                f"{', '.join(files)} as a setting of that name beside `flags`, so that the file is brought along"
+                f"{', '.join(files)} as settings of these names instead of `flags`, so that the files are copied too"
             )
         return flags
 

@@ -109,7 +109,7 @@ def _left_out(declared: Any) -> str:
 def _told(specs: Specs, key: str, info: Any) -> TensorSpec:
     import tensorflow as tf
 
-    remedy = "take the file from whoever wrote the model again."
+    remedy = "get the file again from its author."
     name, _, position = full_name(info.name).partition(":")
     types = specs.types(name) if name in specs.nodes else []
     if name not in specs.nodes or not position.isdecimal() or (types and int(position) >= len(types)):
@@ -178,7 +178,7 @@ def ask(meta: MetaGraphDef, specs: Specs, wanted: str, notes: Iterable[str]) -> 
     return UsageError(
         "signatures",
         wanted,
-        f"no SignatureDef that says so; this is a guess, the likeliest first:{ranked}{said}",
+        f"no SignatureDef that declares them; these are guesses, the likeliest first:{ranked}{said}",
         f"name them, for example: {options}" if options else "name tensors: --input NAME --output NAME",
         proposal=proposal,
         options=options,

@@ -61,7 +61,7 @@ def resolve(meta: MetaGraphDef, given: ModelOptions) -> Resolved:
     if not found and given.signature is None:
         found = _collected(meta, specs, pins, notes)
     if not found:
-        raise proposals.ask(meta, specs, "to be told which tensors are its inputs and outputs", notes)
+        raise proposals.ask(meta, specs, "the names of its inputs and outputs", notes)
     guesses = Candidates(specs, proposals.machinery(meta))
     for signature in found:
         _require_complete(specs, guesses, signature, pins, notes)

@@ -92,9 +92,10 @@ def compare(
         ]
         applied = {option for one in (first, *others) for option in one.applied}
         if unused := [option for option in pairing.words(given, code) if option not in applied]:
-            names = ", ".join(dict.fromkeys(one.name for one in subjects))
-            remedy = "name what `tfship inspect` lists of one of them, or leave it out."
-            raise UsageError(" ".join(unused), f"what one of {names} has use for", "words for none of them", remedy)
+            names = " or ".join(dict.fromkeys(one.name for one in subjects))
+            where = f"{' '.join(unused)} does not apply to {names}"
+            remedy = "leave it out, or name what `tfship inspect` lists for one of them."
+            raise UsageError(where, "an option that applies to one of them", "none that does", remedy)
         found = Comparison(baseline=first, candidates=tuple(others))
         if explained and (divergent := found.divergent) is not None:
             one = subjects[others.index(divergent) + 1]

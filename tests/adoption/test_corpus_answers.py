@@ -47,7 +47,7 @@ def test_cartpole_takes_the_one_that_is_named_and_says_so(yard: Shipyard, wild: 
         taken = yard.ship(
             wild / "cartpole-pg" / f"cart-pole-{episode}-episode", "cartpole", given=options, until="adopt"
         )
-        assert taken.adopted.chosen == f"cart-pole-{episode}-episode, as asked"
+        assert taken.adopted.chosen == f"cart-pole-{episode}-episode, as requested"
         answers += [taken.baseline]
     assert answers[0].keys() == answers[1].keys()
     assert any((answers[0][name] != answers[1][name]).any() for name in answers[0]), "their weights differ"

@@ -80,7 +80,7 @@ def test_max_to_keep_with_one_meta_graph_for_all(yard: Shipyard, tmp_path: Path)
     for step in (20, 30):
         shipped = yard.ship(tmp_path, "kept", given=given, until="adopt", selection={"which": step})
         assert shipped.baseline["serving_default/v"].tolist() == step
-        assert shipped.adopted.chosen == f"step {step}, as asked"
+        assert shipped.adopted.chosen == f"step {step}, as requested"
 
 
 def test_keep_checkpoint_every_n_hours(tmp_path: Path) -> None:

@@ -97,15 +97,15 @@ def _reading(path: Path) -> Iterator[None]:
     except PipelineError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _damaged(path, "a whole Keras archive", error) from None
+        raise _damaged(path, "a complete Keras archive", error) from None
     except OSError as error:
         # h5py's own have no number; a zip's directory may name a place before the file's beginning.
         if error.errno in (None, errno.EINVAL) or not path.is_file():
-            raise _damaged(path, "a whole HDF5 file", error) from None
+            raise _damaged(path, "a complete HDF5 file", error) from None
         raise EnvironmentFailure.from_os(error, str(path)) from None
     # h5py maps what the library finds wrong to whatever class is nearest.
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise _damaged(path, "a whole Keras file", error) from None
+        raise _damaged(path, "a complete Keras file", error) from None
 
 
 def _of_archive(path: Path) -> Any:

@@ -99,7 +99,7 @@ def _require_alike(path: Path, theirs: Any, model: Any) -> None:
 
     if held := archive_check.assets(path):
         remedy = "export a SavedModel where the model is, or save weights alone and let the code bring the rest."
-        raise UsageError(str(path), "a model that its weights restore", f"files beside them: {held[0]}", remedy)
+        raise UsageError(str(path), "a model that its weights restore", f"further files: {held[0]}", remedy)
     remedy = "give the code that saved this file."
     try:
         ours = keras.saving.serialize_keras_object(model)
