@@ -14,7 +14,7 @@ from tasks.graphs import graph as graphs
 from tasks.graphs.dataflow import Dataflow, Use
 from tasks.graphs.graph import Graph
 from tasks.graphs.protos import MetaGraphDef
-from tasks.probe import draw_image, example_spec
+from tasks.probe import example_spec
 from tasks.probe.fit import keyed
 from tasks.probe.vocabulary import Vocabularies
 from tasks.records.signature import OutputRef, Signature, TensorSpec
@@ -166,8 +166,8 @@ class _Drawing:
                     return [self.example(use, spec, row, where) for row in range(count)]
                 self.notes.append(f"{where}: its feature names are computed by the graph; the examples drawn are empty")
                 return [b""] * count
-            if op in draw_image.OPS and use.position == 0:
-                return draw_image.encoded(self.rng, op, int(graphs.attribute(use.node, "channels").i), count)
+            if op in OPS and use.position == 0:
+                return encoded(self.rng, op, int(graphs.attribute(use.node, "channels").i), count)
             if op in ("LookupTableFindV2", "LookupTableFind") and use.position == 1:
                 words = self.vocabularies.of(use.scope, use.node.input[0])
                 if words:
@@ -228,3 +228,32 @@ def bound(flow: Dataflow, uses: Sequence[Use]) -> int | None:
             limits += flow.shape(scope, node.input[0]) or []
     limits = [limit for limit in limits if limit > 0]
     return min(limits, default=None)
+
+
+OPS = {"DecodeJpeg", "DecodePng", "DecodeImage", "DecodeAndCropJpeg"}
+_SIDE = 32
+
+
+def encoded(rng: np.random.Generator, op: str, channels: int, count: int) -> list[bytes]:
+    """`count` images of 32 x 32 pixels in a format that `op` decodes."""
+    import tensorflow as tf
+
+    channels = channels or 3
+    graph = tf.Graph()
+    with graph.as_default():
+        pixels = tf.compat.v1.placeholder(tf.uint8, [_SIDE, _SIDE, None])
+        # Whatever its name, each of these ops decodes both (tensorflow/core/kernels/image/decode_image_op.cc).
+        jpeg = "Jpeg" in op and channels in (1, 3)
+        image = tf.io.encode_jpeg(pixels) if jpeg else tf.io.encode_png(pixels)
+    with tf.compat.v1.Session(graph=graph) as session:
+        drawn = (_pixels(rng, channels) for _ in range(count))
+        return [bytes(session.run(image, {pixels: one})) for one in drawn]
+
+
+def _pixels(rng: np.random.Generator, channels: int) -> Array:
+    """Return a smooth gradient under some noise, as in photographs."""
+    slope = rng.uniform(-3, 3, (2, channels))
+    rows, columns = np.mgrid[0:_SIDE, 0:_SIDE].astype(float)
+    smooth = 128 + rows[..., None] * slope[0] + columns[..., None] * slope[1]
+    noisy = smooth + rng.normal(0, 10, smooth.shape)
+    return np.asarray(np.clip(noisy, 0, 255).astype(np.uint8))

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from tasks.adoption.source_model import outputs_of
+from tasks.adoption import from_code, source_graph, source_model
+from tasks.adoption.source_model import SourceModel, outputs_of
 from tasks.baseline import record as baselines
 from tasks.errors import UsageError
+from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.parity import compare
 from tasks.parity.predictor import Predictor
+from tasks.records.adoption import Found, ModelOptions
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import Form
 from tasks.records.parity import Difference, ParityRow, ParityTest, Tolerance
+from tasks.records.settings import SessionOptions
 from tasks.records.signature import OutputRef, Signature, TensorSpec
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
+from tasks.user_code.source import ModelSource
 from tasks.verify import pairing
 from tasks.verify.pairing import Pair
-from tasks.verify.subject import Subject, asked, opened
 
 PROBE, BASELINE = "probe.tensors", "baseline.tensors"
 _TEST = ParityTest.SERVED
@@ -201,3 +209,45 @@ def _failed(name: str, signature: str, output: str, expected: str, got: str) -> 
 def _described(spec: TensorSpec) -> str:
     sizes = "..." if spec.shape is None else ", ".join("?" if size is None else str(size) for size in spec.shape)
     return f"{spec.dtype}[{sizes}]"
+
+
+OBJECTS = (Form.KERAS, Form.HDF5, Form.OBJECT_CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`name` is the user's name for it; `given` and `code` are the options, as far as they apply to files of this kind."""
+
+    name: str
+    found: Found
+    given: ModelOptions
+    code: ModelSource | None
+    options: SessionOptions
+
+
+def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: SessionOptions) -> Subject:
+    """Find the model at `path`. Raises as `detect`."""
+    found = detect(path)
+    kept, kept_code = pairing.code_for(found, given, code)
+    return Subject(str(path), found, kept, kept_code, options)
+
+
+@contextmanager
+def opened(one: Subject, scratch: Path) -> Iterator[tuple[SourceModel, tuple[str, ...]]]:
+    """Open the model, and return it with the options that applied to it. Raises as `source_model.opened`."""
+    given = pairing.given_for(_graph(one), one.given)
+    with source_model.opened(one.found, given, one.code, one.options, scratch) as brought:
+        yield brought, pairing.words(given, one.code)
+
+
+def asked(brought: SourceModel) -> tuple[Signature, ...]:
+    """Return the requested signatures of a model, with the dtypes that it has where it is opened."""
+    return tuple(brought.live.signatures[one.key] for one in brought.requested)
+
+
+def _graph(one: Subject) -> Any | None:
+    if one.found.form in OBJECTS:
+        return None
+    return (
+        from_code.graph(one.code, one.found).meta if one.code is not None else source_graph.graph(one.found, one.given)
+    )

@@ -30,11 +30,10 @@ from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 from tasks.user_code.source import ModelSource
 from tasks.verify import pairing
-from tasks.verify.candidate import BASELINE, PROBE, Answered, candidate
+from tasks.verify.candidate import BASELINE, PROBE, Answered, Subject, asked, candidate, opened, subject
 from tasks.verify.divergence import Explanation
 from tasks.verify.explain import explain
 from tasks.verify.predict import ask
-from tasks.verify.subject import Subject, asked, opened, subject
 
 _NAMED = 4
 

@@ -17,10 +17,9 @@ from tasks.records.signature import Signature
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 from tasks.verify import divergence, pairing
-from tasks.verify.candidate import PROBE
+from tasks.verify.candidate import PROBE, Subject, asked, opened
 from tasks.verify.divergence import Explanation, Side
 from tasks.verify.pairing import Pair
-from tasks.verify.subject import Subject, asked, opened
 
 _FIRST_ROWS = 7
 

@@ -286,7 +286,7 @@ def test_code_of_another_model_than_the_files_is_refused(
 
 def test_an_archive_that_brings_more_than_weights_is_not_opened_by_code(run: Run, own: Path) -> None:
     isolate.call(objects.save, own, "lookup", "model.keras")
-    with pytest.raises(UsageError, match="files beside them: assets/"):
+    with pytest.raises(UsageError, match="further files: assets/"):
         adopted(own / "model.keras", mine(own, "Lookup"))
 
 
