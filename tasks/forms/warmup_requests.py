@@ -70,12 +70,12 @@ def prediction_log(signature: Signature, inputs: Mapping[str, Array]) -> Any:
     from tensorflow_serving.apis import prediction_log_pb2
 
     log = prediction_log_pb2.PredictionLog()
-    if signature.method is Method.PREDICT:
+    if signature.called_by is Method.PREDICT:
         request = log.predict_log.request
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
     else:
-        kind = log.classify_log if signature.method is Method.CLASSIFY else log.regress_log
+        kind = log.classify_log if signature.called_by is Method.CLASSIFY else log.regress_log
         request = kind.request
         (examples,) = inputs.values()
         for encoded in examples.ravel():
@@ -138,8 +138,8 @@ def _problem(log: Any, signatures: Mapping[str, Signature]) -> str:
     if signature is None:
         return f"signature {key}, but the model has {', '.join(sorted(signatures))}"
     wanted = {"predict_log": Method.PREDICT, "classify_log": Method.CLASSIFY, "regress_log": Method.REGRESS}[kind]
-    if signature.method is not wanted:
-        return f"a {kind.removesuffix('_log')} request for signature {key}, whose method is {signature.method.name.lower()}"
+    if signature.called_by is not wanted:
+        return f"a {kind.removesuffix('_log')} request for signature {key}, which takes {signature.called_by.name.lower()} requests"
     if kind == "predict_log":
         try:
             found = {name: tf.as_dtype(tensor.dtype).name for name, tensor in request.inputs.items()}

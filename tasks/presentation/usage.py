@@ -50,7 +50,7 @@ def examples(facts: ReportFacts) -> tuple[Example, ...]:
         for signature in facts.signatures
         if signature.inputs and set(signature.inputs) <= set(facts.sample_inputs.get(signature.key, {}))
     ]
-    complete.sort(key=lambda signature: (signature.key != "serving_default", signature.method is not Method.PREDICT))
+    complete.sort(key=lambda signature: (signature.key != "serving_default", signature.called_by is not Method.PREDICT))
     return tuple(_example(facts, signature) for signature in complete)
 
 
@@ -58,7 +58,7 @@ def _example(facts: ReportFacts, signature: Signature) -> Example:
     specs = {**signature.inputs, **signature.outputs}
     not_carried = sorted({spec.dtype for spec in specs.values()} - _IN_JSON)
     sample = facts.sample_inputs[signature.key]
-    long = len(json.dumps({name: sample[name] for name in signature.inputs})) > _LONG
+    long = _is_long(sample, signature)
     note = f"REST's JSON cannot carry {', '.join(not_carried)}: use gRPC. " if not_carried else ""
     note += "The sample row is too long to print; a row of the same shape stands in for it." if long else ""
     curl = "" if not_carried else _curl(facts, signature, sample, long)
@@ -117,7 +117,7 @@ def frozen(facts: ReportFacts) -> str:
     if not folder or not made or signature is None:
         return ""
     sample = facts.sample_inputs[signature.key]
-    long = len(json.dumps({name: sample[name] for name in signature.inputs})) > _LONG
+    long = _is_long(sample, signature)
     fetches = ", ".join(f"{name!r}: {spec.tensor!r}" for name, spec in signature.outputs.items())
     feeds = ", ".join(f"{spec.tensor!r}: {_value(sample[name], spec, long)}" for name, spec in signature.inputs.items())
     assets = ", ".join(f"{asset.tensor!r}: folder + {f'/assets/{asset.filename}'!r}" for asset in facts.assets)
@@ -136,6 +136,11 @@ with tf.Graph().as_default() as graph:
 with tf.compat.v1.Session(graph=graph) as session:
 {tables}    print(session.run({{{fetches}}}, {{{feeds}}}))
 """
+
+
+def _is_long(sample: dict[str, Any], signature: Signature) -> bool:
+    """Return whether a row is too long to print. JSON has no complex numbers; Python source has."""
+    return len(json.dumps({name: sample[name] for name in signature.inputs}, default=repr)) > _LONG
 
 
 def _value(sample: Any, spec: TensorSpec, long: bool) -> str:

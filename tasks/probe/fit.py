@@ -124,7 +124,7 @@ def _chosen(held: Held, signature: Signature, where: str) -> tuple[dict[str, Val
         (only,) = signature.inputs
         unnamed = held.unnamed.get(signature.key, held.unnamed.get(None))
         # A classify or regress signature takes whole examples, whatever their features are called.
-        if unnamed is not None and (only not in found or signature.method is not Method.PREDICT):
+        if unnamed is not None and (only not in found or signature.called_by is not Method.PREDICT):
             found[only] = unnamed
         elif only not in found and held.table:
             joined, left = _numeric_columns(held)

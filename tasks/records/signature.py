@@ -58,6 +58,16 @@ class Signature(Record):
     outputs: dict[str, TensorSpec]
     allow_nonfinite: bool = False
 
+    @property
+    def called_by(self) -> Method:
+        """The method to call it by: its own, or Predict, which takes every signature.
+
+        Classify and Regress send serialised `tf.Example`s, which only one string input takes; half_plus_two of
+        TensorFlow Serving has a regress signature of floats.
+        """
+        takes_examples = [spec.dtype for spec in self.inputs.values()] == ["string"]
+        return self.method if takes_examples else Method.PREDICT
+
 
 class Asset(Record):
     """A file that the graph reads when its tables are initialised; `tensor` is the Const that holds its path."""

@@ -24,6 +24,7 @@ from tasks.records.settings import Selection, SessionOptions
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.user_code.source import ModelSource
+from tests.adoption.pipeline import Shipyard
 from tests.makers import odd_models, one_network_in_every_form
 
 XY = ModelOptions(inputs=("x=x:0",), outputs=("y=y:0",))
@@ -170,3 +171,13 @@ def test_one_tensor_as_two_inputs_is_asked_about(run: Run, tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"x and z, which are both x:0(.|\n)*name each tensor once"):
         adopted(path, ModelOptions())
     assert adopted(path, XY).path.is_dir()
+
+
+def test_a_regress_signature_of_floats_is_called_by_predict_and_complex_outputs_ship(
+    yard: Shipyard, tmp_path: Path
+) -> None:
+    shipped = yard.ship(made(tmp_path, odd_models.regresses_floats), "floats")
+    served = {(row.candidate, row.signature) for row in shipped.summary.parity if row.passed and row.test == "served"}
+    assert {("served (gRPC)", key) for key in ("serving_default", "floats", "complex")} <= served
+    assert {("served (REST)", key) for key in ("serving_default", "floats")} <= served
+    assert shipped.promoted.is_dir()

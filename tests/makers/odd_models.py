@@ -130,6 +130,30 @@ def one_tensor_twice(folder: Path) -> None:
     _exported(folder, [["serve"]], ("x", "z"))
 
 
+def regresses_floats(folder: Path) -> None:
+    """A SavedModel with a regress signature of floats, as half_plus_two's of TensorFlow Serving, and with complex outputs."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 1], name="x")
+        y = tf.multiply(x, v1.get_variable("w", initializer=2.0, use_resource=False), name="y")
+        z = v1.placeholder(tf.complex64, [None], name="z")
+        session.run(v1.global_variables_initializer())
+        define = v1.saved_model.signature_def_utils
+        info = v1.saved_model.build_tensor_info
+        signatures = {
+            "serving_default": define.predict_signature_def({"x": x}, {"y": y}),
+            "floats": define.build_signature_def(
+                {"inputs": info(x)}, {"outputs": info(y)}, "tensorflow/serving/regress"
+            ),
+            "complex": define.predict_signature_def({"z": z}, {"conj": tf.math.conj(z)}),
+        }
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
 def unknown_op(folder: Path, reached: str) -> None:
     """A SavedModel with an op that nobody here has: beside the output, or where loading it needs that."""
     _exported(folder, [["serve"]])

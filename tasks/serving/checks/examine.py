@@ -108,7 +108,7 @@ class ServerChecks:
         self.endpoint, self.name, self.version, self.reference = endpoint, name, version, reference
         self.seconds = serving.request_timeout
         signatures = {signature.key: signature for signature in reference.names.signatures}
-        predicts = {key: signature for key, signature in signatures.items() if signature.method is Method.PREDICT}
+        predicts = {key: signature for key, signature in signatures.items() if signature.called_by is Method.PREDICT}
         self.grpc = GrpcPredictor(endpoint, name, signatures, self.seconds)
         self.rest = RestPredictor(endpoint, name, signatures, self.seconds)
         self.rows = RestPredictor(endpoint, name, predicts, self.seconds, by_row=True)
@@ -168,7 +168,7 @@ class ServerChecks:
 
         If no signature has several outputs, the refusal of an unknown output shows that filters are read.
         """
-        predicts = [one for one in requests if one.predictor is self.grpc and one.signature.method is Method.PREDICT]
+        predicts = [one for one in requests if one.predictor is self.grpc and one.signature.called_by is Method.PREDICT]
         one = max(predicts, key=lambda one: len(one.signature.outputs), default=None)
         if one is None or len(one.signature.outputs) == 1:
             return
@@ -193,7 +193,7 @@ class ServerChecks:
         """Check requests that must be refused, made from a valid one: of a Predict signature with inputs if there is one."""
         good = min(
             (one for one in requests if one.predictor is self.grpc),
-            key=lambda one: (one.signature.method is not Method.PREDICT, not one.signature.inputs, one.rows),
+            key=lambda one: (one.signature.called_by is not Method.PREDICT, not one.signature.inputs, one.rows),
         )
         yield from refusals.over_rest(self.rest, good, self.version)
         yield from refusals.over_grpc(self.grpc, good, self.version)

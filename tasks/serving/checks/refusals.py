@@ -48,7 +48,7 @@ def _cases(signature: Signature, version: int) -> Iterator[Case]:
     yield "unknown signature", lambda request: setattr(request.model_spec, "signature_name", "no such"), _NO_SIGNATURE
     yield "unknown model", lambda request: setattr(request.model_spec, "name", "no_such_model"), _NOT_FOUND
     yield "another version", lambda request: setattr(request.model_spec.version, "value", version + 1), _NOT_FOUND
-    if signature.method is not Method.PREDICT:
+    if signature.called_by is not Method.PREDICT:
         yield "no examples", lambda request: request.ClearField("input"), _INVALID
         return
     yield "unknown output", lambda request: request.output_filter.append("no such"), _INVALID
@@ -70,8 +70,8 @@ def over_rest(rest: RestPredictor, good: KnownRequest, version: int) -> Iterator
         ("unknown model", elsewhere, {"inputs": [1.0]}, 404),
         ("another version", f"{model}/versions/{version + 1}:predict", {"inputs": [1.0]}, 404),
     ]
-    if signature.method is not Method.PREDICT:
-        verb = "classify" if signature.method is Method.CLASSIFY else "regress"
+    if signature.called_by is not Method.PREDICT:
+        verb = "classify" if signature.called_by is Method.CLASSIFY else "regress"
         cases.append(("no examples", f"{model}:{verb}", {"signature_name": signature.key}, 400))
     elif signature.inputs and {spec.dtype for spec in signature.inputs.values()} <= IN_JSON:
         for case, columns in _spoiled(signature, good.inputs):

@@ -118,7 +118,7 @@ def _requests(
         return "the current version's warmup requests", recorded[:2]
     for signature in reference.names.signatures:
         inputs = compare.first_rows(tensor_file.select(reference.probe, signature.key), 1)
-        request = (_CALL_OF[signature.method], over_grpc.call(signature.key, inputs)[0])
+        request = (_CALL_OF[signature.called_by], over_grpc.call(signature.key, inputs)[0])
         if _answered(over_grpc, *request, name):
             return "one row of the new model's probe", [request]
     return None

@@ -84,9 +84,9 @@ class GrpcPredictor:
         with reaching("gRPC", self.seconds):
             answer = call(request, timeout=self.seconds)
         self.versions.add(int(answer.model_spec.version.value))
-        if spec.method is Method.PREDICT:
+        if spec.called_by is Method.PREDICT:
             return {name: as_array(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
-        if spec.method is Method.REGRESS:
+        if spec.called_by is Method.REGRESS:
             return regressed(spec, [regression.value for regression in answer.result.regressions])
         rows = [[(c.label.encode(), c.score) for c in row.classes] for row in answer.result.classifications]
         return classified(spec, rows)
@@ -94,7 +94,7 @@ class GrpcPredictor:
     def call(self, signature: str, inputs: Mapping[str, Array]) -> tuple[PredictRequest | ExamplesRequest, Any]:
         """Return a request for the signature's method, and the service method to call with it."""
         spec = self.signatures[signature]
-        if spec.method is Method.PREDICT:
+        if spec.called_by is Method.PREDICT:
             return self.request(signature, inputs), self.service.Predict
         return self._classification(spec, inputs)
 
@@ -114,7 +114,7 @@ class GrpcPredictor:
         import tensorflow as tf
         from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-        classify = spec.method is Method.CLASSIFY
+        classify = spec.called_by is Method.CLASSIFY
         request = classification_pb2.ClassificationRequest() if classify else regression_pb2.RegressionRequest()
         request.model_spec.name = self.name
         request.model_spec.signature_name = spec.key

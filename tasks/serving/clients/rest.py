@@ -65,12 +65,12 @@ class RestPredictor:
         """
         spec = self.signatures[signature]
         _require_carried(spec)
-        if spec.method is Method.PREDICT:
+        if spec.called_by is Method.PREDICT:
             outputs = self._rows(spec, inputs) if self.by_row else self._columns(spec, inputs)
             return {name: parsed(value, spec.outputs.get(name)) for name, value in outputs.items()}
         (examples,) = inputs.values()
         body = {"signature_name": signature, "examples": [example(encoded) for encoded in examples.ravel()]}
-        if spec.method is Method.REGRESS:
+        if spec.called_by is Method.REGRESS:
             return regressed(spec, self.ask(":regress", body, "results"))
         rows = self.ask(":classify", body, "results")
         return classified(spec, [[(label.encode(), score) for label, score in row] for row in rows])
@@ -85,7 +85,7 @@ class RestPredictor:
         """
         _require_carried(spec)
         for name, array in outputs.items():
-            as_text = spec.method is not Method.PREDICT or not name.endswith("_bytes")  # others come in base64
+            as_text = spec.called_by is not Method.PREDICT or not name.endswith("_bytes")  # others come in base64
             if array.dtype.kind in "OSU" and as_text and not all(map(_is_text, array.ravel().tolist())):
                 found = f"strings in {name} that are not UTF-8"
                 raise NotCarriedError("REST", "text", found, "give the output a name that ends in `_bytes`.")
@@ -97,7 +97,7 @@ class RestPredictor:
 
     def size(self, spec: Signature, inputs: Mapping[str, Array]) -> int:
         """Estimate the bytes of JSON of a request with these inputs, by their first rows."""
-        written = jsonable if spec.method is Method.PREDICT else lambda rows: [example(row) for row in rows.ravel()]
+        written = jsonable if spec.called_by is Method.PREDICT else lambda rows: [example(row) for row in rows.ravel()]
         return sum(len(json.dumps(written(array[:1]))) * len(array) for array in inputs.values() if array.ndim)
 
     def _columns(self, spec: Signature, inputs: Mapping[str, Array]) -> dict[str, Any]:
