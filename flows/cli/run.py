@@ -152,7 +152,7 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"{summary.name}: every form against the {'live session' if settings.files is None else 'original'}",
+        title=f"{summary.name}: every form against the {'live session' if settings.files is None else 'source model'}",
         title_justify="left",
         box=None,
         pad_edge=False,
