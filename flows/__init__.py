@@ -1,1 +1,1 @@
-"""What happens, and in what order."""
+"""The command line, the configuration, and the order of the pipeline's steps."""

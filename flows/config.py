@@ -1,9 +1,9 @@
-"""The configuration of a run: defaults, a YAML file, the environment, the command line, the later over the earlier.
+"""The configuration of a run: defaults, a YAML file, the environment, the command line; later sources override earlier.
 
-The only place that reads a configuration file, or what the environment has to say to a run: TFSHIP_*, TF_CONFIG,
-PREFECT_TASKS_REFRESH_CACHE. Three modules look at what it says to others: `flows.telemetry` at TERM,
-`tasks.serving.runtimes.docker.address` at Docker's variables, and `tasks.parity.predictor`, in the child that TensorFlow reads it in,
-at TF_ENABLE_ONEDNN_OPTS.
+The only module that reads a configuration file or the environment variables of a run: TFSHIP_*, TF_CONFIG,
+PREFECT_TASKS_REFRESH_CACHE. Variables of other programs are read in three places: TERM in `flows.telemetry`, Docker's
+in `tasks.serving.runtimes.docker.address`, and TF_ENABLE_ONEDNN_OPTS in `tasks.parity.predictor`, in the child in
+which TensorFlow reads it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,11 @@ _MEMORY_SHARE = 0.75  # of this machine's memory, where no limit is set
 
 
 class LimitSettings(Record):
-    """What one piece of TensorFlow work may take: seconds, and resident bytes (None: three quarters of what there is;
-    for training, all of it). `cluster_seconds` is how long one of several workers waits for the others to come."""
+    """Limits of one piece of TensorFlow work: seconds, and resident bytes.
+
+    `memory` is None for three quarters of this machine's memory (for training, all of it). `cluster_seconds` is how long
+    a worker waits for the others.
+    """
 
     seconds: float = Field(3600.0, gt=0)
     training_seconds: float = Field(7 * 86400.0, gt=0)
@@ -70,7 +73,7 @@ class LimitSettings(Record):
 
 
 class ReleaseSettings(Record):
-    """Whether and how to promote; see `tasks.records.settings.Release`."""
+    """Settings of promotion; see `tasks.records.settings.Release`."""
 
     promote: bool = True
     allow_stand_in: bool = True
@@ -79,14 +82,14 @@ class ReleaseSettings(Record):
 
 
 class RehearsalSettings(Record):
-    """Whether to change versions under traffic before promoting, and how many seconds of it before and after."""
+    """Settings of a change of versions under traffic before promotion; `window` is its seconds before and after the change."""
 
     wanted: bool = False
     window: float = Field(default=3.0, gt=0)
 
 
 class PipelineConfig(Record):
-    """Everything a run can be told. Relative paths are relative to the folder the run is started in."""
+    """All settings of a run. Relative paths are relative to the current folder at its start."""
 
     source: str = "sundaynet"
     name: str | None = None
@@ -131,7 +134,7 @@ class PipelineConfig(Record):
 
     @property
     def files(self) -> ModelFiles | None:
-        """The brought model that `source` is the path of, None where it names code."""
+        """The source model's files, None where `source` names code."""
         path = Path(self.source)
         # A prefix is no file, but files begin with it; what leads nowhere may be an example's name mistyped.
         there = "/" in self.source or path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))
@@ -147,23 +150,23 @@ class PipelineConfig(Record):
 
     @property
     def code(self) -> ModelSource | None:
-        """The code that builds what a brought checkpoint holds the values of. Raises UsageError."""
+        """The code that builds the graph of a source checkpoint. Raises UsageError."""
         return sources.resolve(self.given.model, Path.cwd()) if self.given.model else None
 
     @property
     def model_name(self) -> str:
-        """The name under which it is served."""
+        """The name under which the model is served."""
         files = self.files
         return self.name or (files.name if files else self.model.name)
 
     @property
     def promotion(self) -> Release:
-        """Promote's own parameters."""
+        """The parameters of promote."""
         return Release(serving_root=self.serving_root, name=self.model_name, **self.release.model_dump())
 
     @property
     def servings(self) -> tuple[Serving, ...]:
-        """How to smoke-test in each of the servers."""
+        """The settings of each server of the smoke test."""
         file = self.serving.model_config_file
         named = self.serving.model_copy(
             update={"model_name": self.serving.model_name or self.model_name if file else None}
@@ -172,7 +175,7 @@ class PipelineConfig(Record):
 
     @property
     def at_once(self) -> int:
-        """How many of them this machine has the memory for."""
+        """The number of servers that this machine has the memory for."""
         return max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // self.serving.memory)
 
     @property
@@ -182,10 +185,10 @@ class PipelineConfig(Record):
 
     @property
     def cluster(self) -> Cluster:
-        """The workers that TF_CONFIG, of this process, says are to train; none where nothing is trained.
+        """The workers of TF_CONFIG; empty where nothing is trained.
 
         Raises:
-            UsageError: it is malformed.
+            UsageError: TF_CONFIG is malformed.
         """
         if self.files is not None and self.training.start is None:
             return Cluster()
@@ -193,13 +196,13 @@ class PipelineConfig(Record):
 
     @property
     def child_limits(self) -> Limits:
-        """The limits of every other child: a file may be made to hang or to fill the memory of whoever reads it."""
+        """The limits of all children except training: a file may make its reader hang or fill the memory."""
         memory = self.limits.memory or int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         return Limits(seconds=self.limits.seconds, memory=memory)
 
 
 def _served_name(path: Path) -> str:
-    """A name to serve under: the folder's where the file's own says nothing, without what no name may hold."""
+    """Return a valid name to serve under: the file's, or its folder's where the file's is a usual one, as `saved_model`."""
     path = path.absolute()
     usual = {"saved_model", "model", "checkpoint", "variables", "frozen_model", "frozen_graph", "graph", "export"}
     stem = re.sub(r"\.(pb|pbtxt|meta|index|h5|hdf5|keras|ckpt|data-\d{5}-of-\d{5})$", "", path.name)
@@ -209,7 +212,7 @@ def _served_name(path: Path) -> str:
 
 
 def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> PipelineConfig:
-    """The configuration from all its sources. `options` are nested as the file is.
+    """Return the configuration from all its sources. `options` are nested as the file is.
 
     Environment variables are named by path: `TFSHIP_SERVING__RUNTIME=docker`, values in YAML.
 
@@ -236,7 +239,7 @@ def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str
 
 
 def _wrong(detail: ErrorDetails, environment: Mapping[str, str]) -> UsageError:
-    """What pydantic found, in our words."""
+    """Return the UsageError for an error of pydantic."""
     path = [part for part in detail["loc"] if not (isinstance(part, str) and "[" in part)]  # a union's alternatives
     where = "setting " + ".".join(str(part) for part in path)
     variable = PREFIX + "__".join(str(part) for part in path).upper()
@@ -287,7 +290,7 @@ def _yaml(text: str, where: str) -> Any:
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> None:
-    """Lay `other` over `into`; None says nothing."""
+    """Merge `other` into `into`, recursively; None changes nothing."""
     for name, value in other.items():
         if isinstance(value, Mapping):
             below = into.get(name) if into.get(name) is not None else {}

@@ -1,4 +1,4 @@
-"""What a run would do and why, found without doing any of it: no step is built, nothing is set aside or written."""
+"""The plan of a run: which steps would run and why. No step is built, and nothing is written or set aside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.step import Reached, Run, running
 
 
 class Planned(Record):
-    """One step: `state` is cached, refused (a verdict that is kept), runs, or waits (for what runs before it)."""
+    """One step of a plan. `state` is cached, refused (a stored refusal), runs, or waits (for a step before it)."""
 
     name: str
     state: str
@@ -27,7 +27,7 @@ class Planned(Record):
 
 
 def planned(config: PipelineConfig) -> tuple[Planned, ...]:
-    """Every step of a run with this configuration. Raises UsageError and what detection raises."""
+    """Return the plan of every step of a run with this configuration. Raises UsageError and errors of detection."""
     with tempfile.TemporaryDirectory() as empty:  # opening a store makes its folders
         return _planned(config, Store(config.store if config.store.exists() else Path(empty), telemetry.warn))
 
@@ -65,7 +65,7 @@ def _planned(config: PipelineConfig, store: Store) -> tuple[Planned, ...]:
 
 
 def _of(config: PipelineConfig) -> list[str]:
-    """The names of the steps that this configuration has, in order."""
+    """Return the names of the steps that this configuration has, in order."""
     first = "train" if config.files is None else "adopt"
     names = [name for name in STEPS if name not in ("train", "adopt") or name == first]
     names = [name for name in names if name != "convert" or config.also]
@@ -89,7 +89,7 @@ def _waiting(name: str, found: dict[str, Planned]) -> Planned:
 
 
 def _changed(store: Store, recipe: Recipe) -> str:
-    """What differs from the artifact of that step that is most like it."""
+    """Return how a step's recipe differs from that of its most similar artifact."""
     earlier = [artifact.manifest for artifact in store.artifacts(recipe.step)]
     differences = min((_differences(manifest, recipe) for manifest in earlier), key=len, default=["files.name"])
     if {"files.name", "source.name"} & {one.split(" ")[0] for one in differences}:

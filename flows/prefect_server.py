@@ -1,4 +1,4 @@
-"""The Prefect server of a run that was given none: started for the run, gone with it, its log out of the way."""
+"""The Prefect server of a run for which none is configured: started for the run, and ended with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _START_SECONDS = 120.0
 
 
 class Lost(Exception):  # noqa: N818 - it says what happened
-    """The Prefect API went away under a run. `instead` is what to say: what ended the run itself, or else that."""
+    """The Prefect API stopped answering during a run. `instead` is the error to report: the run's own, or else the lost API."""
 
     def __init__(self, instead: BaseException) -> None:
         super().__init__(instead)
@@ -27,10 +27,10 @@ class Lost(Exception):  # noqa: N818 - it says what happened
 
 
 def settle(*, verbose: bool) -> None:
-    """Set what Prefect reads when it is imported.
+    """Set the environment variables that Prefect reads at import.
 
-    Its log of the run goes to its API; on this terminal it is shown with `verbose` only, for it would say every error a
-    second time, with a traceback.
+    Prefect's log of the run goes to its API. It is shown on this terminal only with `verbose`, because it repeats every
+    error with a traceback.
     """
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -42,13 +42,13 @@ def settle(*, verbose: bool) -> None:
 
 @contextlib.contextmanager
 def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
-    """Have a Prefect API inside the block: the configured one, or a server of our own; none where it is not needed.
+    """Provide a Prefect API inside the block: the configured one, or a server of our own; none where it is not needed.
 
     Prefect's own ephemeral server would outlive a SIGKILL of this process; ours is killed with it.
 
     Raises:
-        EnvironmentFailure: the configured one does not answer, or our server did not come up.
-        Lost: it did, and stopped answering inside the block.
+        EnvironmentFailure: the configured API does not answer, or our server did not start.
+        Lost: the API stopped answering inside the block.
     """
     settle(verbose=verbose)
     if not needed:
@@ -92,7 +92,7 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _answering(url: str) -> Iterator[None]:
-    """Raise Lost where Prefect, inside the block, cannot reach its API any more."""
+    """Raise Lost where Prefect can no longer reach its API inside the block."""
     import httpx
     from prefect.exceptions import TerminationSignal
 

@@ -1,4 +1,4 @@
-"""Rollback on its own: an earlier version becomes the served one again, and the later ones are held."""
+"""The rollback flow: serves an earlier version again, and holds the later ones."""
 
 from __future__ import annotations
 

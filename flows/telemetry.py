@@ -1,4 +1,4 @@
-"""How a run is shown while it goes: a live table on a terminal, plain lines elsewhere, Prefect's log in a worker."""
+"""Progress of a run: a live table on a terminal, plain lines elsewhere, Prefect's log in a worker."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _MARKS = {
 
 
 class Silent:
-    """Shows nothing: `--json` without a terminal, and tests."""
+    """Observer that shows nothing: `--json` without a terminal, and tests."""
 
     def started(self, name: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def progress(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def ended(self, outcome: StepOutcome) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 class Plain(Silent):
-    """One line a finished step, and one every few seconds while training, on stderr."""
+    """Observer that writes a line for each finished step, and one every few seconds while training, to stderr."""
 
     every_seconds = 5.0
 
@@ -53,11 +53,11 @@ class Plain(Silent):
         self.last_line = time.monotonic()
 
     def write(self, line: str) -> None:
-        """Where a line goes."""
+        """Write a line to stderr."""
         print(line, file=sys.stderr, flush=True)
 
     def progress(self, name: str, facts: Mapping[str, Any]) -> None:
-        """A line, if the last one is some seconds old."""
+        """Write a line, if the last one is some seconds old."""
         if said := facts.get("waiting") or facts.get("started"):
             self.write(f"{name}: {said}")
         elif time.monotonic() - self.last_line >= self.every_seconds:
@@ -65,16 +65,16 @@ class Plain(Silent):
             self.write(f"{name}: {described(facts)}")
 
     def ended(self, outcome: StepOutcome) -> None:
-        """A line."""
+        """Write the line of a finished step."""
         tail = f"  {outcome.message}" if outcome.message else ""
         self.write(f"{outcome.name:<15} {outcome.state:<9} {outcome.seconds:6.2f} s{tail}")
 
 
 class Logged(Plain):
-    """The same lines in the log of a Prefect flow run."""
+    """Observer that writes the same lines to the log of a Prefect flow run."""
 
     def write(self, line: str) -> None:
-        """To Prefect's log of this run."""
+        """Write a line to Prefect's log of this run."""
         from prefect import get_run_logger
         from prefect.exceptions import MissingContextError
 
@@ -85,7 +85,7 @@ class Logged(Plain):
 
 
 class Terminal(Silent):
-    """A live table of all steps, with a bar for one that says how far it is, on a terminal."""
+    """Live table of all steps on a terminal, with a bar for each step that reports progress."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -96,7 +96,7 @@ class Terminal(Silent):
         self.bars: dict[str, TaskID] = {}
 
     def started(self, name: str) -> None:
-        """The step is under way."""
+        """Show the step as running."""
         self.running[name] = time.monotonic()
         self.live.update(self.render(), refresh=True)
 
@@ -115,7 +115,7 @@ class Terminal(Silent):
         self.live.update(self.render(), refresh=True)
 
     def ended(self, outcome: StepOutcome) -> None:
-        """The step has its state."""
+        """Show the step's state."""
         self.outcomes[outcome.name] = outcome
         self.running.pop(outcome.name, None)
         if outcome.name in self.bars:
@@ -123,7 +123,7 @@ class Terminal(Silent):
         self.live.update(self.render(), refresh=True)
 
     def render(self) -> Group:
-        """The table as it is now."""
+        """Return the current table."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("step")
         table.add_column("state")
@@ -143,7 +143,7 @@ class Terminal(Silent):
 
 
 def described(facts: Mapping[str, Any]) -> str:
-    """Progress in words: `step 120 of 400, loss 0.08`."""
+    """Return progress in words: `step 120 of 400, loss 0.08`."""
     parts = [f"{facts.get('unit', 'step')} {facts['step']} of {facts['of']}"] if "of" in facts else []
     parts += [f"{name} {value:.4g}" for name, value in facts.items() if isinstance(value, float)]
     return ", ".join(parts)
@@ -153,12 +153,12 @@ _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 def observer() -> Observer:
-    """Who watches this run; outside the command line, Prefect's log."""
+    """Return the observer of this run; outside the command line, Prefect's log."""
     return _observer.get() or Logged()
 
 
 def warn(message: str) -> None:
-    """Say something that a run found and mended, once, wherever the run is shown."""
+    """Show a warning once, wherever the run is shown."""
     watcher = observer()
     if isinstance(watcher, Plain):
         watcher.write(f"warning: {message}")

@@ -1,4 +1,4 @@
-"""The pipeline: one model from its source to a served version, or the first form that diverged."""
+"""The pipeline: takes one model from its source to a served version, or to the first form that differs."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from tasks.train import assist, train
 
 @flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
 def train_to_serve(config: PipelineConfig) -> None:
-    """Take one model from its source to a served version, or say which form stopped it.
+    """Take one model from its source to a served version, or report the form that differs.
 
-    After the step that `config.until` names it ends, with what was made up to there.
+    Ends after the step `config.until`, if it is set.
     """
     with run_of(config) as run:
         pipeline(config, run)
 
 
 def pipeline(config: PipelineConfig, run: Run) -> None:
-    """The steps in their order, as they belong to `run`; Reached ends them early."""
+    """Call the steps of `run` in order; Reached ends them early."""
     files = config.files
     start = config.training.start
     if run.cluster.index:
@@ -80,7 +80,7 @@ summaries: list[RunSummary] = []
 
 @contextmanager
 def run_of(config: PipelineConfig) -> Iterator[Run]:
-    """The run that a flow's steps belong to: its store, who watches, its limits; reported however it ends."""
+    """Provide the run that a flow's steps belong to: store, observer, limits. Its report is written however it ends."""
     observer = telemetry.observer()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
     store, limits = Store(config.store, telemetry.warn), config.training_limits
@@ -101,9 +101,9 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
 
 
 def _report(run: Run, name: str, config: PipelineConfig, error: Exception | None) -> None:
-    """Write the page and keep the summary, which there is even where no page can be written.
+    """Write the page and store the summary, which exists even where no page can be written.
 
-    A worker beside its chief has none: what was trained is the chief's to report.
+    A non-chief worker writes no page: the chief reports the training.
     """
     page = None
     if run.cluster.index:

@@ -78,7 +78,7 @@ def _assisted(run: Run) -> tuple[str, ...]:
 
 
 def keep(found: RunSummary) -> None:
-    """Write the document beside its page.
+    """Write `run.json` next to the page.
 
     Raises:
         EnvironmentFailure: the folder cannot be written.

@@ -1,12 +1,12 @@
-"""The one mechanism behind every step: a builder function becomes an idempotent step, and a Prefect task in a flow.
+"""Steps: a builder function becomes an idempotent step, and a Prefect task in a flow.
 
     @step(version=1)
     def freeze(checkpoint: Artifact, signature: str, out: Path) -> None: ...
 
-    frozen = freeze(pinned, "serving_default")     # an Artifact: built now, or found whole
+    frozen = freeze(pinned, "serving_default")     # an Artifact: built now, or found in the store and verified
 
-The key is the hash of the step's name and version, the digests of the artifacts it is given and its other arguments.
-The store is the truth and Prefect the view: inside a flow run the same call shows as a task run, `Cached` on a hit.
+The key is the hash of the step's name and version, the digests of its input artifacts and its other arguments.
+The store decides what is cached. Prefect only shows it: inside a flow run, a call is a task run, `Cached` on a hit.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ _INTERRUPTED_SECONDS = 0.1
 
 
 class Observer(Protocol):
-    """Who is shown how a run goes."""
+    """Receiver of a run's progress."""
 
     def started(self, name: str) -> None:
-        """A step began."""
+        """Show that a step began."""
         ...
 
     def progress(self, name: str, facts: Mapping[str, Any]) -> None:
-        """A step said how far it is."""
+        """Show the progress of a step."""
         ...
 
     def ended(self, outcome: StepOutcome) -> None:
-        """A step ended, one way or the other."""
+        """Show how a step ended."""
         ...
 
 
-class Reached(Exception):  # noqa: N818 - it ends a run well
-    """The step after which the run was to end has ended."""
+class Reached(Exception):  # noqa: N818 - no error: the run ends as requested
+    """The run has reached its last step, and ends early."""
 
 
 _A_WEEK = Limits(seconds=7 * 86400.0)
@@ -68,11 +68,12 @@ _A_WEEK = Limits(seconds=7 * 86400.0)
 
 @dataclass
 class Run:
-    """What the steps of one run share, and what they have made so far.
+    """State shared by the steps of one run.
 
-    `refresh` holds step names to build anew, or `all`. `artifacts` holds what each step committed, a refusal
-    too, `failures` what ended the others, by step.
-    `until` is the step after which the run ends; a `planner` answers for the steps, and nothing is done. `cluster` holds the workers that train together. `training` limits the one child that may work for days; the others are held to `isolate.limits`.
+    `refresh` holds names of steps to build anew, or `all`. `training` limits the training child; other children are held
+    to `isolate.limits`. `until` is the step after which the run ends. A `planner` is called instead of the steps, and
+    nothing is built. `cluster` holds the workers that train together. `artifacts` holds the committed artifact of each
+    step, refused ones too; `failures` holds the errors of the others, by step.
     """
 
     run_id: str
@@ -89,7 +90,7 @@ class Run:
     promotion: Promotion | None = None
 
     def keep(self, name: str, artifact: Artifact) -> None:
-        """Note what a step committed; under `NAME 2` and on where a run calls it more than once."""
+        """Record the artifact of a step; under `NAME 2` and on where a run calls the step more than once."""
         others = sum(noted.partition(" ")[0] == name for noted in self.artifacts)
         self.artifacts[f"{name} {others + 1}" if others else name] = artifact
 
@@ -105,7 +106,7 @@ _step_name: contextvars.ContextVar[str] = contextvars.ContextVar("step_name", de
 
 @contextmanager
 def running(run: Run) -> Iterator[Run]:
-    """Steps called inside the block belong to this run."""
+    """Make steps that are called inside the block belong to this run."""
     token = _current.set(run)
     try:
         yield run
@@ -114,31 +115,33 @@ def running(run: Run) -> Iterator[Run]:
 
 
 def current() -> Run:
-    """The run that the calling step belongs to."""
+    """Return the run that the calling step belongs to."""
     return _current.get()
 
 
 def progress(facts: Mapping[str, Any]) -> None:
-    """Show how far the calling step is: hand this to `isolate.call_with(on_progress=…)`."""
+    """Show the progress of the calling step: pass this to `isolate.call_with(on_progress=…)`."""
     current().observer.progress(_step_name.get(), facts)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a key depends on beyond the arguments. `digestible` is False where something could not be digested:
-    then the step is never answered from the store."""
+    """Values that a key depends on besides the arguments.
+
+    `digestible` is False where something cannot be digested; the step is then never taken from the store.
+    """
 
     values: Mapping[str, Any]
     digestible: bool = True
 
 
 def tensorflow_version() -> str:
-    """The installed TensorFlow's version, without importing it."""
+    """Return the installed TensorFlow's version, without importing it."""
     return importlib.metadata.version("tensorflow")
 
 
 class Step(Generic[P]):
-    """A builder function as an idempotent step. Calling it returns the committed Artifact, or raises its verdict."""
+    """A builder function as an idempotent step. A call returns the committed Artifact, or raises its refusal."""
 
     def __init__(
         self,
@@ -158,7 +161,7 @@ class Step(Generic[P]):
         self.signature = inspect.Signature(parameters[:-1])  # all but `out`
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Artifact:
-        """Its artifact: built now, or found whole. Raises the verdict that the artifact records."""
+        """Return the artifact, built now or found in the store and verified. Raises the refusal that the artifact records."""
         run = current()
         if run.planner is not None:
             return run.planner(*self.recipe(*args, **kwargs))
@@ -168,7 +171,7 @@ class Step(Generic[P]):
         return artifact
 
     def recipe(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Recipe, bool]:
-        """What this call would make, with its key, and whether it may be answered from the store."""
+        """Return the recipe of this call with its key, and True if its artifact may be taken from the store."""
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         inputs = {name: value.digest for name, value in bound.arguments.items() if isinstance(value, Artifact)}
@@ -181,7 +184,7 @@ class Step(Generic[P]):
             identity = json.dumps([self.name, self.version, inputs, params], sort_keys=True, ensure_ascii=False)
             key = hashlib.sha256(identity.encode()).hexdigest()[:20]
         except UnicodeEncodeError as error:
-            remedy = "rename what is called so; manifests are UTF-8."
+            remedy = "rename it; manifests are UTF-8."
             raise UsageError(self.name, "text as parameters", repr(error.object), remedy) from None
         versions = {"python": platform.python_version(), "tensorflow": tensorflow_version()}
         recipe = Recipe(
@@ -234,12 +237,12 @@ class Step(Generic[P]):
                 recipe,
                 lambda out: self._build(recipe.key, out, *args, **kwargs),
                 resumes=self.resumes,
-                refresh=refresh,  # what cannot be digested cannot be gone on with either
+                refresh=refresh,  # a build that cannot be digested cannot be resumed either
             )
         return built, StepState.BUILT
 
     def _build(self, key: str, out: Path, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Build, and see that what the key was made of is still so: an edit meanwhile would be kept under a wrong key."""
+        """Build, and raise if the key has changed meanwhile: an edit during the build would be stored under a wrong key."""
         try:
             self.builder(*args, **kwargs, out=out)
         except (EnvironmentFailure, ChildFailed) as error:
@@ -249,9 +252,7 @@ class Step(Generic[P]):
             raise error.changed(where=f"{self.name}, in {current().store.root}") from error
         if self.recipe(*args, **kwargs)[0].key != key:
             remove_tree(out)
-            raise PipelineError(
-                self.name, "sources and data that stay as they are", "a change while it ran", "run again."
-            )
+            raise PipelineError(self.name, "sources and data that do not change", "a change while it ran", "run again.")
 
 
 def step(
@@ -263,9 +264,11 @@ def step(
 ) -> Callable[[Callable[..., None]], Step[...]]:
     """Make a builder `(artifacts and records…, out: Path) -> None` a step.
 
-    `version` changes when the same inputs must give another output. `resumes` keeps what an interrupted build left.
-    `verifies` makes a change of TensorFlow's version look again. `facts` takes the builder's arguments and says what
-    else the key depends on.
+    Args:
+        version: Changes when the same inputs must give another output.
+        resumes: Keep what an interrupted build left.
+        verifies: Build again when TensorFlow's version changes.
+        facts: Takes the builder's arguments and returns what else the key depends on.
     """
 
     # `Step[...]`: a ParamSpec cannot take the last parameter away, and callers do not give `out`.
@@ -278,7 +281,7 @@ def step(
 def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
     """Make a function that acts on the world outside the store a step that always runs.
 
-    It returns its value and how to show it; it is idempotent by looking.
+    The function returns its value and its state. It must be idempotent by checking what is already done.
     """
 
     @functools.wraps(function)
@@ -304,7 +307,7 @@ def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
 
 
 def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
-    """Run independent steps side by side, `at_once` of them; all end before the first error, in the order given, is raised.
+    """Run independent steps concurrently, at most `at_once` of them. All end before the first error, in order, is raised.
 
     An interruption ends the children of every call at once.
     """
@@ -312,7 +315,7 @@ def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
         futures = [pool.submit(contextvars.copy_context().run, call) for call in calls]
         try:
             wait(futures)
-            # The end of a run that was to end here hides no failure beside it.
+            # Reached comes last, so that it hides no failure of another call.
             for error in sorted(filter(None, map(Future.exception, futures)), key=lambda e: isinstance(e, Reached)):
                 raise error
             return [future.result() for future in futures]
@@ -336,7 +339,7 @@ def _failure(name: str, started: float, error: BaseException) -> StepOutcome:
 
 
 def _json(value: Any) -> Any:
-    """An argument as JSON. What has none is refused: its text may hold an address, and never give the same key."""
+    """Return an argument as JSON. Raises TypeError for other types: their text may hold an address and change the key."""
     return json.loads(json.dumps(value, default=_plain))
 
 
@@ -353,7 +356,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shown_in_prefect(name: str, work: Callable[[], tuple[T, StepOutcome]]) -> T:
-    """Do the work, as a Prefect task run where a flow run is under way."""
+    """Do the work, as a Prefect task run where a flow run is in progress."""
     if "prefect" not in sys.modules:
         return work()[0]
     from prefect import task

@@ -1,4 +1,4 @@
-"""The console script `tfship`: signals are answered before anything heavy is imported."""
+"""The console script `tfship`. Signal handlers are set before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flows.cli import termination
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     termination.begin()
     from flows.cli.app import answer
 

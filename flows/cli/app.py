@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit code out; errors as one message with a remedy."""
+"""The command line: registers the commands and turns errors into one message with a remedy and an exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ gc.register(app)
 
 
 def answer() -> int:
-    """Run the command line; its exit code. However it ends, that is said once, and with `--json` in one document."""
+    """Run the command line and return its exit code. An error is reported once, with `--json` as one document."""
     try:
         termination.clean_up_first()
         code = app(standalone_mode=False)

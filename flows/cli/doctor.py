@@ -1,4 +1,4 @@
-"""`tfship doctor`: what a run needs of this host, looked at by the functions that a run itself calls."""
+"""`tfship doctor`: checks this host with the functions that a run itself calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ START_SECONDS = 60
 
 
 class Finding(Record):
-    """One look. `unused` is what fails and is not needed, for another runtime stands in."""
+    """The result of one check. `unused` means failed but not needed, because another runtime is used instead."""
 
     check: str
     found: str
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(options: Options) -> int:
-    """Check everything that a run needs of this host, and say what to do about what is missing."""
+    """Check everything that a run needs on this host, and say how to fix what is missing."""
     settings = options.settings()
     findings = list(checks(settings))
     failed = any(finding.verdict == "failed" for finding in findings)
@@ -58,7 +58,7 @@ def doctor(options: Options) -> int:
 
 
 def checks(settings: PipelineConfig) -> Iterator[Finding]:
-    """Look at each thing that a run needs, one after the other."""
+    """Yield the result of each check, one after the other."""
     yield _looked("python", _python)
     yield _looked("tensorflow", _tensorflow)
     yield _looked("memory and cores", _machine)
@@ -96,7 +96,7 @@ def _python() -> str:
 
 
 def _tensorflow() -> str:
-    """A client and a TensorFlow of different minor versions may speak of protos that the other does not know."""
+    """Require TensorFlow and its serving client, of one minor version: their protos may differ otherwise."""
     versions = {}
     for name in ("tensorflow", "tensorflow-serving-api"):
         try:
@@ -122,7 +122,7 @@ def _machine() -> str:
 
 
 def _writable(folder: Path, option: str) -> str:
-    """Nothing is made that was not there: a folder is tried where its nearest ancestor is."""
+    """Require that a folder can be written, or created: its nearest existing ancestor is tried. Creates nothing."""
     folder = folder.absolute()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     with tempfile.TemporaryFile(dir=nearest):  # a folder may be writable by its mode, and its file system not
@@ -148,7 +148,7 @@ def _prefect() -> str:
 
 
 def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Finding]:
-    """The engine, then its images and what it can limit, as far as one comes. An image that is named is needed."""
+    """Yield the checks of the engine, its images, limits and mounts. A failure counts where Docker or an image is required."""
     from tasks.serving.runtimes import choose
     from tasks.serving.runtimes.docker import container
     from tasks.serving.runtimes.docker import engine as docker_engine
@@ -191,7 +191,7 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
 
 
 def look_at_image(client: Any, reference: str, serving: Serving) -> str:
-    """Nothing is fetched: where a run would, its registry is asked."""
+    """Return where an image would come from. Pulls nothing: queries the registry where a run would pull."""
     from tasks.serving.runtimes.docker import image as docker_image
 
     fetched = serving.runtime is RuntimeChoice.DOCKER and serving.pull != "never"
@@ -210,7 +210,7 @@ def _chosen(serving: Serving) -> str:
 
 
 def _embedded() -> str:
-    """Start it without a model, and wait until it answers."""
+    """Start the embedded server without a model, and wait until it answers."""
     import httpx
 
     from tasks.serving.runtimes.embedded import EmbeddedRuntime

@@ -1,4 +1,4 @@
-"""`tfship gc`: what killed runs left behind, removed: their containers, and in the store their unfinished folders."""
+"""`tfship gc`: removes the containers and the unfinished folders that killed runs left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 class Collected(Record):
-    """What was removed, or would be; `in_use` is what a live process holds, `not_looked_at` says why for containers."""
+    """The leftovers that were removed, or would be in a dry run.
+
+    `in_use` holds paths that a live process holds, `not_looked_at` the reason why containers were not looked for.
+    """
 
     dry_run: bool
     store: Path
@@ -37,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def gc(options: Options) -> int:
-    """Remove containers and unfinished folders of killed runs, and what was set aside; artifacts are never removed."""
+    """Remove containers, unfinished folders and set-aside folders of killed runs; artifacts are never removed."""
     older_than, dry_run = options["older_than"], options["dry_run"]
     seconds = _seconds(older_than)
     root = options.settings().store
@@ -69,7 +72,7 @@ def gc(options: Options) -> int:
 
 
 def _containers(*, dry_run: bool) -> tuple[tuple[str, ...], str | None]:
-    """The containers of dead owners, removed unless `dry_run`; or why no engine could be asked."""
+    """Return the ids of containers of dead owners, removed unless `dry_run`, or the reason why no engine answered."""
     from tasks.serving.runtimes.docker import address, owner
     from tasks.serving.runtimes.docker.engine import connect, failures
 

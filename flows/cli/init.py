@@ -1,4 +1,4 @@
-"""`tfship init`: a configuration file from what inspect finds and proposes."""
+"""`tfship init`: writes a configuration file from what inspect finds and proposes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def init(
     path: Annotated[Path, typer.Argument(help="Anything that TensorFlow saved.")],
     options: Options,
 ) -> int:
-    """Write a commented configuration for a model; what is a guess stays commented out."""
+    """Write a commented configuration for a model; guesses are commented out."""
     from tasks import isolate
     from tasks.inspection import inspect
 
@@ -76,7 +76,7 @@ def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
 
 
 def _given(found: Inspection) -> list[str]:
-    """The signatures: declared ones as a comment, guesses commented out, the likeliest first."""
+    """Return the lines on signatures: declared ones as a comment, guesses commented out, the likeliest first."""
     proposal = found.proposal
     if proposal is None and found.options:  # several MetaGraphs, and no telling which
         tags = shlex.split(found.options[0])[1].split(",")

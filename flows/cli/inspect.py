@@ -1,4 +1,4 @@
-"""`tfship inspect`: what a path holds, told without running any of it."""
+"""`tfship inspect`: shows what a model's files hold, without running the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Anything that TensorFlow saved: a folder, a file, or a prefix.")],
     options: Options,
 ) -> int:
-    """Show what a model's files hold and whether they are whole. Nothing of the model is executed."""
+    """Show what a model's files hold and whether they are complete. Nothing of the model is executed."""
     from tasks import isolate
     from tasks.inspection import inspect as inspection
 
@@ -68,7 +68,7 @@ def _next(found: Inspection, path: Path) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same, with what JSON has no number for as text."""
+    """Return the value with NaN and infinities as text, because JSON has no number for them."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

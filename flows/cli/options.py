@@ -332,7 +332,7 @@ TABLE: tuple[Option, ...] = (
 
 
 def of(command: str) -> list[Option]:
-    """The options of a command."""
+    """Return the options of a command."""
     return [option for option in TABLE if command in option.commands]
 
 

@@ -1,4 +1,4 @@
-"""`tfship plan`: what a run would do, and why."""
+"""`tfship plan`: shows what a run would do, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfship predict`: the outputs of anything TensorFlow saved, for a file of inputs."""
+"""`tfship predict`: prints the outputs of a saved model for a file of inputs."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def predict(
     path: Annotated[Path, typer.Argument(help="Anything TensorFlow saved: a folder, a file, or a prefix.")],
     options: Options,
 ) -> int:
-    """Print what a model answers, one JSON document in the column format of TF Serving's REST API, or write an npz.
+    """Print a model's outputs as one JSON document in the column format of TF Serving's REST API, or write an npz.
 
     {"signature_name": KEY, "outputs": {NAME: VALUES}}; where the file has inputs for several signatures,
-    {"predictions": [such a document for each]}. An output is named even where it is the only one. A string is text, or
-    {"b64": …} where its output's name ends with _bytes, as the server has it, or it is not UTF-8. NaN and infinities
-    are spelled as the server spells them (tensorflow_serving/util/json_tensor.cc), NaN, Infinity and -Infinity, but in
-    quotes: bare, as the server leaves them, they are no JSON.
+    {"predictions": [such a document for each]}. Outputs are always named, even a single one. A string is text; it is
+    {"b64": …} where its output's name ends with _bytes, as in TF Serving, or where it is not UTF-8. NaN and infinities
+    are spelled as TF Serving spells them (tensorflow_serving/util/json_tensor.cc), NaN, Infinity and -Infinity, but in
+    quotes, because JSON has no such numbers.
 
-    An npz holds arrays by output name, `signature/output` where there are several signatures; what numpy has no dtype
-    for, as bfloat16, is there as float32.
+    An npz holds arrays by output name, `signature/output` where there are several signatures. dtypes that numpy does
+    not have, such as bfloat16, are written as float32.
     """
     settings, file, out = options.settings(source=str(path)), options["file"], options["out"]
     require_files(settings)
@@ -78,7 +78,7 @@ def predict(
 
 
 def _jsonable(array: Array, *, in_base64: bool) -> Any:
-    """The values nested as the tensor is; a float32 as the shortest decimal number that is that float32."""
+    """Return the values nested as the tensor is; a float32 as the shortest decimal number that is that float32."""
     kind = tensor_file.dtype_name(array)
     if kind == "string":
         flat = [_text(bytes(item), in_base64=in_base64) for item in array.ravel().tolist()]
@@ -112,7 +112,7 @@ def _text(item: bytes, *, in_base64: bool) -> Any:
 
 
 def _write(out: Path, answers: Tensors, *, alone: bool) -> None:
-    """Write an npz, whole or not at all."""
+    """Write an npz atomically."""
     import numpy as np
 
     held: Tensors = {}

@@ -1,4 +1,4 @@
-"""`tfship rollback` and `tfship releases`: what was served, and an earlier version served again."""
+"""`tfship releases` and `tfship rollback`: the history of a model, and its earlier versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rollback(
     name: Annotated[str, typer.Argument(help="The model.")],
     options: Options,
 ) -> int:
-    """Make an earlier version the served one again, and hold the later ones."""
+    """Serve an earlier version of a model again, and hold the later ones."""
     root = options.settings().serving_root
     _require(root, name)
     with Releases(root, name).open() as opened:
@@ -44,7 +44,7 @@ def releases(
     name: Annotated[str, typer.Argument(help="The model.")],
     options: Options,
 ) -> int:
-    """Show a model's history: what was promoted, by which proof, and what was rolled back and why."""
+    """Show a model's history: promotions with their proof, and rollbacks with their reason."""
     from rich.console import Console
     from rich.table import Table
 
@@ -75,7 +75,7 @@ def releases(
 
 
 def _next(found: Releases, root: Path) -> str:
-    """Back to the version before, where there is one; else to serve the only one, or to make one."""
+    """Return the next command: a rollback where there is an earlier version, else serve, or run where there is no version."""
     present = versions(found.names())
     where = f"{found.name} --serving-root {shlex.quote(str(root))}"
     if len(present) > 1:
@@ -84,7 +84,7 @@ def _next(found: Releases, root: Path) -> str:
 
 
 def _require(root: Path, name: str) -> None:
-    """Raise UsageError where `root` has no model of that name: nothing is made for a name that was mistyped."""
+    """Raise UsageError where `root` has no model of that name. A mistyped name creates nothing."""
     folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     known = sorted(folder for folder in folders if Releases(root, folder).known())
     if name not in known:

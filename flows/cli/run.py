@@ -1,4 +1,4 @@
-"""`tfship run`: the whole pipeline."""
+"""`tfship run`: runs the complete pipeline, and prints its summary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(
 
 
 def perform(source: str | None, options: Options, until: str | None = None) -> int:
-    """Run the pipeline as the options say, to its end or to the step `until`, and print its summary."""
+    """Run the pipeline to its end, or to the step `until`, and print its summary."""
     settings = options.settings(source=source, until=until)
     require_source(settings)
     summary = ran(settings, options)
@@ -49,7 +49,7 @@ def perform(source: str | None, options: Options, until: str | None = None) -> i
 
 
 def require_source(settings: PipelineConfig) -> None:
-    """Say what is wrong with the source before anything starts. Raises UsageError and what detection raises."""
+    """Raise UsageError, or an error of detection, where the source cannot be used, before anything starts."""
     require_files(settings)
     for image in settings.images:
         from tasks.serving.runtimes import choose
@@ -67,7 +67,11 @@ def require_source(settings: PipelineConfig) -> None:
 
 
 def ran(settings: PipelineConfig, options: Options) -> RunSummary:
-    """Run the flow; what it came to. Raises the error that ended it, when everything that there is has been shown."""
+    """Run the flow and return its summary.
+
+    Raises:
+        PipelineError: the run failed. Its summary, report and next command have been printed.
+    """
     as_json, verbose = options["as_json"], options["verbose"]
     error = _run(settings, no_server=options["no_server"], quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
     from flows.train_to_serve import summaries
@@ -90,7 +94,7 @@ def ran(settings: PipelineConfig, options: Options) -> RunSummary:
 
 
 def next_after(error: BaseException, settings: PipelineConfig, options: Options, summary: RunSummary) -> str:
-    """The command that says more of what ended the run, or the same one, for when the remedy was followed."""
+    """Return the command that shows more about the error that ended the run, or the same command to run again."""
     same = ["tfship", *sys.argv[1:]]
     if isinstance(error, HeldError):
         words = ["tfship", "releases", summary.name, "--serving-root", str(settings.serving_root)]
@@ -108,7 +112,7 @@ def next_after(error: BaseException, settings: PipelineConfig, options: Options,
 
 
 def _refused_form(summary: RunSummary) -> Path | None:
-    """The form that was made and found to differ, if it was as late as that."""
+    """Return the path of the form that was written and found to differ, if any."""
     failed = {one.name: Path(one.artifact) for one in summary.steps if one.state is StepState.FAILED and one.artifact}
     places = [Frozen(failed["freeze"]).graph] if "freeze" in failed else []
     places += [Exported(failed["export"]).model] if "export" in failed else []
@@ -116,7 +120,7 @@ def _refused_form(summary: RunSummary) -> Path | None:
 
 
 def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: bool) -> BaseException | None:
-    """Run the flow; the error that ended it, for the caller to raise when everything is shown."""
+    """Run the flow and return the error that ended it, for the caller to raise after the summary."""
     from flows import prefect_server
 
     prefect_server.settle(verbose=verbose)
@@ -139,12 +143,12 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
 
 
 def assisted(summary: RunSummary) -> bool:
-    """Whether this was a worker beside its chief, which has made nothing of its own."""
+    """Return True for a non-chief worker, which produces nothing of its own."""
     return any(step.state is StepState.ASSISTED for step in summary.steps)
 
 
 def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
-    """The chain of proof and what became of the model, for people."""
+    """Print the comparisons of every form, the smoke test, the quality and the release."""
     if assisted(summary):
         print(*summary.notes, sep="\n")
         return
@@ -208,7 +212,7 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
 
 
 def _print_quality(quality: QualitySummary) -> None:
-    """What labelled data say of the model, and what the probe would not show."""
+    """Print the quality on labelled data, and the faults that the probe would not show."""
     found = quality.evaluation
     if found and found.accuracy is not None:
         worst = min(found.classes, key=lambda row: row.f1, default=None)

@@ -1,4 +1,4 @@
-"""`tfship serve`: a model's versions under the serving root, served by the embedded server for local development."""
+"""`tfship serve`: serves a model's versions with the embedded server, for local development."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def serve(
 
 
 def _base_path(root: Path, name: str) -> Path:
-    """The model's folder.
+    """Return the model's folder.
 
     Raises:
-        UsageError: there is none under the serving root, or no version in it.
+        UsageError: the serving root has no such model, or the model has no version.
     """
     from tasks.errors import UsageError
 
@@ -68,7 +68,7 @@ def _base_path(root: Path, name: str) -> Path:
 
 
 def _require_free(bind: str, *ports: int) -> None:
-    """Raise EnvironmentFailure where a port is taken, UsageError where there is no such address: before the long start."""
+    """Raise EnvironmentFailure where a port is in use, UsageError where the address is invalid: before the long start."""
     from tasks.errors import EnvironmentFailure, UsageError
 
     given = [port for port in ports if port]

@@ -1,4 +1,4 @@
-"""The single steps as commands, and `tfship convert`: the pipeline up to one step, and the path of what that made."""
+"""The commands of single steps, and `tfship convert`: the pipeline up to one step."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _show(summary: RunSummary, settings: Any, to: Target, out: Path) -> None:
 
 
 def _require_named_as(to: Target, out: Path) -> None:
-    """Raise UsageError where OUT is called as a file is that this form is not."""
+    """Raise UsageError where OUT has the suffix of another form."""
     suffix, _ = _FILES.get(to, ("", ""))
     if out.suffix in _SUFFIXES and out.suffix != suffix:
         expected = "a folder's name" + (f", or one that ends with {suffix}" if suffix else "")
@@ -101,7 +101,7 @@ def _require_named_as(to: Target, out: Path) -> None:
 
 
 def place(made: Path, out: Path, to: Target) -> None:
-    """Copy what was made to `out`, whole or not at all: the one file that is the form, where `out` is named as one."""
+    """Copy a form to `out` atomically: only its one file where `out` has the suffix of that file, else its folder."""
     suffix, single = _FILES.get(to, ("", ""))
     alone = bool(suffix) and out.suffix == suffix
     if alone and (made / "assets").exists():

@@ -1,6 +1,6 @@
-"""How a command ends: one message on stderr, with `--json` one document on stdout, an exit code.
+"""The end of a command: one message on stderr, with `--json` one document on stdout, and an exit code.
 
-The first module of the console script. It imports nothing heavy: a signal is answered from here on.
+The first module of the console script. It imports nothing slow, because signals are handled from here on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _waits = True  # whether what libraries do at the interpreter's exit is waited f
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception: everything that is under way is ended and cleaned up on its way out."""
+    """SIGTERM as an exception, so that work in progress is stopped and cleaned up while it propagates."""
 
 
 def begin() -> None:
-    """A command begins; nothing is under way, and a signal ends the process there and then."""
+    """Start a command. Nothing is in progress, so a signal ends the process at once."""
     global _shown, _waits
     _shown, _waits = False, True
     _answer(signal.SIGINT, _end)
@@ -33,16 +33,16 @@ def begin() -> None:
 
 
 def clean_up_first() -> None:
-    """From here on there may be something under way: a signal is raised as KeyboardInterrupt or Terminated."""
+    """Raise signals as KeyboardInterrupt or Terminated from now on, because work may be in progress."""
     _answer(signal.SIGINT, signal.default_int_handler)
     _answer(signal.SIGTERM, _terminate)
 
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Inside the block nothing is under way yet, and a signal ends the process there and then.
+    """End the process at once on a signal inside the block, where nothing is in progress yet.
 
-    For long imports: what a signal raises inside of one is often caught there, and comes out as an ImportError.
+    For long imports: an exception that a signal raises inside one is often caught there and becomes an ImportError.
     """
     before = {number: signal.getsignal(number) for number in _WORDS}
     for number in _WORDS:
@@ -62,7 +62,7 @@ def show(document: str) -> None:
 
 
 def failed(error: Mapping[str, Any]) -> None:
-    """With `--json`, print `{"error": …}`, the error as `PipelineError.encode` has it, where no document was shown."""
+    """Print `{"error": …}`, the error as `PipelineError.encode` has it, with `--json` and where no document was shown."""
     if _wanted() and not _shown:
         from pydantic_core import to_json
 
@@ -70,7 +70,7 @@ def failed(error: Mapping[str, Any]) -> None:
 
 
 def wait_for_nothing() -> None:
-    """Have `leave` end the process without what libraries do at the interpreter's exit."""
+    """Make `leave` end the process without the exit handlers of libraries."""
     global _waits
     _waits = False
 
@@ -88,7 +88,7 @@ def leave(code: int) -> NoReturn:
 
 
 def stopped(number: signal.Signals) -> int:
-    """Say that a signal ended the command; the exit code for it."""
+    """Report that a signal ended the command, and return its exit code."""
     print(_message(number), file=sys.stderr)
     failed(_error(number))
     return 128 + number
@@ -100,13 +100,13 @@ def _wanted() -> bool:
 
 
 def _answer(number: signal.Signals, handler: Any) -> None:
-    """Have a signal answered so, unless whoever started us had it ignored, as a shell does for a job behind `&`."""
+    """Set a signal handler, unless our parent had the signal ignored, as a shell does for a job behind `&`."""
     if signal.getsignal(number) is not signal.SIG_IGN:
         signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Nothing is under way and nothing is buffered: say so past whatever an import holds, and go."""
+    """Report the signal with `os.write`, which needs no lock that an import may hold, and end the process."""
     name = signal.Signals(number)
     os.write(2, f"{_message(name)}\n".encode())
     if _wanted() and not _shown:

@@ -1,4 +1,4 @@
-"""`tfship verify`: several saved forms of one model on one probe, and the first that answers otherwise."""
+"""`tfship verify`: compares several saved forms of one model on one probe, and names the first that differs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _document(found: Comparison) -> dict[str, Any]:
 
 
 def _show(found: Comparison, next_command: str) -> None:
-    """The table of differences, for people; the last lines say which form is the first to differ."""
+    """Print the table of differences; the last lines name the first form that differs."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""The parity chain at a glance: outputs down, forms across, in the order in which one is made from the other."""
+"""The parity chain as a table: a line for each output, a column for each form, in the order in which forms are made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALWAYS = tuple(form for form in FORMS if form not in _SOMETIMES)  # what a full
 
 @dataclass(frozen=True)
 class Cell:
-    """One comparison. `tone` is equal, within, differ or absent; the words say the same, so colour adds nothing."""
+    """Result of one comparison. `tone` is equal, within, differ, absent or baseline; the text repeats what colour shows."""
 
     tone: str
     symbol: str
@@ -52,7 +52,7 @@ class _Column:
 
 
 def what(row: ParityRow) -> str:
-    """The thing a row is about, in words: `serving_default/logits`, `variable conv1/kernel`, `asset labels.txt`."""
+    """Return the subject of a row in words: `serving_default/logits`, `variable conv1/kernel`, `asset labels.txt`."""
     if row.signature:
         return f"every output of {row.signature}" if row.output == _EVERY else str(OutputRef(row.signature, row.output))
     if row.output in ("variables", _EVERY):
@@ -61,14 +61,14 @@ def what(row: ParityRow) -> str:
 
 
 def ordered(parity: tuple[ParityRow, ...]) -> tuple[str, ...]:
-    """The candidates in chain order; forms that this page does not know come last, as they were looked at."""
+    """Return the candidates in the order of the chain; unknown forms come last, in the order of comparison."""
     seen = dict.fromkeys(row.form for row in parity)
     known = [form for form in (BASELINE, *FORMS) if form in seen]
     return (*known, *(form for form in seen if form not in known))
 
 
 def first_divergence(parity: tuple[ParityRow, ...]) -> ParityRow | None:
-    """The first row that differs, of the first form in the chain that has one."""
+    """Return the first row that differs, of the first form in the chain that has one."""
     for form in ordered(parity):
         for row in parity:
             if row.form == form and row.passed is False:
@@ -77,7 +77,7 @@ def first_divergence(parity: tuple[ParityRow, ...]) -> ParityRow | None:
 
 
 def build(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...], *, stopped: bool) -> Chain:
-    """The table of all comparisons. `stopped`: the run ended early, so later forms were not reached."""
+    """Return the table of all comparisons. `stopped`: the run ended early, so later forms were not reached."""
     forms = [form for form in ordered(parity) if form != BASELINE]
     missing = [form for form in _ALWAYS if form not in forms]
     reached = max((FORMS.index(form) for form in forms if form in FORMS), default=-1)
@@ -153,7 +153,7 @@ def _baseline(label: str, rows: list[ParityRow]) -> Cell:
 
 
 def _values(rows: list[ParityRow]) -> Cell:
-    """All variables of a form in one cell: what agrees never stands without what differs."""
+    """Return one cell for all variables of a form; it names those that differ, whatever agrees."""
     failures = [row for row in rows if row.passed is False]
     if not failures:
         return cell(rows[-1])
@@ -164,7 +164,7 @@ def _values(rows: list[ParityRow]) -> Cell:
 
 
 def cell(row: ParityRow) -> Cell:
-    """What one row says, in a symbol, a few words, and which test it was."""
+    """Return the cell of a row: a symbol, a few words, and the test."""
     test = row.test.value
     if row.passed is None:
         return Cell("absent", _NOTHING, f"not made: {row.note.removeprefix('not made: ') or 'no reason was given'}")

@@ -1,4 +1,4 @@
-"""Training curves and latencies as inline SVG: the same lines give the same bytes, colours come from the page's style sheet."""
+"""Training curves and latencies as inline SVG. The same lines give the same bytes; colours come from the style sheet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _drawing = Lock()  # matplotlib's settings belong to the process
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel, for its key: `style` and `colour` tell it from the others, the numbers sum it up."""
+    """The key of one line of a panel: its `style` and `colour`, and its numbers in summary."""
 
     name: str
     style: str
@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot. `svg` is trusted markup that holds no text but tick labels; `notes` say what was left out."""
+    """One plot. `svg` is trusted markup with no text but tick labels; `notes` name the values that are not drawn."""
 
     title: str
     svg: str
@@ -53,7 +53,7 @@ class Panel:
 
 
 def panels(lines: Iterable[Mapping[str, Any]]) -> tuple[Panel, ...]:
-    """A panel for the loss and one for the other metrics; none for what was never logged."""
+    """Return a panel for the loss and one for the other metrics, where they were logged."""
     logged: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
         step = line.get("step")
@@ -121,7 +121,7 @@ def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic
 
 @functools.lru_cache(maxsize=16)
 def latencies(lines: tuple[Latency, ...]) -> str:
-    """p50, p90 and p99 of all that was measured as one bar each: to p50 solid, then lighter to p90 and p99."""
+    """Draw p50, p90 and p99 of each latency as one bar: solid to p50, lighter to p90 and p99."""
     if not lines:
         return ""
     labels = [f"{_asked(one)}, {_load(one)}" for one in lines]
@@ -149,7 +149,7 @@ def _load(measured: Latency) -> str:
 
 @contextmanager
 def _axes(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
-    """One plot's axes; what was drawn is in the list afterwards."""
+    """Provide the axes of one plot; afterwards the list holds its SVG."""
     import io
 
     import matplotlib
@@ -173,7 +173,7 @@ def _axes(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
 
 
 def _inlined(svg: str) -> str:
-    """The `<svg>` element alone: no metadata, no style for other elements, only the ids that are referred to."""
+    """Return the `<svg>` element alone, without metadata, styles and ids that nothing refers to."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"#([\w.-]+)", svg))

@@ -1,4 +1,4 @@
-"""Everything the report page shows, as one record: the page itself reads no file and asks nobody."""
+"""The facts of a report page, as one record: the page itself reads no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.records.signature import Asset, Signature
 
 
 class FileFact(Record):
-    """One file of the inventory: the artifact's step, the path in that artifact, bytes, sha256 in hex."""
+    """One file of an artifact: the artifact's step, the path in it, bytes, sha256 in hex."""
 
     step: str
     path: str
@@ -24,14 +24,14 @@ class FileFact(Record):
 
 
 class ReportFacts(Record):
-    """What one run found. Whatever it did not come to is None or empty, and the page says so.
+    """The facts of one run. Facts of steps that were not reached are None or empty, and the page says so.
 
-    `created_at` is printed as it is given. `outcome` is the caller's sentence, shown under the page's own verdict.
+    `created_at` is printed unchanged. `outcome` is a sentence of the caller, shown under the page's own verdict.
     `refusal` is the text of the error that ended the run; `against_model` is False where that error says nothing
-    about the model (exit codes other than 3), so that a full disk is never called a refusal.
-    `adopted` says how a brought model was read; its baseline is the original, and not a live session's.
+    about the model (exit codes other than 3), so that a full disk is never reported as a refusal.
+    `adopted` describes how a source model was read; the source model is then the baseline, instead of a live session.
     `training` holds the lines of `metrics.jsonl`. `sample_inputs` is signature key -> input -> one JSON value, as
-    `samples.sample` makes it. `rest_url` and `grpc_address` are where the examples expect a server.
+    `samples.sample` makes it. `rest_url` and `grpc_address` are the server's addresses in the examples.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Numbers as the page writes them. NaN and infinities appear as such: a report that hides them lies."""
+"""Numbers of the report page. NaN and infinities are always shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; integers in full, `NaN` and infinities by name."""
+    """Return a number with `digits` significant digits; integers in full, `NaN` and infinities by name."""
     if value is None:
         return "not known"
     if isinstance(value, int):
@@ -20,12 +20,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def fixed(value: float, places: int = 2) -> str:
-    """A number for a column whose decimal points stand below each other."""
+    """Return a number with a fixed number of decimal places, for columns."""
     return f"{value:.{places}f}".replace("-", _MINUS) if math.isfinite(value) else number(value)
 
 
 def seconds(value: float) -> str:
-    """A duration in the unit one would say it in."""
+    """Return a duration in its usual unit."""
     if not math.isfinite(value):
         return number(value)
     if value < 1:
@@ -38,7 +38,7 @@ def seconds(value: float) -> str:
 
 
 def size(value: int | None) -> str:
-    """Bytes in binary units."""
+    """Return a number of bytes in binary units."""
     if value is None:
         return "not known"
     amount = float(value)
@@ -50,10 +50,10 @@ def size(value: int | None) -> str:
 
 
 def short(digest: str | None) -> str:
-    """The first 12 hex digits of a digest, `sha256:` and a repository before it kept out."""
+    """Return the first 12 hex digits of a digest, without repository and `sha256:`."""
     return (digest or "").rpartition("@")[2].removeprefix("sha256:")[:12]
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 form`, `6 forms`."""
+    """Return a count with its noun: `1 form`, `6 forms`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

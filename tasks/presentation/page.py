@@ -1,4 +1,4 @@
-"""The report of one run: a single HTML file that loads nothing, for a browser, a printer, or an attachment.
+"""The report of one run: a single HTML file that loads nothing.
 
 Everything that comes from a model, a run or a server is escaped; the plots alone are trusted markup.
 """
@@ -24,7 +24,7 @@ _TEMPLATE = "report.html.jinja"
 
 
 def render(facts: ReportFacts) -> str:
-    """The page for these facts; the same facts give the same bytes."""
+    """Return the page for these facts; the same facts give the same bytes."""
     return (
         _environment()
         .get_template(_TEMPLATE)
@@ -66,25 +66,25 @@ def _environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that a narrow column may break after a slash or an underscore, but not within brackets."""
+    """Return a name with line breaks allowed after a slash or an underscore, but not within brackets."""
     whole = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
     return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", whole))
 
 
 def _refusal(text: str | None) -> tuple[str, str]:
-    """What happened, and what to do about it: the two parts of every PipelineError's text."""
+    """Split the text of a PipelineError into its description and its remedy."""
     happened, _, remedy = (text or "").partition("\nRemedy: ")
     return happened.strip(), remedy.strip()
 
 
 def _shares(steps: tuple[StepOutcome, ...]) -> list[float]:
-    """Each step's part of the whole time, in percent."""
+    """Return each step's share of the total time, in percent."""
     times = [step.seconds if math.isfinite(step.seconds) and step.seconds > 0 else 0.0 for step in steps]
     total = sum(times)
     return [round(100 * time / total, 2) if total else 0.0 for time in times]
 
 
 def _settings(facts: ReportFacts) -> dict[str, str]:
-    """Hyper-parameters by name, as JSON; the graph's own where the run was given none."""
+    """Return hyper-parameters by name, as JSON; the graph's own where the run has none."""
     found: dict[str, Any] = facts.hyperparameters or (facts.restore.hyperparameters if facts.restore else {})
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in sorted(found.items())}

@@ -1,4 +1,4 @@
-"""One probe row of a signature as JSON values, for the examples of the report page."""
+"""Sample rows of the probe as JSON values, for the examples of the report page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.records.signature import Signature, TensorSpec
 
 
 def is_batched(spec: TensorSpec) -> bool:
-    """Whether the input's first dimension counts rows: unknown, as in a placeholder of shape [None, …]."""
+    """Return True if the input's first dimension counts rows: unknown, as in a placeholder of shape [None, …]."""
     return spec.shape is None or (len(spec.shape) > 0 and spec.shape[0] is None)
 
 
 def sample(signature: Signature, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    """Input name -> its first row where it has rows, else the whole tensor. `inputs` are the probe's, by input name.
+    """Return the first row of each input, or its complete tensor where it has no rows. `inputs` are the probe's, by name.
 
-    Strings come as text where their bytes are UTF-8, else as `{"b64": …}`, TensorFlow Serving's own notation
+    Strings are text where their bytes are UTF-8, else `{"b64": …}`, TensorFlow Serving's own notation
     (g3doc/api_rest.md, "Encoding binary values"). float32 keeps its shortest decimal form.
     """
     return {

@@ -1,4 +1,4 @@
-"""Requests that work against a server at the given addresses, and the commands that manage the release.
+"""Examples of requests to a server at the given addresses, and commands that manage the release.
 
 Request formats: TensorFlow Serving's g3doc/api_rest.md (row format under `instances`, columnar under `inputs`) and
 tensorflow_serving/apis/predict.proto. Every method's signature answers Predict (servables/tensorflow/predict_util.cc).
@@ -27,7 +27,7 @@ _LONG = 6000  # characters of JSON above which a sample is not printed
 
 @dataclass(frozen=True)
 class Example:
-    """How to ask one signature. `curl` is empty where `note` says why REST cannot."""
+    """Example requests to one signature. `curl` is empty where REST cannot be used; `note` gives the reason."""
 
     signature: str
     curl: str
@@ -37,14 +37,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Command:
-    """One line for a shell, and what it does."""
+    """A shell command and its purpose."""
 
     line: str
     purpose: str
 
 
 def examples(facts: ReportFacts) -> tuple[Example, ...]:
-    """One example a signature that has a sample row, the default predict signature first."""
+    """Return an example for each signature that has a sample row, the default predict signature first."""
     complete = [
         signature
         for signature in facts.signatures
@@ -109,7 +109,7 @@ for name, tensor in answer.outputs.items():
 
 
 def frozen(facts: ReportFacts) -> str:
-    """Python that runs the frozen graph without a server, or "" where there is none or no sample."""
+    """Return Python code that runs the frozen graph without a server, or "" where there is no frozen graph or no sample."""
     folder = next((step.artifact for step in facts.steps if step.name == "freeze" and step.artifact), None)
     made = any(entry.step == "freeze" and entry.path == "frozen_graph.pb" for entry in facts.files)
     asked = next(iter(examples(facts)), None)
@@ -144,14 +144,14 @@ def _is_long(sample: dict[str, Any], signature: Signature) -> bool:
 
 
 def _value(sample: Any, spec: TensorSpec, long: bool) -> str:
-    """Python source for the whole input: the sample as a batch of one where the input has rows."""
+    """Return Python source for an input: the sample as a batch of one where the input has rows."""
     if long:
         return _filled([sample] if is_batched(spec) else sample, spec)
     return _literal([sample] if is_batched(spec) else sample)
 
 
 def _filled(sample: Any, spec: TensorSpec) -> str:
-    """An expression for an array of the sample's shape that holds nothing."""
+    """Return an expression for an array of zeros or empty strings of the sample's shape."""
     shape = []
     while isinstance(sample, list):
         shape.append(len(sample))
@@ -161,7 +161,7 @@ def _filled(sample: Any, spec: TensorSpec) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A JSON value as Python source: base64 objects as bytes, NaN and infinities as floats."""
+    """Return a JSON value as Python source: base64 objects as bytes, NaN and infinities as floats."""
     if isinstance(value, list):
         return f"[{', '.join(_literal(item) for item in value)}]"
     if isinstance(value, dict) and set(value) == {"b64"}:
@@ -172,7 +172,7 @@ def _literal(value: Any) -> str:
 
 
 def commands(facts: ReportFacts) -> tuple[Command, ...]:
-    """What one does with the release next; only what exists and would do something now."""
+    """Return the commands that apply to the release now."""
     release = facts.promotion
     name = shlex.quote(facts.name)
     base = PurePosixPath(release.path).parent if release and release.path else None

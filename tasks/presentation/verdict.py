@@ -1,4 +1,4 @@
-"""What the run came to, in one sentence. Rules only: the page prints what this says."""
+"""The verdict on a run in one sentence, and its parts. The page prints these texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.records.serving import SmokeReport
 
 @dataclass(frozen=True)
 class Verdict:
-    """`tone` is good, open or bad. `divergence` names the first form that differs, wherever one does."""
+    """Texts at the top of the page. `tone` is good, open or bad; `divergence` names the first form that differs."""
 
     tone: str
     sentence: str
@@ -24,13 +24,13 @@ class Verdict:
 
 
 def of(facts: ReportFacts) -> Verdict:
-    """The verdict on a run. A difference or a refusal outweighs whatever else the facts claim."""
+    """Return the verdict on a run. A difference or a refusal outweighs all other facts."""
     tone, sentence = _headline(facts)
     return Verdict(tone, sentence, divergence(facts), parity(facts), smoke(facts), promotion(facts))
 
 
 def stopped(facts: ReportFacts) -> bool:
-    """True where the run ended before its end."""
+    """Return True if the run ended before its last step."""
     return facts.refusal is not None or any(step.state is StepState.FAILED for step in facts.steps)
 
 
@@ -61,7 +61,7 @@ def _headline(facts: ReportFacts) -> tuple[str, str]:
 
 
 def divergence(facts: ReportFacts) -> str:
-    """Where the chain first broke, or ""."""
+    """Return the first divergence in words, or ""."""
     row = chain.first_divergence(facts.parity)
     if row is None:
         return ""
@@ -78,7 +78,7 @@ def _smoke_refusal(smoke: SmokeReport) -> str:
 
 
 def parity(facts: ReportFacts) -> str:
-    """How many comparisons agree; what was not made is counted apart."""
+    """Return the number of comparisons that agree; those not made are counted separately."""
     rows = facts.parity
     judged = [row for row in rows if row.passed is not None]
     differing = sum(not row.passed for row in judged)
@@ -93,7 +93,7 @@ def parity(facts: ReportFacts) -> str:
 
 
 def smoke(facts: ReportFacts) -> str:
-    """The smoke test's verdict and the server that gave it. A stand-in's pass is always called one."""
+    """Return the smoke test's verdict with its server. A stand-in's pass is always reported as one."""
     if not facts.smokes:
         return "not run"
     said = [f"{one.verdict}, {one.identity.runtime} {one.identity.version}".rstrip() for one in facts.smokes]
@@ -101,7 +101,7 @@ def smoke(facts: ReportFacts) -> str:
 
 
 def promotion(facts: ReportFacts) -> str:
-    """What promote did."""
+    """Return the outcome of promotion."""
     release = facts.promotion
     if release is None:
         return "not reached" if stopped(facts) else "not made"

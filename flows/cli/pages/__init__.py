@@ -1,1 +1,1 @@
-"""What a command prints for people: tables and pages built from records."""
+"""Tables and pages of the terminal, built from records."""

@@ -1,4 +1,4 @@
-"""An Inspection for people: tables on stdout."""
+"""Tables on stdout for an Inspection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHOLE = {True: "yes, every tensor was read", False: "NO", None: "not looked at"
 
 
 def show(found: Inspection, *, with_values: bool, with_ops: bool) -> None:
-    """Print everything but the last line, which is the next command."""
+    """Print an inspection, except the last line with the next command."""
     console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
     for name, value in _heading(found):
         print(f"{name:<12}{value}")
