@@ -14,7 +14,7 @@ from tasks.records.adoption import Candidate, OpsFound, Proposal
 from tasks.records.inspection import Inspection, TensorRow
 
 _LISTED = 60
-_WHOLE = {True: "yes, every tensor was read", False: "NO", None: "not looked at"}
+_COMPLETE = {True: "yes, every tensor was read", False: "NO", None: "not checked"}
 
 
 def show(found: Inspection, *, with_values: bool, with_ops: bool) -> None:
@@ -58,7 +58,7 @@ def _heading(found: Inspection) -> Iterable[tuple[str, str]]:
             "written by",
             ", ".join(part for part in (f"TensorFlow {found.written_by}" * bool(found.written_by), producer) if part),
         )
-    yield "whole", _WHOLE[found.whole]
+    yield "complete", _COMPLETE[found.whole]
     for damage in found.damage[:_LISTED]:
         yield "damaged", damage
     if found.needs:
@@ -117,7 +117,7 @@ def _signatures(console: Console, proposal: Proposal) -> None:
     ]
     if guesses:
         columns = ("", "tensor", "dtype", "shape", "why")
-        _table(console, "no signatures; a guess, the likeliest first", columns, guesses)
+        _table(console, "no signatures; these are guesses, the likeliest first", columns, guesses)
 
 
 def _guess(side: str, one: Candidate) -> tuple[str, ...]:
@@ -141,8 +141,8 @@ def _ops(console: Console, found: Inspection, ops: OpsFound, with_ops: bool) -> 
         for name, held in (
             ("unknown ops", unknown),
             ("no CPU kernel", list(ops.no_kernel)),
-            ("touch files, network or Python", list(ops.unsafe)),
-            ("behave otherwise in training", list(ops.train_mode)),
+            ("access files, network or Python", list(ops.unsafe)),
+            ("different in training", list(ops.train_mode)),
         )
     ]
     _table(console, f"ops of {reached}", ("", ""), [(name, held or "none") for name, held in rows])

@@ -53,7 +53,7 @@ def test_damage_is_exit_3_with_the_list_and_no_traceback(model: Path) -> None:
     assert answer.code == 3 and "w/Momentum" in answer.out
     assert "is damaged" in answer.err and "Remedy: " in answer.err and "Traceback" not in answer.err
     quick = tfship("inspect", model, "--quick")
-    assert quick.code == 0 and "not looked at" in quick.out
+    assert quick.code == 0 and "not checked" in quick.out
     document = tfship("inspect", model, "--json").document
     assert document["whole"] is False and document["damage"]
 
