@@ -16,14 +16,14 @@ from tests.flows.prefect_api import PrefectApi, make_database, started
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own to run in."""
+    """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def shipped(made_once: MakeOnce) -> Path:
-    """A folder in which half_plus_two was run to its end with the default paths. Leave it as it is."""
+    """A folder in which half_plus_two was run to its end with the default paths. Read only."""
 
     def ship(place: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -36,7 +36,7 @@ def shipped(made_once: MakeOnce) -> Path:
 
 @pytest.fixture
 def copied(shipped: Path, folder: Path) -> Path:
-    """The same in the test's own folder: moved, and nothing need be built."""
+    """A copy of it in the test's own folder: a moved store, with nothing left to build."""
     shutil.copytree(shipped / ".tfship", folder / ".tfship")
     return folder
 
@@ -57,7 +57,7 @@ def shell(folder: Path) -> Iterator[Callable[..., Shell]]:
 
 @pytest.fixture(scope="session")
 def prefect_home(made_once: MakeOnce) -> Path:
-    """A PREFECT_HOME whose database has its tables, which take longer to make than a server to start. Copy it."""
+    """A PREFECT_HOME whose database has its tables, which take longer to create than a server to start. Copy it."""
     return made_once("prefect", make_database)
 
 

@@ -1,4 +1,4 @@
-"""A real Prefect server for the tests, asked over its own API."""
+"""A real Prefect server for the tests, and a client of its API."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _START_SECONDS = 120.0
 
 @dataclass
 class PrefectApi:
-    """Where it is, and what the runs in it came to."""
+    """A client of one server, for its flow runs and their states."""
 
     url: str
     environment: dict[str, str]
     server: Shell
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The API's answer; its database may be busy for a while."""
+        """Return the API's answer; retry while its database is busy."""
         deadline = time.monotonic() + 60.0
         while True:
             answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=60.0, trust_env=False)
@@ -38,7 +38,7 @@ class PrefectApi:
         return answer.json()
 
     def ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
-        """The answer to a filter."""
+        """Return the answer to a filter."""
         found: list[dict[str, Any]] = self.call("POST", path, body)
         return found
 

@@ -76,7 +76,7 @@ def test_a_refused_run_is_failed_there_too_and_a_refusal_is_cached(folder: Path,
 
 
 def ignored(written: Any, understood: Any, path: str = "") -> list[str]:
-    """What stands in a file and not in what was read from it."""
+    """Return the keys of a file that are missing in the settings read from it."""
     if isinstance(written, dict) and isinstance(understood, dict):
         return [
             found
@@ -91,7 +91,7 @@ def ignored(written: Any, understood: Any, path: str = "") -> list[str]:
 
 
 def read_by_prefect(settings: dict[str, Any]) -> dict[str, Any]:
-    """What Prefect itself keeps of a prefect.yaml: it ignores a key that it does not know."""
+    """Return the settings that Prefect reads from a prefect.yaml: it ignores unknown keys."""
     return PrefectYamlModel.model_validate(settings).model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
@@ -138,7 +138,7 @@ class Deployed:
         return run
 
     def state(self, run: str) -> str:
-        """The state of a flow run, by name."""
+        """Return the name of a flow run's state."""
         name: str = self.api.call("GET", f"flow_runs/{run}")["state_name"]
         return name
 
@@ -151,12 +151,12 @@ class Deployed:
         return state
 
     def logged(self, run: str) -> set[str]:
-        """The first words of the run's log."""
+        """Return the beginning of the run's log."""
         logs = self.api.ask("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
         return {log["message"].partition(" ")[0] for log in logs}
 
     def children(self) -> dict[int, str]:
-        """What runs under the worker."""
+        """Return the processes that run under the worker."""
         return {pid: command for pid, command in self.worker.left().items() if pid != self.worker.process.pid}
 
 

@@ -1,4 +1,4 @@
-"""Facts of runs, built by hand: whole, refused early, refused for an output, never trained."""
+"""Facts of runs, built by hand: complete, refused early, refused for an output, never trained."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ DEFAULT = Signature(
 
 
 def row(candidate: str, output: str, signature: str = "serving_default", **changes: Any) -> ParityRow:
-    """A comparison that passed, with `changes`."""
+    """Return a comparison that passed, with `changes`."""
     test = ParityTest.SERVED if candidate in SERVED else ParityTest.EXACT if signature else ParityTest.VALUES
     fields: dict[str, Any] = {"test": test, "compared": 500, "passed": True} | changes
     return ParityRow(candidate=candidate, signature=signature, output=output, **fields)
 
 
-def whole_chain() -> tuple[ParityRow, ...]:
-    """Every form compared, nothing differs; served logits are within the tolerance."""
+def complete_chain() -> tuple[ParityRow, ...]:
+    """Return comparisons of every form without a difference; served logits are within the tolerance."""
     saved = [
         one
         for form in SAVED
@@ -54,13 +54,13 @@ def whole_chain() -> tuple[ParityRow, ...]:
 
 
 def outcome(name: str, state: StepState = StepState.BUILT, seconds: float = 1.0, **changes: Any) -> StepOutcome:
-    """A step with an artifact."""
+    """Return the outcome of a step with an artifact."""
     fields = {"artifact": f"/store/{name}/0123456789", "digest": DIGEST} | changes
     return StepOutcome(name=name, state=state, seconds=seconds, **fields)
 
 
 def smoke(*, stand_in: bool = False, passed: bool = True, **changes: Any) -> SmokeReport:
-    """What a server made of the model."""
+    """Return the report of a server's smoke test."""
     identity = (
         RuntimeIdentity(runtime="embedded", version="0.1.0", stand_in=True)
         if stand_in
@@ -87,18 +87,18 @@ def smoke(*, stand_in: bool = False, passed: bool = True, **changes: Any) -> Smo
         ),
         "warmup": "3 requests run",
     } | changes
-    parity = ParityReport(rows=tuple(one for one in whole_chain() if one.candidate in SERVED))
+    parity = ParityReport(rows=tuple(one for one in complete_chain() if one.candidate in SERVED))
     return SmokeReport(identity=identity, version=1, rounds=(Round(**fields),), parity=parity, passed=passed)
 
 
 def check(protocol: str, case: str, expected: str, answered: str, *, passed: bool = True, **changes: Any) -> Check:
-    """One question beside the comparison."""
+    """Return a check of one request."""
     fields: dict[str, Any] = {"cause": Cause.NOT_REFUSED} | changes
     return Check(protocol=protocol, case=case, expected=expected, answered=answered, passed=passed, **fields)
 
 
 def pinned(tensors: int = 31) -> PinnedCheckpoint:
-    """A pinned checkpoint of so many tensors."""
+    """Return a pinned checkpoint of so many tensors."""
     return PinnedCheckpoint(
         step=400,
         prefix="model.ckpt-400",
@@ -112,7 +112,7 @@ def pinned(tensors: int = 31) -> PinnedCheckpoint:
 
 
 def restored(*odd: VariableStatus) -> RestoreReport:
-    """A restore of two variables and `odd` ones."""
+    """Return a restore of two variables and `odd` ones."""
     good = [
         VariableStatus(
             name=name, key=name, status="matched", needed=needed, expected="float32[16]", found="float32[16]"
@@ -122,7 +122,7 @@ def restored(*odd: VariableStatus) -> RestoreReport:
     return RestoreReport(
         step=400,
         coverage=Coverage(variables=(*good, *odd), extra=("old/bias",)),
-        parity=ParityReport(rows=tuple(one for one in whole_chain() if one.candidate == "checkpoint")),
+        parity=ParityReport(rows=tuple(one for one in complete_chain() if one.candidate == "checkpoint")),
         hidden=True,
         hyperparameters={"learning_rate": 0.01, "steps": 400},
         global_step=400,
@@ -132,7 +132,7 @@ def restored(*odd: VariableStatus) -> RestoreReport:
 
 
 def complete(**changes: Any) -> ReportFacts:
-    """A run from training to a published version."""
+    """Return the facts of a run from training to a published version."""
     fields: dict[str, Any] = {
         "run_id": "20250119-031500-7c1e",
         "name": "sundaynet",
@@ -147,7 +147,7 @@ def complete(**changes: Any) -> ReportFacts:
             outcome("smoke_test", seconds=4.8),
             outcome("promote", seconds=0.6, artifact=None),
         ),
-        "parity": whole_chain(),
+        "parity": complete_chain(),
         "smokes": (smoke(),),
         "promotion": Promotion(
             name="sundaynet", version=3, path="/srv/models/sundaynet/3", previous=2, outcome="promoted", digest=DIGEST
@@ -173,7 +173,7 @@ def complete(**changes: Any) -> ReportFacts:
 
 
 def refused_early() -> ReportFacts:
-    """The restore did not cover a needed variable: no form was compared, no server started."""
+    """Return facts where the checkpoint misses a needed variable: no form was compared, no server started."""
     return ReportFacts(
         run_id="20250119-031500-7c1e",
         name="sundaynet",
@@ -197,7 +197,7 @@ def refused_early() -> ReportFacts:
 
 
 def refused_output() -> ReportFacts:
-    """The frozen graph answers otherwise; the SavedModel too, further down the chain."""
+    """Return facts where the frozen graph differs, and the SavedModel, further down the chain, too."""
     wrong = {
         "passed": False,
         "mismatched": 3,
@@ -207,7 +207,7 @@ def refused_output() -> ReportFacts:
     }
     chain = tuple(
         one.model_copy(update=wrong) if one.candidate in SAVED[1:3] and one.output == "logits" else one
-        for one in whole_chain()
+        for one in complete_chain()
         if one.candidate in SAVED
     )
     steps = tuple(
@@ -224,8 +224,8 @@ def refused_output() -> ReportFacts:
 
 
 def untrained() -> ReportFacts:
-    """An adopted frozen graph: no training, no checkpoint, promoted after a stand-in's pass."""
-    parity = tuple(one for one in whole_chain() if one.candidate != "checkpoint")
+    """Return facts of an adopted frozen graph: no training, no checkpoint, promoted after a stand-in's pass."""
+    parity = tuple(one for one in complete_chain() if one.candidate != "checkpoint")
     steps = (outcome("adopt"), *complete().steps[3:])
     return complete(
         training=(),

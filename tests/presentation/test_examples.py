@@ -26,7 +26,7 @@ from tests.makers.chain import Chain
 
 @pytest.fixture(scope="module")
 def facts(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReportFacts]:
-    """A report's facts, with a server at the addresses that it names."""
+    """The facts of a report, with a server at the addresses that it names."""
     base = tmp_path_factory.mktemp("base")
     link_model(chain.exported, base / "1")
     names = TrainingRun(chain.trained.path).names()

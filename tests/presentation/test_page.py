@@ -25,6 +25,7 @@ from tests.presentation.report_facts import (
     HOSTILE,
     check,
     complete,
+    complete_chain,
     outcome,
     pinned,
     refused_early,
@@ -33,7 +34,6 @@ from tests.presentation.report_facts import (
     row,
     smoke,
     untrained,
-    whole_chain,
 )
 
 VOID = {"meta", "br", "wbr", "link", "img", "hr", "input"}
@@ -213,7 +213,7 @@ def test_the_first_divergent_form_is_named_whatever_the_order_of_the_rows(first:
     parity = (
         later,
         first,
-        *(one for one in whole_chain() if (one.candidate, one.output) != (first.candidate, first.output)),
+        *(one for one in complete_chain() if (one.candidate, one.output) != (first.candidate, first.output)),
     )
     page = Page(render(complete(parity=parity, refusal="it differs.\nRemedy: look.")))
     assert page.headline == f"Refused: {named}"
@@ -369,7 +369,7 @@ def test_a_form_that_was_not_part_of_the_run_is_named() -> None:
 
 
 def test_only_a_run_that_was_stopped_did_not_reach_a_form() -> None:
-    parity = tuple(one for one in whole_chain() if not one.candidate.startswith("served"))
+    parity = tuple(one for one in complete_chain() if not one.candidate.startswith("served"))
     text = Page(render(complete(parity=parity, smokes=(), promotion=None))).text
     assert "Not compared in this run: served (gRPC), served (REST)." in text
     assert "not reached" not in text

@@ -28,7 +28,7 @@ _SETTINGS = ("PREFECT_", "TFSHIP_")
 
 
 class Answer(NamedTuple):
-    """What a command came to."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -36,13 +36,13 @@ class Answer(NamedTuple):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The one JSON document on stdout."""
+        """The JSON document on stdout."""
         found: dict[str, Any] = json.loads(self.out)
         return found
 
     @property
     def states(self) -> dict[str, str]:
-        """How each step of `--json` ended."""
+        """The state of each step, of `--json`."""
         return {step["name"]: step["state"] for step in self.document["steps"]}
 
 
@@ -52,7 +52,7 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def tfship(*arguments: str | Path, **environment: str) -> Answer:
-    """The console script in this process, which has paid for TensorFlow's import already."""
+    """Run the console script in this process, where TensorFlow is imported already."""
     out, err = io.StringIO(), io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -104,7 +104,7 @@ class Shell:
         return self.err.read_text()
 
     def catches(self, number: signal.Signals) -> bool:
-        """Whether it has a handler for that signal by now."""
+        """Return True if the process has a handler for that signal."""
         facts = dict(line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
         return bool(int(facts.get("SigCgt", "0"), 16) >> (number - 1) & 1)
 
@@ -118,7 +118,7 @@ class Shell:
         return Answer(code, self.out.read_text(), self.err.read_text())
 
     def left(self) -> dict[int, str]:
-        """The processes that carry its mark and still run, by pid."""
+        """Return the running processes that carry its mark, by pid."""
         mark = f"{_MARK}={self.mark}".encode()
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
@@ -128,7 +128,7 @@ class Shell:
         return found
 
     def assert_nothing_left(self, seconds: float = 30.0) -> None:
-        """Nothing that it started outlives it by more than that."""
+        """Assert that every process that it started ends within that time."""
         deadline = time.monotonic() + seconds
         while found := self.left():
             assert time.monotonic() < deadline, f"still there: {found}"

@@ -22,7 +22,7 @@ printf '%s\n' "${{COMPREPLY[@]}}"
 
 
 def bash(home: Path, script: str) -> str:
-    """What an interactive bash with this HOME prints."""
+    """Return what an interactive bash with this HOME prints."""
     assert BASH is not None
     environment = {**os.environ, "HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PS1": "$ "}
     found = subprocess.run([BASH, "-i", "-c", script], env=environment, capture_output=True, text=True, check=False)
@@ -32,7 +32,7 @@ def bash(home: Path, script: str) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder in which completion was installed as its user installs it."""
+    """A home folder with completion installed."""
     folder = tmp_path_factory.mktemp("home")
     assert "completion installed" in bash(folder, "tfship --install-completion bash")
     return folder

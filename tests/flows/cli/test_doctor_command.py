@@ -18,7 +18,7 @@ NO_ENGINE = {"DOCKER_HOST": "unix:///no/engine.sock"}
 
 
 def looked(folder: Path, *options: str, **environment: str) -> tuple[Answer, dict[str, dict[str, Any]]]:
-    """The answer, and each check by its name."""
+    """Run doctor; return its answer, and its checks by name."""
     folders = ("--store", str(folder / "store"), "--serving-root", str(folder / "serving"))
     answer = tfship("doctor", "--json", *folders, *options, **{**NO_ENGINE, **environment})
     return answer, {one["check"]: one for one in answer.document["checks"]}

@@ -25,7 +25,7 @@ from tests.makers import inspected_files
 
 
 def next_command(answer: Answer) -> str:
-    """The last line for people."""
+    """Return the command of the last line."""
     word, command = answer.out.splitlines()[-1].split(maxsplit=1)
     assert word == "next", answer.out
     return command
@@ -83,10 +83,10 @@ def test_a_model_that_is_refused_before_anything_is_known_of_it_has_a_report(fol
 
 
 def test_the_last_line_of_a_refused_run_is_the_command_that_says_more(copied: Path) -> None:
-    """Of a brought model: what it is, or, where a form was made that differs, where inside it that begins."""
+    """It inspects the source model or, where a form differs, explains the first difference inside it."""
     isolate.call(inspected_files.graph_file, copied / "graph.pb")
-    brought = ("run", "graph.pb", "--input", "x", "--output", "y", "--no-server")
-    answer = tfship(*brought)
+    source_model = ("run", "graph.pb", "--input", "x", "--output", "y", "--no-server")
+    answer = tfship(*source_model)
     assert answer.code == 3 and next_command(answer) == "tfship inspect graph.pb"
     artifact = copied / "artifact"
     (artifact / "saved_model").mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_a_full_disk_is_named_and_the_next_run_completes(small_disk: Path) -> No
             break
         assert_said_once(answer, 4, "No space left on device", "free some space")
         failed += [name for name, state in answer.states.items() if state == "failed"]
-    assert len(failed) >= 2 and len(set(failed)) >= 2, "what was finished is kept, and the next run comes further"
+    assert len(failed) >= 2 and len(set(failed)) >= 2, "finished steps are kept, and the next run gets further"
     answer = tfship("run", *QUICK, *options)
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["promotion"]["outcome"] in ("promoted", "unchanged")

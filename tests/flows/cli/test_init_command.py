@@ -18,7 +18,7 @@ def test_a_cut_file_is_no_model_to_configure(folder: Path) -> None:
     content = (folder / "graph.pb").read_bytes()
     (folder / "graph.pb").write_bytes(content[: len(content) // 2])
     answer = tfship("init", "graph.pb")
-    assert answer.code == 3 and "expected a whole model" in answer.err and "Remedy: " in answer.err
+    assert answer.code == 3 and "expected a complete model" in answer.err and "Remedy: " in answer.err
     assert answer.out == "" and not (folder / "tfship.yaml").exists()
 
 

@@ -19,7 +19,7 @@ PATIENT = {"TFSHIP_LIMITS__CLUSTER_SECONDS": "120"}
 
 @pytest.fixture
 def mine(folder: Path) -> Path:
-    """A folder that holds the model."""
+    """A folder with the user's model."""
     shutil.copyfile(Path(__file__).parents[2] / "makers" / "multi_worker_models.py", folder / "several.py")
     return folder
 

@@ -21,7 +21,7 @@ PORTS = ("--port", "0", "--rest-port", "0")
 
 
 def said(process: Shell) -> dict[str, str]:
-    """What stands on stdout, by its first word, when it is ready."""
+    """Return the lines of stdout by their first word, once the server is ready."""
     process.until(lambda: "end     Ctrl-C\n" in process.out.read_text())
     return dict(line.split(maxsplit=1) for line in process.out.read_text().splitlines())  # type: ignore[misc]
 
@@ -103,7 +103,7 @@ def test_a_taken_port_is_the_environments_fault(folder: Path, option: str) -> No
         arguments = [word for pair in options.items() for word in pair]
         answer = tfship("serve", "known", "--serving-root", "root", *arguments)
     assert answer.code == 4
-    assert f"port {port} of 127.0.0.1: expected a free one, found Address already in use" in answer.err
+    assert f"port {port} of 127.0.0.1: expected a free port, found Address already in use" in answer.err
     assert "--rest-port" in answer.err
 
 

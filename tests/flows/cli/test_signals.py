@@ -23,7 +23,7 @@ WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Stopped:
-    """One pipeline in the current folder, stopped again and again."""
+    """A pipeline in the current folder that is stopped several times."""
 
     def __init__(self, shell: Callable[..., Shell]) -> None:
         self.shell = shell
@@ -31,22 +31,22 @@ class Stopped:
         self.base = self.home / "serving" / "sundaynet"
 
     def saved(self) -> dict[int, int]:
-        """The inode of every checkpoint of the training that is under way, or done, by global step."""
+        """Return the inode of each checkpoint of the training, in progress or finished, by global step."""
         places = [*self.home.glob("store/.staging/train/*"), *self.home.glob("store/train/*")]
         indices = [path for place in places for path in place.glob("checkpoints/*.index")]
         return {int(path.stem.rpartition("-")[2]): path.stat().st_ino for path in indices}
 
     def training(self) -> Callable[[], bool]:
-        """Some steps further than now."""
+        """Return a condition: training is some steps further."""
         wanted = max(self.saved(), default=0) + 30
         return lambda: max(self.saved(), default=0) >= wanted
 
     def smoke_testing(self) -> Callable[[], bool]:
-        """A server is about to be started over a link to the model."""
+        """Return a condition: a server is about to start with a link to the model."""
         return lambda: bool(list(self.home.glob("store/.staging/smoke_test/*/served-*/*")))
 
     def promoting(self) -> Callable[[], bool]:
-        """A version was published and is not confirmed yet."""
+        """Return a condition: a version is published and not yet confirmed."""
         before = len(list(self.base.glob("[0-9]*")))
         return lambda: len(list(self.base.glob("[0-9]*"))) > before
 
@@ -61,10 +61,10 @@ class Stopped:
         assert "Traceback" not in answer.err, answer.err
         if number in WORDS:
             assert answer.err.splitlines()[-1] == f"tfship: {WORDS[number]}; run again to go on from here."
-        self.assert_whole()
+        self.assert_complete()
 
-    def assert_whole(self) -> None:
-        """Every artifact is what its manifest says; every number holds a whole model."""
+    def assert_complete(self) -> None:
+        """Assert that each artifact matches its manifest, and that each version is a complete model."""
         store = Store(self.home / "store")
         for manifest in (self.home / "store").glob("[a-z]*/*/manifest.json"):
             store.verify(manifest.parent, full=True)
@@ -112,7 +112,7 @@ def test_a_run_stopped_in_any_step_by_any_signal_goes_on(folder: Path, shell: Ca
 
 
 def test_a_model_without_steps_that_was_killed_before_its_checkpoint_gets_one(copied: Path) -> None:
-    """Its baseline was written, and its checkpoint was not, or half."""
+    """The baseline was written, and the checkpoint was not, or only in part."""
     store = copied / ".tfship" / "store"
     (trained,) = store.glob("train/*")
     staging = store / ".staging" / "train" / trained.name

@@ -65,7 +65,7 @@ def test_what_was_converted_is_that_form_and_adopts_again(folder: Path, model: P
 def test_nothing_is_overwritten_and_what_cannot_be_made_is_said(folder: Path, model: Path) -> None:
     (folder / "there").write_text("mine")
     answer = tfship("convert", model, folder / "there", "--to", "frozen", *NAMED, "--no-server")
-    assert answer.code == 2 and "a path where nothing is" in answer.err
+    assert answer.code == 2 and "a path that does not exist" in answer.err
     assert (folder / "there").read_text() == "mine"
     answer = tfship("convert", model, folder / "keras", "--to", "keras", *NAMED, "--no-server")
     assert answer.code == 2 and "Keras writes its own models" in answer.err
@@ -136,7 +136,7 @@ def test_a_plan_says_what_would_run_and_why_and_does_nothing(folder: Path, model
     found = plan()
     assert found["restore_verify"] == ("cached", "nothing changed")
     assert found["export"][0] == "runs" and found["smoke_test"][0] == "waits"
-    assert plan("--refresh", "checkpoint")["checkpoint"] == ("runs", "asked for (--refresh)")
+    assert plan("--refresh", "checkpoint")["checkpoint"] == ("runs", "requested (--refresh)")
     changed = tfship("plan", model, "--input", "x:0", "--output", "other=y:0", "--json").document["steps"][0]
     assert changed["state"] == "runs" and "given.outputs" in changed["why"]
 

@@ -1,4 +1,4 @@
-"""How a command ends: one JSON document with `--json`; one line and the signal's exit code from its first moment on."""
+"""The end of a command: one JSON document with `--json`; one line and the signal's exit code, from its start."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WRONG: dict[str, list[str]] = {
 
 
 def the_error(answer: Answer) -> dict[str, Any]:
-    """The one document of a command that came to nothing; it says what the message says."""
+    """Return the error document of a failed command, which matches its message."""
     document = json.loads(answer.out)
     assert set(document) == {"error"} and set(document["error"]) == FIELDS
     error: dict[str, Any] = document["error"]

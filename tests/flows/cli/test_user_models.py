@@ -45,7 +45,7 @@ class Line:
 
 @pytest.fixture
 def mine(folder: Path) -> Path:
-    """A project with a `tasks` package of its own, a module beside it, and a data file."""
+    """A project with a `tasks` package of its own, another module, and a data file."""
     (folder / "mine.py").write_text(MODEL.format(declaration='DATA = ("start.txt",)'))
     (folder / "start.txt").write_text("2.5")
     (folder / "tasks").mkdir()
@@ -56,7 +56,7 @@ def mine(folder: Path) -> Path:
 
 
 def trained(*refresh: str) -> StepState:
-    """Whether the model in this folder was trained, or found."""
+    """Return True if the model in this folder was trained, False if it was cached."""
     run = Run("test", Store(Path("store")), Silent(), frozenset(refresh))
     with running(run):
         train(sources.resolve("mine:Line", Path.cwd()), Training())
