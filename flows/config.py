@@ -32,8 +32,8 @@ from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
 PREFIX = "TFSHIP_"
-_NOT_SETTINGS = {"TFSHIP_GOLDEN", "TFSHIP_CORPUS", "TFSHIP_DOCKER"}  # what the tests read
-_KINDS = {  # pydantic's words for what YAML calls otherwise
+_NOT_SETTINGS = {"TFSHIP_GOLDEN", "TFSHIP_CORPUS", "TFSHIP_DOCKER"}  # of the tests
+_KINDS = {  # YAML's words for pydantic's types
     "model_type": "settings by name",
     "dict_type": "settings by name",
     "frozen_set_type": "a list",
@@ -136,12 +136,12 @@ class PipelineConfig(Record):
     def files(self) -> ModelFiles | None:
         """The source model's files, None where `source` names code."""
         path = Path(self.source)
-        # A prefix is no file, but files begin with it; what leads nowhere may be an example's name mistyped.
+        # A prefix is not a file, but files begin with it. A path to nothing may be a mistyped name of an example.
         there = "/" in self.source or path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))
         if self.source in sources.EXAMPLES or not there or (":" in self.source and not path.exists()):
             return None
-        asked = self.selection.which if isinstance(self.selection.which, int) else None
-        return ModelFiles(name=_served_name(path), path=path, step=asked)
+        requested = self.selection.which if isinstance(self.selection.which, int) else None
+        return ModelFiles(name=_served_name(path), path=path, step=requested)
 
     @property
     def model(self) -> ModelSource:
@@ -255,7 +255,7 @@ def _wrong(detail: ErrorDetails, environment: Mapping[str, str]) -> UsageError:
         return UsageError(where, f"one of {fields}" if fields else "a setting", repr(name), remedy)
     said = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to")[0]
     said = _KINDS.get(detail["type"], said)
-    if not path:  # a rule that spans several settings says what it misses
+    if not path:  # a rule over several settings names what is missing
         return UsageError("the configuration", said, "none", remedy)
     found = detail["input"]
     if isinstance(found, frozenset):
@@ -268,11 +268,11 @@ def _read(file: Path) -> dict[str, Any]:
         text = file.read_text()
     except OSError as error:
         raise UsageError(
-            f"--config {file}", "a YAML file", error.strerror or str(error), "give the path of one."
+            f"--config {file}", "a YAML file", error.strerror or str(error), "give the path of a YAML file."
         ) from None
     except UnicodeDecodeError:
         raise UsageError(
-            f"--config {file}", "a YAML file", "bytes that are not UTF-8", "give the path of one."
+            f"--config {file}", "a YAML file", "bytes that are not UTF-8", "give the path of a YAML file."
         ) from None
     settings = _yaml(text, str(file)) or {}
     if not isinstance(settings, dict):
@@ -286,7 +286,7 @@ def _yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(where, "YAML", problem.replace("\n", " ") + at, "mend it.") from None
+        raise UsageError(where, "YAML", problem.replace("\n", " ") + at, "correct it.") from None
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> None:

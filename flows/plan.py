@@ -40,24 +40,24 @@ def _planned(config: PipelineConfig, store: Store) -> tuple[Planned, ...]:
     def answer(recipe: Recipe, digestible: bool) -> Artifact:
         step = recipe.step
         place = store.place(step, recipe.key)
-        why = "asked for (--refresh)" if {step, "all"} & config.refresh else ""
-        why = why or ("" if digestible else "its model's code or data cannot be digested")
+        why = "requested (--refresh)" if {step, "all"} & config.refresh else ""
+        why = why or ("" if digestible else "the model's code or data cannot be digested")
         if not why and place.exists():
             try:
                 artifact = store.verify(place)
             except DamagedError as error:
-                why = f"what is there is damaged: {error.found}"
+                why = f"its artifact is damaged: {error.found}"
             else:
                 refusal = artifact.refusal()
-                state, said = ("refused", str(refusal).splitlines()[0]) if refusal else ("cached", "nothing changed")
-                found[step] = Planned(name=step, state=state, why=said, artifact=str(place))
+                state, why = ("refused", str(refusal).splitlines()[0]) if refusal else ("cached", "nothing changed")
+                found[step] = Planned(name=step, state=state, why=why, artifact=str(place))
                 if refusal or config.until == step:
                     raise Reached
                 return artifact
         found[step] = Planned(name=step, state="runs", why=why or _changed(store, recipe))
         raise Reached
 
-    chief = replace(config.cluster, index=0)  # what the others do is no step
+    chief = replace(config.cluster, index=0)  # the other workers run no steps
     run = Run("plan", store, telemetry.Silent(), config.refresh, planner=answer, cluster=chief)
     with running(run), contextlib.suppress(Reached):
         pipeline(config, run)
@@ -84,8 +84,8 @@ def _waiting(name: str, found: dict[str, Planned]) -> Planned:
         return Planned(name=name, state="waits", why=f"{refused[0]} refuses the model")
     runs = [step.name for step in found.values() if step.state == "runs"]
     if not runs and name == "promote":
-        return Planned(name=name, state="runs", why="looks at what is served, and promotes what is new")
-    return Planned(name=name, state="waits", why=f"for what {runs[-1] if runs else 'comes before'} makes")
+        return Planned(name=name, state="runs", why="compares with the served version")
+    return Planned(name=name, state="waits", why=f"for the artifact of {runs[-1] if runs else 'an earlier step'}")
 
 
 def _changed(store: Store, recipe: Recipe) -> str:

@@ -18,7 +18,7 @@ from tasks.isolate.process import BoundProcess
 _START_SECONDS = 120.0
 
 
-class Lost(Exception):  # noqa: N818 - it says what happened
+class Lost(Exception):  # noqa: N818 - carries the error to report
     """The Prefect API stopped answering during a run. `instead` is the error to report: the run's own, or else the lost API."""
 
     def __init__(self, instead: BaseException) -> None:
@@ -34,10 +34,10 @@ def settle(*, verbose: bool) -> None:
     """
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")  # of its own machinery
-        logging.raiseExceptions = False  # nor what could not be logged
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")  # Prefect's internal log
+        logging.raiseExceptions = False  # no traceback for failures of logging
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's client reports too, and says so on a terminal
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's client sends analytics too, and says so on a terminal
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
     server = BoundProcess(command, Path(tempfile.gettempdir()), environment)
     try:
         _wait(server, url)
-        # A heartbeat thread would hold every flow for a second at its end; nobody reads a log there while it runs.
+        # A heartbeat thread would hold every flow for a second at its end; the log of such a server is not read during the run.
         own = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
         with temporary_settings(own), _answering(url):
             yield
@@ -101,12 +101,12 @@ def _answering(url: str) -> Iterator[None]:
     except httpx.HTTPError as error:
         own: BaseException | None = error
         while own is not None and not isinstance(own, (PipelineError, KeyboardInterrupt, TerminationSignal)):
-            own = own.__context__  # what Prefect was about to record when it failed
+            own = own.__context__  # the error that Prefect was recording when it failed
         gone = EnvironmentFailure(
             f"the Prefect server at {url}",
-            "answers until the end of the run",
+            "a server that answers until the end of the run",
             str(error).splitlines()[0] if str(error) else type(error).__name__,
-            "start it, or give --no-server, and run again: what was finished is kept.",
+            "start it, or give --no-server, and run again: finished steps are kept.",
         )
         raise Lost(own or gone) from error
 

@@ -36,35 +36,33 @@ def answer() -> int:
     try:
         termination.clean_up_first()
         code = app(standalone_mode=False)
-        if code == ExitCode.INTERRUPTED:  # which is what typer makes of Ctrl-C
+        if code == ExitCode.INTERRUPTED:  # typer's exit code for Ctrl-C
             raise KeyboardInterrupt
     except PipelineError as error:
-        return _say(error)
-    except BrokenPipeError:  # whoever read our output, `head` for one, has enough
+        return _report(error)
+    except BrokenPipeError:  # the reader of our output, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.STEP_FAILED
     except OSError as error:
-        return _say(EnvironmentFailure.from_os(error, "tfship"))
+        return _report(EnvironmentFailure.from_os(error, "tfship"))
     except (KeyboardInterrupt, typer.Abort):
         return termination.stopped(signal.SIGINT)
     except BaseException as error:
         if type(error).__name__ in ("Terminated", "TerminationSignal"):  # ours, or Prefect's inside a flow
             return termination.stopped(signal.SIGTERM)
         if shown := getattr(error, "format_message", None):  # typer's and click's own usage errors
-            if said := shown():  # without a command there is the help instead
-                print(f"tfship: {said}\nRemedy: see `tfship --help`.", file=sys.stderr)
-                wrong = ("the command line", "what `tfship --help` says", said, "see `tfship --help`.")
+            if text := shown():  # without a command there is the help instead
+                print(f"tfship: {text}\nRemedy: see `tfship --help`.", file=sys.stderr)
+                wrong = ("the command line", "what `tfship --help` says", text, "see `tfship --help`.")
                 termination.failed(UsageError(*wrong).encode())
             return ExitCode.USAGE
-        if isinstance(error, Exception):  # a mistake of ours: its traceback follows
-            termination.failed(
-                PipelineError("tfship", "no mistake in tfship", repr(error), "report it, please.").encode()
-            )
+        if isinstance(error, Exception):  # a bug in tfship: its traceback follows
+            termination.failed(PipelineError("tfship", "no bug in tfship", repr(error), "please report it.").encode())
         raise
     return code if isinstance(code, int) else ExitCode.DONE
 
 
-def _say(error: PipelineError) -> int:
+def _report(error: PipelineError) -> int:
     print(f"tfship: {error}", file=sys.stderr)
     termination.failed(error.encode())
     return error.exit_code

@@ -25,7 +25,7 @@ from tasks.records.base import Record
 from tasks.records.settings import RuntimeChoice, Serving
 
 FREE_BYTES = 2 * 2**30
-MEMORY_BYTES = 2 * 2**30  # TensorFlow twice: the work, and the server that it is compared with
+MEMORY_BYTES = 2 * 2**30  # TensorFlow twice: the step, and the server under test
 START_SECONDS = 60
 
 
@@ -102,11 +102,13 @@ def _tensorflow() -> str:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            raise EnvironmentFailure(name, "it installed", "nothing", f"pip install {name}.") from None
+            raise EnvironmentFailure(name, "an installed package", "none", f"pip install {name}.") from None
     found = ", ".join(f"{name} {version}" for name, version in versions.items())
     if len({tuple(version.split(".")[:2]) for version in versions.values()}) > 1:
         remedy = f"pip install 'tensorflow-serving-api=={versions['tensorflow']}'."
-        raise EnvironmentFailure("tensorflow", "both of one minor version", found, remedy)
+        raise EnvironmentFailure(
+            "tensorflow", "tensorflow and tensorflow-serving-api of one minor version", found, remedy
+        )
     return found
 
 
@@ -116,7 +118,7 @@ def _machine() -> str:
     available, total = (int(facts[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
     found = f"{_gigabytes(available)} of {_gigabytes(total)} free, {cores} cores"
     if available < MEMORY_BYTES:
-        remedy = "end what holds it, or take a larger machine."
+        remedy = "end processes that use much memory, or take a larger machine."
         raise EnvironmentFailure("memory", f"{_gigabytes(MEMORY_BYTES)} free", found, remedy)
     return found
 
@@ -129,7 +131,7 @@ def _writable(folder: Path, option: str) -> str:
         pass
     free = shutil.disk_usage(nearest).free
     if free < FREE_BYTES:
-        remedy = f"free some space there (`tfship gc` removes what killed runs left), or give another {option}."
+        remedy = f"free some space there (`tfship gc` removes what killed runs left), or choose another {option}."
         raise EnvironmentFailure(str(folder), f"{_gigabytes(FREE_BYTES)} free", _gigabytes(free), remedy)
     return f"{folder}, {_gigabytes(free)} free" + ("" if nearest == folder else ", will be made")
 
@@ -169,8 +171,8 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
             missing = docker_engine.impossible_limits(clients[0].info())
         if missing:
             remedy = "give it cgroups: a rootless engine needs cgroup 2 and systemd's Delegate=cpu memory pids."
-            found = f"none of {', '.join(missing)}: containers run without"
-            raise EnvironmentFailure("docker engine", "limits that it holds", found, remedy)
+            found = f"no limits of {', '.join(missing)}: containers run without them"
+            raise EnvironmentFailure("docker engine", "limits of containers", found, remedy)
         return "memory, CPU and processes can be limited"
 
     def mounts() -> str:
@@ -185,7 +187,7 @@ def _docker(serving: Serving, images: tuple[str | None, ...]) -> Iterator[Findin
             reference = image or choose.default_image()
             check = f"docker image {reference}" if len(images) > 1 else "docker image"
             yield _looked(check, partial(look_at_image, clients[0], reference, serving), otherwise)
-        yield _looked("docker limits", limits, "unused")  # the log of each server says so too
+        yield _looked("docker limits", limits, "unused")  # a warning in the log of each server too
         if serving.mounts:
             yield _looked("docker mounts", mounts, otherwise)
 
@@ -227,7 +229,7 @@ def _embedded() -> str:
                 time.sleep(0.1)
         finally:
             server.stop()
-    last = (server.logs().strip().splitlines() or ["no word"])[-1]
+    last = (server.logs().strip().splitlines() or ["no output"])[-1]
     raise EnvironmentFailure("embedded server", "an answer", last[-200:], "see whether `tfship serve` says more.")
 
 

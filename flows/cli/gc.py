@@ -45,9 +45,9 @@ def gc(options: Options) -> int:
     seconds = _seconds(older_than)
     root = options.settings().store
     if options["store"] is not None and not (root / ".staging").is_dir():
-        found = "a folder that is none" if root.is_dir() else "nothing"
-        raise UsageError(f"--store {root}", "a store", found, "name the store of your runs with --store.")
-    containers, unlooked = _containers(dry_run=dry_run)
+        found = "a folder without artifacts" if root.is_dir() else "no such folder"
+        raise UsageError(f"--store {root}", "the store of your runs", found, "give the path of the store with --store.")
+    containers, not_looked_at = _containers(dry_run=dry_run)
     removed: list[Leftover] = []
     in_use: list[Path] = []
     for leftover in leftovers(root.absolute(), seconds, time.time()):
@@ -62,7 +62,7 @@ def gc(options: Options) -> int:
         removed=tuple(removed),
         in_use=tuple(in_use),
         freed_bytes=sum(leftover.size for leftover in removed),
-        not_looked_at=unlooked,
+        not_looked_at=not_looked_at,
     )
     if options["as_json"]:
         termination.show(collected.model_dump_json(indent=1))
@@ -102,10 +102,10 @@ def _show(collected: Collected, older_than: str) -> None:
     for path in collected.in_use:
         print(f"kept {path}: a live process builds there")
     if collected.not_looked_at:
-        print(f"containers were not looked for: {collected.not_looked_at}")
+        print(f"did not look for containers: {collected.not_looked_at}")
     count = len(collected.containers) + len(collected.removed)
     freed = f"{'would free' if collected.dry_run else 'freed'} {decimal(collected.freed_bytes)}"
-    print(f"{freed} in {collected.store}" if count else f"nothing is left over for longer than {older_than}")
+    print(f"{freed} in {collected.store}" if count else f"no leftovers older than {older_than}")
     if collected.dry_run and count:
         print(f"next    tfship gc --older-than {older_than} --store {collected.store}")
 

@@ -31,12 +31,14 @@ def init(
 
     out, step = options["out"], options["step"]
     if out.exists():
-        raise UsageError(f"--out {out}", "a path where nothing is", "a file", "give another, or move it away.")
+        raise UsageError(
+            f"--out {out}", "a path that does not exist", "a file", "give another path, or move the file away."
+        )
     settings = options.settings(source=str(path))
     with isolate.limits(settings.child_limits):
         found = isolate.call(inspect.inspect, path, ModelOptions(), step, read=False, values=False)
     if found.whole is False:
-        expected, remedy = "a whole model", "restore it from a backup, or take another checkpoint of it."
+        expected, remedy = "a complete model", "restore it from a backup, or take another checkpoint of it."
         raise DamagedError(str(path), expected, found.damage[0], remedy)
     scratch = out.with_name(f".{out.name}.new")
     try:
@@ -61,13 +63,13 @@ def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
     ]
     if step is not None:
         lines.append(_entry("selection", {"which": step}))
-    lines += ["", *_given(found), ""]
+    lines += ["", *_model_options(found), ""]
     lines += [
-        "# The probe: a file of inputs (npz, npy, json, csv, TFRecord); else warmup requests, else rows drawn by seed.",
+        "# The probe: a file of inputs (npz, npy, json, csv, TFRecord); else warmup requests, else random rows.",
         "probe: {rows: 50, seed: 0}  # file: probe.npz",
         "# Rows with labels, to measure quality on.",
         "# evaluate: {file: labelled.npz, label: label}",
-        "# Floats that were served may differ by absolute + relative * |expected|; `outputs` sets it for single ones.",
+        "# Served floats may differ by absolute + relative * |expected|; `outputs` sets the tolerance of single outputs.",
         "tolerance: {absolute: 1.0e-5, relative: 1.0e-5}",
         "serving: {runtime: auto}",
         "release: {promote: true, allow_stand_in: true}",
@@ -75,18 +77,18 @@ def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _given(found: Inspection) -> list[str]:
+def _model_options(found: Inspection) -> list[str]:
     """Return the lines on signatures: declared ones as a comment, guesses commented out, the likeliest first."""
     proposal = found.proposal
-    if proposal is None and found.options:  # several MetaGraphs, and no telling which
+    if proposal is None and found.options:  # several MetaGraphs: the choice is a guess
         tags = shlex.split(found.options[0])[1].split(",")
         return [
-            "# The MetaGraph to take, by its tags; a guess: check it, then take away the `# `.",
+            "# The MetaGraph to take, by its tags; a guess: check it, then remove the `# `.",
             f"# {_entry('given', {'tags': tags})}",
         ]
     if proposal is None:
         return [
-            "# Its signatures come with the Python code or the graph that it needs.",
+            "# Its signatures are known once the Python code or the graph that it needs is given.",
             "# given: {model: module:Model}",
         ]
     if proposal.declared:
@@ -95,7 +97,7 @@ def _given(found: Inspection) -> list[str]:
             lines.append(f"#   {one.key}: {', '.join(one.inputs)} -> {', '.join(one.outputs)}")
         return lines
     lines = [
-        "# The model declares no signature. This is a guess: check it, then take away the `# ` of the lines that hold.",
+        "# The model declares no signature. This is a guess: check it, then remove the `# ` of the right lines.",
         "# given:",
         "#   inputs:",
     ]

@@ -47,19 +47,19 @@ def predict(
     require_files(settings)
     found = detect(path, settings.files.step if settings.files else None)
     if not file.is_file():
-        raise UsageError("--inputs", "a file of inputs", f"{file}, which is none", "give the path of one.")
+        raise UsageError("--inputs", "a file of inputs", f"no such file: {file}", "give the path of an existing file.")
     with tempfile.TemporaryDirectory(prefix="tfship-predict-") as scratch:
         answered = Path(scratch) / "outputs.tensors"
         with isolate.limits(settings.child_limits):
-            told = isolate.call(
+            predicted = isolate.call(
                 prediction.predict, found, settings.given, settings.code, settings.training.session, file, answered
             )
         answers = tensor_file.read_tensors(answered)
-    for note in (found.chosen, *told.notes):
+    for note in (found.chosen, *predicted.notes):
         if note:
             print(f"note    {note}", file=sys.stderr)
     if out is not None:
-        _write(out, answers, alone=len(told.signatures) == 1)
+        _write(out, answers, alone=len(predicted.signatures) == 1)
         return ExitCode.DONE
     documents = [
         {
@@ -70,7 +70,7 @@ def predict(
                 if name.startswith(f"{key}/")
             },
         }
-        for key in told.signatures
+        for key in predicted.signatures
     ]
     document = documents[0] if len(documents) == 1 else {"predictions": documents}
     termination.show(json.dumps(document, allow_nan=False))
@@ -121,7 +121,7 @@ def _write(out: Path, answers: Tensors, *, alone: bool) -> None:
         if tensor_file.dtype_name(array) == "string":
             flat = array.ravel().tolist()
             if any(item.endswith(b"\0") for item in flat):
-                remedy = "leave --out out: JSON holds it."
+                remedy = "leave --out out: JSON can hold it."
                 raise UsageError(f"--out {out}, {key}", "strings that an npz can hold", "one ending in \\0", remedy)
             held[key] = np.array(flat, dtype="S").reshape(array.shape)
         else:

@@ -64,7 +64,7 @@ def releases(
         table.add_column(column, overflow="fold", no_wrap=column in ("time", "event", "version", "digest"))
     for line in lines:
         if line.event.value.endswith("ing"):
-            continue  # an intent; what became of it stands in the next line
+            continue  # an intent; its outcome is the next line
         event = line.event.value + (" to" if line.retired else "")
         table.add_row(line.time, event, str(line.version), line.digest[:12], line.verdict, line.by, line.reason)
     console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
@@ -88,5 +88,5 @@ def _require(root: Path, name: str) -> None:
     folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     known = sorted(folder for folder in folders if Releases(root, folder).known())
     if name not in known:
-        remedy = "name one of these, give another --serving-root, or promote it first: `tfship run`."
-        raise UsageError(f"model {name}", f"one that was promoted to {root}", ", ".join(known) or "none", remedy)
+        remedy = "choose one of these, give another --serving-root, or promote it first: `tfship run`."
+        raise UsageError(f"model {name}", f"a model that was promoted to {root}", ", ".join(known) or "none", remedy)

@@ -60,8 +60,13 @@ def require_source(settings: PipelineConfig) -> None:
         require_no_model_options(settings)
     else:
         if settings.training.start is not None and settings.given.model is not None:
-            remedy = f"give it as SOURCE: tfship train {settings.given.model} --from {settings.training.start}."
-            raise UsageError("--model", "the checkpoint's own graph to be trained", "code beside it", remedy)
+            remedy = f"give the code as SOURCE: tfship train {settings.given.model} --from {settings.training.start}."
+            raise UsageError(
+                "--model",
+                "no --model: a checkpoint as SOURCE is trained in its own graph",
+                "code that builds a model",
+                remedy,
+            )
         detect(settings.files.path, settings.files.step)
     settings.code
 
@@ -126,12 +131,12 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
     prefect_server.settle(verbose=verbose)
     with termination.at_once():  # Prefect: seconds
         from flows.train_to_serve import summaries, train_to_serve
-    summaries.clear()  # of flows that were called before in this process
+    summaries.clear()  # of earlier flows in this process
     try:
         with prefect_server.provided(needed=not no_server, verbose=verbose), telemetry.shown(quiet=quiet):
             (train_to_serve.fn if no_server else train_to_serve)(settings)
     except prefect_server.Lost as error:
-        termination.wait_for_nothing()  # Prefect would try for minutes to tell a server that is gone
+        termination.wait_for_nothing()  # Prefect would try for minutes to reach a server that is gone
         return error.instead
     except (Exception, KeyboardInterrupt) as error:
         return error
@@ -165,12 +170,12 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         right = column in ("checks", "max abs", "max rel", "mismatched")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for (candidate, test), rows in _grouped(summary.parity).items():
-        judged = [row for row in rows if row.passed is not None]
-        verdict = "not made" if not judged else "equal" if all(row.passed for row in judged) else "DIFFERS"
+        compared = [row for row in rows if row.passed is not None]
+        verdict = "not made" if not compared else "equal" if all(row.passed for row in compared) else "DIFFERS"
         table.add_row(
             candidate,
             test,
-            str(len(judged)),
+            str(len(compared)),
             f"{max((row.max_abs for row in rows), default=0.0):.3g}",
             f"{max((row.max_rel for row in rows), default=0.0):.3g}",
             str(sum(row.mismatched for row in rows)),
@@ -224,8 +229,8 @@ def _print_quality(quality: QualitySummary) -> None:
         return
     for names, what in (
         (quality.probe.constant, "is the same in every row of the probe"),
-        (quality.probe.one_class, "names one class only"),
-        (quality.probe.unnoticed, "could change without any output of the probe moving"),
+        (quality.probe.one_class, "has only one class in the probe"),
+        (quality.probe.unnoticed, "can change without changing any output of the probe"),
     ):
         for name in names:
             print(f"note    {name} {what}")

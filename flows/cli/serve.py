@@ -35,14 +35,16 @@ def serve(
     base_path = _base_path(root, name)
     _require_free(bind, port, rest_port)
     if not _is_loopback(bind):
-        print(f"warning: listening on {bind}: whoever reaches this machine can ask the model.", file=sys.stderr)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of this machine's instructions
+        print(
+            f"warning: listening on {bind}: everybody who can reach this machine can query the model.", file=sys.stderr
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's remarks on CPU instructions
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(  # noqa: S606 - a program of ours, from a list
         sys.executable,
         [
-            # -P: a folder `tasks` where the user stands is not ours.
+            # -P: a folder `tasks` in the current folder is not ours.
             *(sys.executable, "-P", "-m", "tasks.serving.embedded.local", "--max_num_load_retries=0"),
             *(f"--model_name={name}", f"--model_base_path={base_path}"),
             *(f"--port={port}", f"--rest_api_port={rest_port}", f"--bind={bind}"),
@@ -62,8 +64,8 @@ def _base_path(root: Path, name: str) -> Path:
     known = sorted(path.name for path in folders if any(child.name.isdecimal() for child in path.iterdir()))
     if name not in known:
         where = f"model {name}"
-        remedy = "name one of these, give another --serving-root, or promote it first: `tfship run`."
-        raise UsageError(where, f"a folder with a version of it in {root}", ", ".join(known) or "none", remedy)
+        remedy = "choose one of these, give another --serving-root, or promote it first: `tfship run`."
+        raise UsageError(where, f"a model with a version in {root}", ", ".join(known) or "none", remedy)
     return (root / name).resolve()
 
 
@@ -81,11 +83,11 @@ def _require_free(bind: str, *ports: int) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server's own sockets
                 probe.bind(address)
         except socket.gaierror as error:
-            remedy = f"give an address of this machine, as {_LOOPBACK}."
+            remedy = f"give an address of this machine, for example {_LOOPBACK}."
             raise UsageError(f"--bind {shlex.quote(bind)}", "an address", str(error.strerror), remedy) from None
         except OSError as error:
-            remedy = "end what listens there (ss -ltnp names it), or choose others with --port and --rest-port."
-            raise EnvironmentFailure(f"port {port} of {bind}", "a free one", str(error.strerror), remedy) from None
+            remedy = "end the process that listens there (ss -ltnp shows it), or choose other ports with --port and --rest-port."
+            raise EnvironmentFailure(f"port {port} of {bind}", "a free port", str(error.strerror), remedy) from None
 
 
 def _is_loopback(bind: str) -> bool:

@@ -24,18 +24,18 @@ from tasks.records.run import RunSummary
 
 _STEPS = {
     "train": "Train a model, or go on training a checkpoint (--from), and record its baseline.",
-    "adopt": "Read a brought model, open it, and record its baseline.",
+    "adopt": "Read a source model, and record its baseline.",
     "checkpoint": "Pin one checkpoint as files that can be moved and need nothing else.",
     "restore-verify": "Prove a checkpoint in a fresh process.",
     "freeze": "Write the frozen graph, and prove it.",
     "export": "Write the SavedModel, and prove it by both loaders.",
-    "smoke-test": "Serve the SavedModel, and compare what the server answers.",
+    "smoke-test": "Serve the SavedModel, and compare the server's answers.",
 }
 _SOURCE = "An example's name, module:Model, or the path of anything TensorFlow saved."
 _FILES = {
     Target.FROZEN: (".pb", frozen_graph.GRAPH),
     Target.KERAS: (".keras", keras.ARCHIVE),
-}  # what is a form by itself
+}  # forms of a single file
 _SUFFIXES = (".pb", ".pbtxt", ".meta", ".index", ".ckpt", ".keras", ".h5", ".hdf5")
 
 
@@ -65,7 +65,12 @@ def convert(
     """Write a model in another form, proven equal to the source model."""
     to = options["to"]
     if out.exists() or out.is_symlink():
-        raise UsageError(f"OUT {out}", "a path where nothing is", "something", "give another, or move it away.")
+        raise UsageError(
+            f"OUT {out}",
+            "a path that does not exist",
+            "an existing file or folder",
+            "give another path, or move it away.",
+        )
     _require_named_as(to, out)
     step = written_by(to)
     settings = options.settings(source=source, until=step, also=[to] if step == "convert" else None)
@@ -77,7 +82,9 @@ def convert(
     compared = Compared(artifact).parity()
     for row in compared.rows if compared else ():
         if row.is_not_made:
-            raise UsageError(f"--to {to.value}", "a form that this model has", row.note, "choose another form.")
+            raise UsageError(
+                f"--to {to.value}", "a form that this model can be written in", row.note, "choose another form."
+            )
     place(form_in(artifact, to), out, to)
     if options["as_json"]:
         termination.show(summary.model_dump_json(indent=1))
@@ -96,8 +103,10 @@ def _require_named_as(to: Target, out: Path) -> None:
     """Raise UsageError where OUT has the suffix of another form."""
     suffix, _ = _FILES.get(to, ("", ""))
     if out.suffix in _SUFFIXES and out.suffix != suffix:
-        expected = "a folder's name" + (f", or one that ends with {suffix}" if suffix else "")
-        raise UsageError(f"OUT {out}, --to {to.value}", expected, f"one that ends with {out.suffix}", "give another.")
+        expected = "a folder's name" + (f", or a file's name that ends with {suffix}" if suffix else "")
+        raise UsageError(
+            f"OUT {out}, --to {to.value}", expected, f"a name that ends with {out.suffix}", "choose another name."
+        )
 
 
 def place(made: Path, out: Path, to: Target) -> None:
@@ -106,17 +115,17 @@ def place(made: Path, out: Path, to: Target) -> None:
     alone = bool(suffix) and out.suffix == suffix
     if alone and (made / "assets").exists():
         remedy = f"give a folder's name; {single} will be in it."
-        raise UsageError(f"OUT {out}", "a folder: this graph reads files beside it", "a file's name", remedy)
+        raise UsageError(f"OUT {out}", "a folder: this graph reads asset files", "a file's name", remedy)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
-            whole = Path(staging) / "whole"
+            complete = Path(staging) / "complete"
             if alone:
-                shutil.copyfile(made / single, whole)
+                shutil.copyfile(made / single, complete)
             else:
-                shutil.copytree(made, whole, ignore=shutil.ignore_patterns("manifest.json", PARITY))
-                for path in [whole, *whole.rglob("*")]:
+                shutil.copytree(made, complete, ignore=shutil.ignore_patterns("manifest.json", PARITY))
+                for path in [complete, *complete.rglob("*")]:
                     path.chmod(0o755 if path.is_dir() else 0o644)
-            os.rename(whole, out)
+            os.rename(complete, out)
     except OSError as error:
         raise EnvironmentFailure.from_os(error, f"OUT {out}") from None

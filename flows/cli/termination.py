@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _REMEDY = "run again to go on from here."
-_shown = False  # whether this command's document was begun
-_waits = True  # whether what libraries do at the interpreter's exit is waited for
+_shown = False  # True once this command's document is printed
+_waits = True  # False: skip the exit handlers of libraries
 
 
 class Terminated(BaseException):
@@ -115,7 +115,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what follows must finish
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     raise Terminated
 
 

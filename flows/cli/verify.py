@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="A B [C…]", help="Anything TensorFlow saved, the first first.")
+        list[Path], typer.Argument(metavar="A B [C…]", help="Saved models of any form; the first is the baseline.")
     ],
     options: Options,
 ) -> int:
@@ -38,7 +38,7 @@ def verify(
     "first_divergent", "parity", "explanation"}, the rows of `parity` as those of `run --json`.
     """
     if len(paths) < 2:
-        raise UsageError("tfship verify", "two paths or more", f"{len(paths)}", "try `tfship verify A B`.")
+        raise UsageError("tfship verify", "two paths or more", f"{len(paths)}", "type `tfship verify A B`.")
     settings = options.settings()
     require_files(settings)
     try:
@@ -74,7 +74,7 @@ def _refusal(found: Comparison) -> ParityError:
     if not report.failures:
         return error
     first = report.failures[0]
-    remedy = f"--explain finds the tensor that it comes from; {error.remedy}"
+    remedy = f"--explain finds the first tensor that differs; {error.remedy}"
     if not first.compared:
         remedy = "see `tfship inspect` of both, and name tensors of both: --input … --output …, or --signature KEY."
     if first.output.startswith("input "):
@@ -102,7 +102,7 @@ def _show(found: Comparison, next_command: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    print(f"first   {found.baseline.path} ({found.baseline.form}), asked twice: it agrees with itself")
+    print(f"first   {found.baseline.path} ({found.baseline.form}), run twice: it agrees with itself")
     print(f"probe   {found.baseline.probe}")
     for one in (found.baseline, *found.candidates):
         for note in (one.chosen, *one.notes):
@@ -131,7 +131,7 @@ def _show(found: Comparison, next_command: str) -> None:
 
 def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
     output = str(OutputRef(row.signature, row.output))
-    verdict = {True: "equal", False: "DIFFERS", None: "not judged"}[row.passed]
+    verdict = {True: "equal", False: "DIFFERS", None: "not compared"}[row.passed]
     note = row.note
     if row.worst is not None and row.passed is False:
         at = f" at {list(row.worst.index)}" if row.worst.index else ""
@@ -140,24 +140,24 @@ def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
     return path, output, row.test.value, *numbers, verdict, note
 
 
-def _explain(told: Explanation) -> None:
-    print(f"\nexplain {told.candidate}: {told.sentence}")
-    if told.first is not None:
-        first = told.first
+def _explain(explanation: Explanation) -> None:
+    print(f"\nexplain {explanation.candidate}: {explanation.sentence}")
+    if explanation.first is not None:
+        first = explanation.first
         print(f"        inputs    {', '.join(first.inputs[0]) or 'none'}")
         if first.inputs[1] != first.inputs[0]:
-            print(f"        inputs    {', '.join(first.inputs[1]) or 'none'} (in {told.candidate})")
+            print(f"        inputs    {', '.join(first.inputs[1]) or 'none'} (in {explanation.candidate})")
         print(f"        max abs   {first.row.max_abs:.3g}, {first.row.mismatched} of {first.row.compared} differ")
         if first.row.worst is not None:
             worst = first.row.worst
             print(f"        at {list(worst.index)}  expected {worst.expected}, got {worst.got}")
         if first.note:
             print(f"        {first.note}")
-    if told.others:
-        print(f"        others that differ while all before them agree: {', '.join(told.others)}")
-    if told.unlooked:
+    if explanation.others:
+        print(f"        others that differ while all before them agree: {', '.join(explanation.others)}")
+    if explanation.unlooked:
         print(
-            f"        {told.unlooked} tensors could not be evaluated: inside loops, or in branches that were not taken"
+            f"        {explanation.unlooked} tensors could not be evaluated: inside loops, or in branches that were not taken"
         )
 
 

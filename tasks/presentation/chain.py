@@ -13,9 +13,9 @@ BASELINE = LIVE_SESSION
 FORMS: tuple[str, ...] = tuple(CandidateForm)
 VARIABLES = "values: variables"
 _NOTHING = "\N{EN DASH}"
-_EVERY = "*"  # a row that speaks for a whole signature, or with no signature for the whole form
+_EVERY = "*"  # a row about every output of a signature or, without a signature, of the form
 _SOMETIMES = (CandidateForm.SAVED_MODEL_FILES, CandidateForm.SERVED_REST_ROWS)
-_ALWAYS = tuple(form for form in FORMS if form not in _SOMETIMES)  # what a full run compares
+_ALWAYS = tuple(form for form in FORMS if form not in _SOMETIMES)  # the forms that a complete run compares
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def latencies(lines: tuple[Latency, ...]) -> str:
     """Draw p50, p90 and p99 of each latency as one bar: solid to p50, lighter to p90 and p99."""
     if not lines:
         return ""
-    labels = [f"{_asked(one)}, {_load(one)}" for one in lines]
+    labels = [f"{_request(one)}, {_load(one)}" for one in lines]
     places = range(len(lines) - 1, -1, -1)
     with _axes("Latency", height=0.6 + 0.3 * len(lines)) as (axes, drawn):
         for colour, read in ((3, "p99"), (2, "p90"), (0, "p50")):
@@ -136,7 +136,7 @@ def latencies(lines: tuple[Latency, ...]) -> str:
     return drawn[0]
 
 
-def _asked(measured: Latency) -> str:
+def _request(measured: Latency) -> str:
     protocol = measured.protocol.removeprefix("served ").strip("()")
     return f"{protocol}, {measured.signature}" if measured.signature else protocol
 

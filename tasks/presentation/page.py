@@ -67,8 +67,8 @@ def _environment() -> Environment:
 
 def _breakable(name: str) -> Markup:
     """Return a name with line breaks allowed after a slash or an underscore, but not within brackets."""
-    whole = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
-    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", whole))
+    kept = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
+    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", kept))
 
 
 def _refusal(text: str | None) -> tuple[str, str]:

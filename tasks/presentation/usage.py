@@ -18,7 +18,7 @@ from tasks.presentation.facts import ReportFacts
 from tasks.presentation.samples import is_batched
 from tasks.records.signature import Method, Signature, TensorSpec
 
-# What REST's JSON can carry; of any other dtype it can nothing (tensorflow_serving/util/json_tensor.cc).
+# The dtypes that REST's JSON can carry (tensorflow_serving/util/json_tensor.cc).
 _IN_JSON = frozenset(
     {"float32", "float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool", "string"}
 )
@@ -112,8 +112,8 @@ def frozen(facts: ReportFacts) -> str:
     """Return Python code that runs the frozen graph without a server, or "" where there is no frozen graph or no sample."""
     folder = next((step.artifact for step in facts.steps if step.name == "freeze" and step.artifact), None)
     made = any(entry.step == "freeze" and entry.path == "frozen_graph.pb" for entry in facts.files)
-    asked = next(iter(examples(facts)), None)
-    signature = next((signature for signature in facts.signatures if asked and signature.key == asked.signature), None)
+    shown = next(iter(examples(facts)), None)
+    signature = next((signature for signature in facts.signatures if shown and signature.key == shown.signature), None)
     if not folder or not made or signature is None:
         return ""
     sample = facts.sample_inputs[signature.key]
@@ -177,7 +177,7 @@ def commands(facts: ReportFacts) -> tuple[Command, ...]:
     name = shlex.quote(facts.name)
     base = PurePosixPath(release.path).parent if release and release.path else None
     root = f" --serving-root {shlex.quote(str(base.parent))}" if base and base.name == facts.name else ""
-    lines = [Command(f"tfship releases {name}{root}", "every version, and how it came and went")]
+    lines = [Command(f"tfship releases {name}{root}", "every version with its promotions and rollbacks")]
     if release and release.outcome == "promoted" and release.previous is not None:
         rollback = f"tfship rollback {name} --to {release.previous} --reason 'say why'{root}"
         lines.append(Command(rollback, f"serve version {release.previous} again and hold version {release.version}"))

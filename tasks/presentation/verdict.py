@@ -80,15 +80,15 @@ def _smoke_refusal(smoke: SmokeReport) -> str:
 def parity(facts: ReportFacts) -> str:
     """Return the number of comparisons that agree; those not made are counted separately."""
     rows = facts.parity
-    judged = [row for row in rows if row.passed is not None]
-    differing = sum(not row.passed for row in judged)
-    not_made = len(rows) - len(judged)
-    if not judged:
+    compared = [row for row in rows if row.passed is not None]
+    differing = sum(not row.passed for row in compared)
+    not_made = len(rows) - len(compared)
+    if not compared:
         return "nothing was compared" + (f", {not_made} not made" if not_made else "")
-    forms = counted(len({row.form for row in judged}), "form")
-    text = f"{differing} of {counted(len(judged), 'comparison')} differ, over {forms}"
+    forms = counted(len({row.form for row in compared}), "form")
+    text = f"{differing} of {counted(len(compared), 'comparison')} differ, over {forms}"
     if not differing:
-        text = f"equal in {forms}, {counted(len(judged), 'comparison')}"
+        text = f"equal in {forms}, {counted(len(compared), 'comparison')}"
     return text + (f", {not_made} not made" if not_made else "")
 
 
@@ -96,8 +96,8 @@ def smoke(facts: ReportFacts) -> str:
     """Return the smoke test's verdict with its server. A stand-in's pass is always reported as one."""
     if not facts.smokes:
         return "not run"
-    said = [f"{one.verdict}, {one.identity.runtime} {one.identity.version}".rstrip() for one in facts.smokes]
-    return "; ".join(said)
+    parts = [f"{one.verdict}, {one.identity.runtime} {one.identity.version}".rstrip() for one in facts.smokes]
+    return "; ".join(parts)
 
 
 def promotion(facts: ReportFacts) -> str:
