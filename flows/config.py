@@ -244,7 +244,7 @@ def _wrong(detail: ErrorDetails, environment: Mapping[str, str]) -> UsageError:
     where = "setting " + ".".join(str(part) for part in path)
     variable = PREFIX + "__".join(str(part) for part in path).upper()
     where += f" (environment variable {variable})" if variable in environment else ""
-    remedy = "see `tfship run --help` and the README's table of settings."
+    remedy = "see `tfship run --help` and the settings in README.md."
     if detail["type"] == "extra_forbidden":
         *parents, name = path
         record: Any = PipelineConfig
@@ -295,7 +295,7 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> N
         if isinstance(value, Mapping):
             below = into.get(name) if into.get(name) is not None else {}
             if not isinstance(below, dict):
-                remedy = "see `tfship run --help` and the README's table of settings."
+                remedy = "see `tfship run --help` and the settings in README.md."
                 raise UsageError(f"setting {where}{name}", "settings by name", repr(below), remedy)
             into[name] = below
             _merge(below, value, f"{where}{name}.")

@@ -51,11 +51,11 @@ def _detect(path: Path, step: int | None) -> Found:
     if prefix is not None:
         return _checkpoint(prefix, f"{prefix.name}, as requested", ())
     if not path.exists():
-        near = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
-        found = f"nothing; {path.parent} holds {', '.join(near) or 'nothing'}"
-        raise UsageError(
-            str(path), "a model's folder or file, or a checkpoint prefix", found, "give one that is there."
-        )
+        found = f"no folder {path.parent}"
+        if path.parent.is_dir():
+            near = sorted(entry.name for entry in path.parent.iterdir())[:8]
+            found = f"nothing; {path.parent} holds {', '.join(near) or 'no files'}"
+        raise UsageError(str(path), "a model's folder or file, or a checkpoint prefix", found, "give an existing path.")
     if path.name in SAVED_MODEL and sniff(path) is Form.SAVED_MODEL:
         return _saved_model(path.parent)
     form = sniff(path)
@@ -109,7 +109,7 @@ def _folder(folder: Path, step: int | None) -> Found:
         remedy = "give a SavedModel's folder, a checkpoint's folder or prefix, or a model's file."
         raise UsageError(str(folder), "something that TensorFlow saved", held, remedy)
     names = ", ".join(str(path.relative_to(folder)) for path in models)
-    raise UsageError(str(folder), "one model", f"{len(models)}: {names}", "give the path of the one that is meant.")
+    raise UsageError(str(folder), "one model", f"{len(models)}: {names}", "give the path of one of them.")
 
 
 def _saved_model(folder: Path) -> Found:
@@ -155,7 +155,7 @@ def _among(folder: Path, found: list[Path], step: int | None) -> Found:
     if step is not None:
         chosen = next((prefix for prefix in found if steps[prefix] == step), None)
         if chosen is None:
-            raise UsageError(str(folder), f"a checkpoint of step {step}", listed, "ask for one of these.")
+            raise UsageError(str(folder), f"a checkpoint of step {step}", listed, "choose one of these.")
         why = f"step {step}, as requested"
     elif len(found) == 1:
         chosen, why = found[0], f"{found[0].name}, the only checkpoint there"
