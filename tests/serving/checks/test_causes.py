@@ -227,5 +227,6 @@ def test_what_a_load_takes_counts_for_the_peak(tmp_path: Path) -> None:
 def test_a_failure_of_who_asks_is_not_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "NOTICED_SECONDS", 0.0)
     with pytest.raises(ChildFailed) as failed, lifecycle.examining(Heavy()):
-        raise ChildFailed("tasks.smoke_test.examine", "an end within 3600 s", "none", "raise `limits.seconds`.")
+        where = "tasks.smoke_test.examine"
+        raise ChildFailed(where, "an end within 3600 s", "none", "raise `limits.seconds`.", function=where)
     assert failed.value.cause is None
