@@ -33,8 +33,8 @@ class OutputRef(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> OutputRef:
         """Take a name apart. Keys of signatures hold no slash, names of outputs may."""
-        signature, _, output = name.partition("/")
-        return cls(signature, output)
+        signature, slash, output = name.partition("/")
+        return cls(signature, output) if slash else cls("", name)
 
 
 class TensorSpec(Record):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tasks.errors import DamagedError
+from tasks.records.signature import OutputRef
+from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, as_bytes, read_tensors, write_tensors
 
 ARRAYS = hnp.arrays(
@@ -47,3 +49,15 @@ def test_other_bytes_are_damage_and_nothing_worse(tmp_path: Path, given_bytes: b
         return
     with pytest.raises(DamagedError):
         read_tensors(path)
+
+
+@pytest.mark.parametrize("ref", [OutputRef("s", "y"), OutputRef("s", "a/b"), OutputRef("", "y"), OutputRef("s", "")])
+def test_the_name_of_an_output_is_taken_apart_as_it_was_put_together(ref: OutputRef) -> None:
+    assert OutputRef.parse(str(ref)) == ref
+
+
+def test_the_tensors_of_a_signature_are_selected_by_the_names_that_they_were_given() -> None:
+    held = {name: np.zeros(1, np.float32) for name in ("y", "a/b")}
+    both = tensor_file.keyed("s", held) | tensor_file.keyed("st", held)
+    assert set(both) == {"s/y", "s/a/b", "st/y", "st/a/b"}
+    assert set(tensor_file.select(both, "s")) == set(held)
