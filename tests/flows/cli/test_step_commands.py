@@ -95,7 +95,7 @@ def test_a_graph_that_reads_files_beside_it_is_no_single_file(folder: Path) -> N
     (made / "assets").mkdir(parents=True)
     (made / "frozen_graph.pb").write_bytes(b"graph")
     (made / "assets" / "words.txt").write_text("a")
-    with pytest.raises(UsageError, match="a folder: this graph reads files beside it"):
+    with pytest.raises(UsageError, match="a folder: this graph reads asset files"):
         steps.place(made, folder / "out.pb", Target.FROZEN)
     assert not (folder / "out.pb").exists()
     steps.place(made, folder / "out", Target.FROZEN)
