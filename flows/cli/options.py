@@ -35,6 +35,12 @@ _PRINTING = _PIPELINE | {"verify", "inspect", "rollback", "releases", "doctor", 
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
 
 
+Source = Annotated[
+    str | None, typer.Argument(help="An example's name, module:Model, or the path of anything TensorFlow saved.")
+]
+"""The argument of the commands that run the pipeline or a part of it."""
+
+
 class Option(NamedTuple):
     """One option of the command line.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
 from flows.cli import run as pipeline
 from flows.cli import termination
-from flows.cli.options import Options, command
+from flows.cli.options import Options, Source, command
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     options: Options,
-    source: Annotated[
-        str | None, typer.Argument(help="An example's name, module:Model, or the path of anything TensorFlow saved.")
-    ] = None,
+    source: Source = None,
 ) -> int:
     """Show what a run with these options would do and why; nothing is done."""
     with termination.at_once():  # Prefect: seconds

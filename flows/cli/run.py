@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from flows import telemetry
 from flows.cli import termination
-from flows.cli.options import Options, command, require_files, require_no_model_options
+from flows.cli.options import Options, Source, command, require_files, require_no_model_options
 from flows.config import PipelineConfig
 from tasks.artifact_views import Exported, Frozen
 from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, Refusal, UsageError
@@ -28,9 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     options: Options,
-    source: Annotated[
-        str | None, typer.Argument(help="An example's name, module:Model, or the path of anything TensorFlow saved.")
-    ] = None,
+    source: Source = None,
 ) -> int:
     """Train or adopt, pin, restore, freeze, export, smoke-test and promote one model, and prove every form equal."""
     return perform(source, options)

@@ -14,7 +14,7 @@ import typer
 
 from flows.cli import run as pipeline
 from flows.cli import termination
-from flows.cli.options import Options, command
+from flows.cli.options import Options, Source, command
 from tasks.artifact_views import PARITY, Compared, form_in, written_by
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen_graph
@@ -31,7 +31,6 @@ _STEPS = {
     "export": "Write the SavedModel, and prove it by both loaders.",
     "smoke-test": "Serve the SavedModel, and compare the server's answers.",
 }
-_SOURCE = "An example's name, module:Model, or the path of anything TensorFlow saved."
 _FILES = {
     Target.FROZEN: (".pb", frozen_graph.GRAPH),
     Target.KERAS: (".keras", keras.ARCHIVE),
@@ -47,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _step(step: str) -> Callable[..., int]:
-    def run(options: Options, source: Annotated[str | None, typer.Argument(help=_SOURCE)] = None) -> int:
+    def run(options: Options, source: Source = None) -> int:
         if options["start"] and not source:  # without code, training continues in the checkpoint's own graph
             source = str(options["start"])
         return pipeline.perform(source, options, until="rehearse" if options["rehearse"] else step)
