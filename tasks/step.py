@@ -19,6 +19,7 @@ import inspect
 import json
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -40,7 +41,7 @@ from tasks.records.run import Promotion, StepOutcome, StepState
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_INTERRUPTED_SECONDS = 0.1
+_WAIT_SECONDS = 0.1
 
 
 class Observer(Protocol):
@@ -73,7 +74,8 @@ class Run:
     `refresh` holds names of steps to build anew, or `all`. `training` limits the training child; other children are held
     to `isolate.limits`. `until` is the step after which the run ends. A `planner` is called instead of the steps, and
     nothing is built. `cluster` holds the workers that train together. `artifacts` holds the committed artifact of each
-    step, refused ones too; `failures` holds the errors of the others, by step.
+    step, refused ones too; `failures` holds the errors of the others, by step. `stopped` is the interruption that is ending
+    the run: an error of a step is then its consequence.
     """
 
     run_id: str
@@ -88,6 +90,7 @@ class Run:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     failures: list[tuple[str, PipelineError]] = field(default_factory=list)
     promotion: Promotion | None = None
+    stopped: BaseException | None = None
 
     def keep(self, name: str, artifact: Artifact) -> None:
         """Record the artifact of a step; under `NAME 2` and on where a run calls the step more than once."""
@@ -202,9 +205,9 @@ class Step(Generic[P]):
             run.keep(self.name, artifact)
             refusal = artifact.refusal()
         except BaseException as error:
-            if isinstance(error, PipelineError):
+            if isinstance(error, PipelineError) and not run.stopped:
                 run.failures.append((self.name, error))
-            run.end(_failure(self.name, started, error))
+            run.end(_failure(self.name, started, run.stopped or error))
             raise
         finally:
             _step_name.reset(token)
@@ -228,6 +231,8 @@ class Step(Generic[P]):
             return hit, StepState.CACHED
 
         def waiting() -> None:
+            if run.stopped:
+                raise run.stopped
             run.observer.progress(self.name, {"waiting": f"another process builds {self.name} {recipe.key}"})
 
         with run.store.lock(self.name, recipe.key, waiting):
@@ -311,18 +316,34 @@ def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
 
     An interruption ends the children of every call at once.
     """
+    submitted = threading.Event()
+
+    def perform(call: Callable[[], T]) -> T:
+        submitted.wait()
+        if stopped := current().stopped:
+            raise stopped
+        return call()
+
     with ThreadPoolExecutor(at_once or max(1, len(calls))) as pool:
-        futures = [pool.submit(contextvars.copy_context().run, call) for call in calls]
+        futures: list[Future[T]] = []
         try:
-            wait(futures)
+            for call in calls:
+                futures.append(pool.submit(contextvars.copy_context().run, perform, call))
+            submitted.set()
+            # Not one wait without an end: the kernel may hand a signal to another thread, and this one would handle it only
+            # when it wakes.
+            while wait(futures, timeout=_WAIT_SECONDS).not_done:
+                pass
             # Reached comes last, so that it hides no failure of another call.
             for error in sorted(filter(None, map(Future.exception, futures)), key=lambda e: isinstance(e, Reached)):
                 raise error
             return [future.result() for future in futures]
         except Exception:
             raise
-        except BaseException:
-            while wait(futures, timeout=_INTERRUPTED_SECONDS).not_done:
+        except BaseException as error:
+            current().stopped = error
+            submitted.set()
+            while wait(futures, timeout=_WAIT_SECONDS).not_done:
                 isolate.shutdown()  # again: a call that was between two children starts the next one in a new server
             raise
 

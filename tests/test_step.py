@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -433,7 +434,7 @@ def test_together_gives_every_answer_in_order(run: Run) -> None:
     assert together() == []
 
 
-def test_together_all_end_before_the_first_error_is_raised() -> None:
+def test_together_all_end_before_the_first_error_is_raised(run: Run) -> None:
     ended = []
 
     def fail(name: str, seconds: float) -> None:
@@ -450,7 +451,7 @@ def test_together_all_end_before_the_first_error_is_raised() -> None:
     assert ended == ["quick", "slow"]
 
 
-def test_the_end_of_a_run_hides_no_failure_beside_it() -> None:
+def test_the_end_of_a_run_hides_no_failure_beside_it(run: Run) -> None:
     def reached() -> None:
         raise Reached
 
@@ -464,6 +465,28 @@ def test_the_end_of_a_run_hides_no_failure_beside_it() -> None:
             together(*calls, at_once=1)
     with pytest.raises(Reached):
         together(reached, reached)
+
+
+def interrupt() -> None:
+    """Send the signal to a thread other than the main one, as the kernel may, and wait for the run to be stopped."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    deadline = time.monotonic() + 60.0
+    while steps.current().stopped is None:
+        assert time.monotonic() < deadline, "the main thread did not see the signal"
+        time.sleep(0.01)
+
+
+def test_a_signal_that_another_thread_receives_ends_the_calls(run: Run) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        together(interrupt)
+
+
+def test_an_interruption_ends_the_wait_for_another_builder(run: Run) -> None:
+    recipe, _ = freeze.recipe(value=1)
+    with run.store.lock("freeze", recipe.key), pytest.raises(KeyboardInterrupt):
+        together(lambda: freeze(value=1), interrupt)
+    (outcome,) = run.outcomes
+    assert (outcome.state, outcome.message) == (StepState.FAILED, "interrupted")
 
 
 def test_together_steps_see_the_run_and_its_context(run: Run) -> None:

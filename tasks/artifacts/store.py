@@ -29,6 +29,7 @@ __all__ = ["REFUSAL", "Artifact", "Builder", "Recipe", "Store", "remove_tree"]
 
 REFUSAL = "refusal.json"
 Builder = Callable[[Path], None]
+_LOCK_SECONDS = 0.1
 
 
 class Artifact(Record):
@@ -174,15 +175,20 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, step: str, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the lock of a key: one builder at a time. The kernel releases it when its holder dies."""
+        """Hold the lock of a key: one builder at a time. The kernel releases it when its holder dies.
+
+        `waiting` is called now and then while another process holds it, and may raise to give up.
+        """
         with contextlib.ExitStack() as held:
             with self._environment(step):
                 stream = held.enter_context((self.root / ".locks" / f"{step}-{key}").open("w"))
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(stream, fcntl.LOCK_EX)
+                while True:
+                    try:
+                        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        waiting()
+                        time.sleep(_LOCK_SECONDS)
             yield
 
     def build(self, recipe: Recipe, builder: Builder, *, resumes: bool = False, refresh: bool = False) -> Artifact:

@@ -38,6 +38,7 @@ START_FAILED = 255
 """The real server's exit code when it cannot start, a failed first load included."""
 
 _SWITCH_SECONDS = 0.0005
+_SIGNAL_SECONDS = 0.5
 _XLA_SWITCHES = {True: "_ZN10tensorflow20EnableXlaCompilationEv", False: "_ZN10tensorflow21DisableXlaCompilationEv"}
 
 
@@ -156,7 +157,9 @@ def _answer(
         threading.Thread(target=_reload_forever, args=(options, core, ended), daemon=True).start()
     if ready is not None:
         ready(grpc_port, rest_port)
-    ended.wait()
+    # In turns: the kernel may hand a signal to another thread, and this one would handle it only when it wakes.
+    while not ended.wait(_SIGNAL_SECONDS):
+        pass
     grpc_server.stop(grace=None)
 
 
