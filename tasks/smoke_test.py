@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec
@@ -38,7 +38,7 @@ from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.serving import Cause, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Serving
 from tasks.serving.checks import examine as server_checks
-from tasks.serving.checks import gates, lifecycle, preflight, production_config
+from tasks.serving.checks import gates, latency, lifecycle, preflight, production_config
 from tasks.serving.checks.examine import Findings
 from tasks.serving.checks.production_config import Entry
 from tasks.serving.checks.setups import Setup, as_fetched, setups
@@ -49,7 +49,7 @@ from tasks.serving.runtimes.protocol import ServingRuntime
 from tasks.step import Facts, current, progress, step
 
 P = ParamSpec("P")
-VERSION = 4
+VERSION = 5
 _SERVED_AS, _SERVED_VERSION = "model", 1
 _CAUSES: dict[type[PipelineError], Cause] = {  # of refusals before a server is started
     ParityError: Cause.VALUE_DIFFERS,
@@ -165,7 +165,7 @@ def _test(
                 version=_SERVED_VERSION,
                 rounds=tuple(rounds),
                 parity=parity,
-                notes=entry.notes if entry else (),
+                notes=(*(entry.notes if entry else ()), *turned_away(rounds)),
                 passed=sound and len(rounds) == len(planned),
             )
             smoked.write(report)
@@ -255,7 +255,8 @@ def _round(
     served = lifecycle.serving(runtime, _SERVED_AS, base, _SERVED_VERSION, serving.load_timeout, memory)
     with served as (endpoint, load_seconds):
         with lifecycle.examining(runtime):
-            found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest)
+            clients = latency.clients_for(serving.flags, runtime.cpus)
+            found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest, clients)
         log = runtime.logs()
     one = Round(
         setup=setup.name or "as configured",
@@ -269,11 +270,29 @@ def _round(
 
 
 def examine(
-    endpoint: Endpoint, run: Path, training_step: int, serving: Serving, tolerance: Tolerance, largest: int | None
+    endpoint: Endpoint,
+    run: Path,
+    training_step: int,
+    serving: Serving,
+    tolerance: Tolerance,
+    largest: int | None,
+    clients: int,
 ) -> Findings:
     """In a child: send every request and compare the answers."""
     reference = Reference.read(run, training_step)
-    return server_checks.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest)
+    return server_checks.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest, clients)
+
+
+def turned_away(rounds: Sequence[Round]) -> Iterator[str]:
+    """Yield a note for each measurement in which the server turned requests away for being full."""
+    for one in rounds:
+        for measured in one.latency:
+            if measured.turned_away:
+                yield (
+                    f"{measured.protocol}, {one.setup}: the server was full and turned {measured.turned_away} attempts away "
+                    f"while {measured.requests} requests were answered, {measured.concurrency} at once; they were sent again. "
+                    "In production, raise --grpc_max_threads or the queues' max_enqueued_batches, or let clients retry."
+                )
 
 
 def _complete(found: Findings, run: Path) -> bool:

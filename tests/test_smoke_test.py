@@ -10,12 +10,14 @@ import pytest
 
 from tasks import isolate
 from tasks.artifact_views import Exported
-from tasks.errors import ParityError, SmokeRefused, UsageError
+from tasks.errors import ChildFailed, ParityError, SmokeRefused, UsageError
 from tasks.export import export
 from tasks.records.parity import Tolerance
-from tasks.records.serving import Cause, SmokeReport
+from tasks.records.serving import Cause, Latency, Round, SmokeReport
+from tasks.records.settings import Gates
 from tasks.restore_verify import restore_verify
-from tasks.serving.checks import production_config
+from tasks.serving.checks import gates, latency, production_config
+from tasks.serving.runtimes.embedded import EmbeddedRuntime
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
 from tests.makers import bad_warmup_requests
@@ -37,17 +39,17 @@ def report(run: Run) -> SmokeReport:
 
 
 @pytest.mark.parametrize(
-    ("gates", "cause"),
+    ("limits", "cause"),
     [
         ({"max_p99_ms": 0.0001}, Cause.TOO_SLOW),
         ({"max_load_seconds": 0.0001}, Cause.TOO_SLOW),
         ({"max_rss_bytes": 1000}, Cause.TOO_LARGE),
     ],
 )
-def test_a_gate_refuses_what_was_measured_beyond_it(run: Run, gates: dict[str, float], cause: Cause) -> None:
+def test_a_gate_refuses_what_was_measured_beyond_it(run: Run, limits: dict[str, float], cause: Cause) -> None:
     made = exported("Baked")
     with pytest.raises(SmokeRefused, match=cause.value) as refused:
-        smoke_test(*made, serving(gates=gates), TOLERANCE)
+        smoke_test(*made, serving(gates=limits), TOLERANCE)
     assert refused.value.cause == cause
     written = report(run)
     assert not written.passed
@@ -55,13 +57,13 @@ def test_a_gate_refuses_what_was_measured_beyond_it(run: Run, gates: dict[str, f
 
 
 def test_gates_that_hold_pass_and_everything_is_measured(run: Run) -> None:
-    gates = {"max_p99_ms": 60_000, "max_load_seconds": 600, "max_rss_bytes": 2**40}
-    assert smoke_test(*exported("Baked"), serving(gates=gates), TOLERANCE).refusal() is None
+    limits = {"max_p99_ms": 60_000, "max_load_seconds": 600, "max_rss_bytes": 2**40, "max_rejected": 100}
+    assert smoke_test(*exported("Baked"), serving(gates=limits), TOLERANCE).refusal() is None
     (round_,) = report(run).rounds
     assert {(one.protocol, one.concurrency) for one in round_.latency} == {
         (protocol, at_once)
         for protocol in ("served (gRPC)", "served (REST)", "served (REST, rows)")
-        for at_once in (1, 8)
+        for at_once in (1, latency.clients_for((), EmbeddedRuntime().cpus))
     }
     assert all(0 < one.p50 <= one.p90 <= one.p99 and one.throughput > 0 for one in round_.latency)
     assert round_.peak_memory is not None and round_.load_seconds > 0
@@ -70,6 +72,51 @@ def test_gates_that_hold_pass_and_everything_is_measured(run: Run) -> None:
     for protocol in ("gRPC", "REST"):
         assert {(protocol, "status"), (protocol, "metadata"), (protocol, "another version")} <= cases
     assert ("gRPC", "unknown output") in cases and ("gRPC", "wrong rank") in cases
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_a_server_with_the_threads_of_a_few_cpus_is_asked_by_as_many_clients(run: Run, cpus: int) -> None:
+    settings = serving(flags=[f"--grpc_max_threads={4 * cpus}"], latency_requests=20)
+    assert smoke_test(*exported("Baked"), settings, TOLERANCE).refusal() is None
+    (round_,) = report(run).rounds
+    assert {one.concurrency for one in round_.latency} == {1, min(8, 4 * cpus - 1)}
+
+
+def test_a_server_with_too_few_threads_is_full_and_not_refused(run: Run) -> None:
+    """One request at a time, of two clients."""
+    settings = serving(flags=["--grpc_max_threads=2"], latency_requests=200)
+    assert smoke_test(*exported("Baked"), settings, TOLERANCE).refusal() is None
+    written = report(run)
+    away = sum(one.turned_away for one in written.rounds[0].latency)
+    assert bool(away) == any("the server was full" in note for note in written.notes)
+    with pytest.raises(ChildFailed, match="Server Threadpool Exhausted") as full:
+        smoke_test(*exported("Baked"), serving(flags=["--grpc_max_threads=1"], request_timeout=1), TOLERANCE)
+    assert full.value.cause is Cause.FULL
+
+
+def measured(requests: int, turned_away: int) -> Round:
+    numbers = {
+        "batch": 0,
+        "requests": requests,
+        "concurrency": 8,
+        "p50": 1.0,
+        "p90": 1.0,
+        "p99": 1.0,
+        "throughput": 1.0,
+    }
+    one = Latency.model_validate({"protocol": "served (gRPC)", "turned_away": turned_away, **numbers})
+    return Round(setup="", load_seconds=1.0, peak_memory=None, checks=(), latency=(one,), warmup="")
+
+
+@pytest.mark.parametrize(("away", "passed"), [(0, True), (5, True), (6, False)])
+def test_a_gate_on_attempts_turned_away(away: int, passed: bool) -> None:
+    (check,) = gates.of_round(measured(95, away), Gates(max_rejected=5.0))
+    assert (check.passed, check.cause) == (passed, Cause.FULL)
+
+
+def test_attempts_that_were_not_counted_do_not_pass_their_gate() -> None:
+    (check,) = gates.of_round(measured(9, 0).model_copy(update={"latency": ()}), Gates(max_rejected=100.0))
+    assert not check.passed
 
 
 def test_a_row_that_depends_on_its_batch_is_refused_where_the_server_batches(run: Run, tmp_path: Path) -> None:
@@ -88,7 +135,8 @@ def test_rows_that_do_not_are_served_alike_with_and_without_batching(run: Run, t
     first = smoke_test(*made, serving(batching_parameters_file=parameters), TOLERANCE)
     assert [one.setup for one in report(run).rounds] == ["as configured", "batching"]
     candidates = {row.candidate for row in report(run).parity.rows}
-    for way in ("", ", batch 1", ", full batch", ", 8 at once"):
+    clients = latency.clients_for((), EmbeddedRuntime().cpus)
+    for way in ("", ", batch 1", ", full batch", f", {clients} at once"):
         assert f"served (gRPC){way}, batching" in candidates
     moved = tmp_path / "elsewhere.txt"
     shutil.move(parameters, moved)

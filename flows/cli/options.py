@@ -152,6 +152,13 @@ TABLE: tuple[Option, ...] = (
         read=lambda megabytes: int(megabytes * 2**20),
     ),
     _server(
+        "max_rejected",
+        "--max-rejected",
+        float,
+        "Refuse a server that turns away more than this percentage of attempts because it is full.",
+        setting="serving.gates.max_rejected",
+    ),
+    _server(
         "model_config_file",
         "--model-config-file",
         Path,

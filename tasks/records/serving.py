@@ -45,6 +45,8 @@ class RuntimeIdentity(Record):
 class Latency(Record):
     """Latency in milliseconds of `requests` requests of `batch` rows to `signature` (empty: to all in turn),
     `concurrency` of them at a time; `throughput` is in rows per second.
+
+    `turned_away` counts attempts that a full server turned away and that were sent again; the times include them.
     """
 
     protocol: str
@@ -56,6 +58,7 @@ class Latency(Record):
     p90: float
     p99: float
     throughput: float
+    turned_away: int = 0
 
 
 class Cause(StrEnum):
@@ -76,6 +79,7 @@ class Cause(StrEnum):
     NOT_REFUSED = "answered what it must refuse"
     TOO_SLOW = "too slow"
     TOO_LARGE = "too large"
+    FULL = "full"
     DIED = "died during the test"
 
 

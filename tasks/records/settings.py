@@ -114,12 +114,14 @@ class Gates(Record):
     """Limits above which a model is refused; None is no limit.
 
     `max_p99_ms` applies to every signature, protocol and batch size, with one request at a time; `max_load_seconds` is
-    the time from the start of the server to AVAILABLE, `max_rss_bytes` the peak of the resident memory.
+    the time from the start of the server to AVAILABLE, `max_rss_bytes` the peak of the resident memory, and `max_rejected`
+    the share, in percent, of attempts that a full server turned away while several requests were in flight.
     """
 
     max_p99_ms: float | None = Field(default=None, gt=0)
     max_load_seconds: float | None = Field(default=None, gt=0)
     max_rss_bytes: int | None = Field(default=None, gt=0)
+    max_rejected: float | None = Field(default=None, ge=0, le=100)
 
 
 class Serving(Record):

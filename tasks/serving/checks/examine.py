@@ -17,7 +17,7 @@ from tasks.records.settings import Serving
 from tasks.records.signature import Method
 from tasks.serving.checks import latency, refusals
 from tasks.serving.checks.requests import KnownRequest, compare_answers, known_requests
-from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching, status
+from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, status
 from tasks.serving.clients.rest import RestPredictor
 
 
@@ -37,8 +37,11 @@ def examine(
     serving: Serving,
     tolerance: Tolerance,
     largest: int | None,
+    clients: int,
 ) -> Findings:
     """Run every check, stopping after the first group with a wrong answer.
+
+    `largest` is the most rows of a request (None: no limit), `clients` the number of requests in flight at once.
 
     Raises:
         ChildFailed: the server did not answer.
@@ -53,7 +56,7 @@ def examine(
             if not ParityReport(rows=tuple(rows)).failures:
                 checks += [*server.filtered(requests), *server.must_be_refused(requests)]
                 rows = worst_of([*rows, *(row for one in requests for row in compare_answers(one, tolerance))])
-                measured, together, failed = _measured(server, requests, rows, serving, tolerance)
+                measured, together, failed = _measured(server, requests, rows, serving, tolerance, clients)
                 rows, checks = [*rows, *together], [*checks, *failed]
             checks += server.versions_that_answered()
         return Findings(
@@ -64,7 +67,12 @@ def examine(
 
 
 def _measured(
-    server: ServerChecks, requests: list[KnownRequest], rows: list[ParityRow], serving: Serving, tolerance: Tolerance
+    server: ServerChecks,
+    requests: list[KnownRequest],
+    rows: list[ParityRow],
+    serving: Serving,
+    tolerance: Tolerance,
+    clients: int,
 ) -> tuple[list[Latency], list[ParityRow], list[Check]]:
     """Measure every signature at its smallest and largest batch, `serving_default` first; then all at once.
 
@@ -89,7 +97,7 @@ def _measured(
             )
             return measured, together, [check]
         if mine:
-            found, at_once = latency.at_once(mine, serving.latency_requests, tolerance)
+            found, at_once = latency.at_once(mine, serving.latency_requests, tolerance, clients)
             together += found
             measured.append(at_once)
     return measured, together, []
@@ -176,8 +184,7 @@ class ServerChecks:
         wanted = min(one.signature.outputs)
         request.output_filter.append(wanted)
         try:
-            with reaching("gRPC", self.seconds):
-                answered = ", ".join(sorted(self.grpc.service.Predict(request, timeout=self.seconds).outputs))
+            answered = ", ".join(sorted(self.grpc.send(self.grpc.service.Predict, request).outputs))
         except AnsweredError as error:
             answered = str(error)[:200]
         yield Check(

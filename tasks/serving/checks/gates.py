@@ -22,6 +22,9 @@ def of_round(measured: Round, limits: Gates) -> Iterator[Check]:
     slowest = max((one.p99 for one in measured.latency if one.concurrency == 1), default=None)
     yield from _limited("server", "p99", "ms", slowest, limits.max_p99_ms, Cause.TOO_SLOW)
     yield from _limited("server", "load", "s", measured.load_seconds, limits.max_load_seconds, Cause.TOO_SLOW)
+    away = [100 * one.turned_away / (one.requests + one.turned_away) for one in measured.latency if one.concurrency > 1]
+    rejected = round(max(away), 2) if away else None
+    yield from _limited("server", "attempts turned away", "%", rejected, limits.max_rejected, Cause.FULL)
     memory, most = measured.peak_memory, limits.max_rss_bytes
     yield from _limited("server", "resident memory", "bytes", memory, most, Cause.TOO_LARGE)
 

@@ -17,6 +17,7 @@ from tasks.records.serving import Latency
 from tasks.serving.checks.requests import KnownRequest, compare_answers
 
 AT_ONCE = 8
+_FEWEST_AT_ONCE = 2  # a server may mix up rows of two clients
 MEASURE_SECONDS = 10.0  # for one protocol: its signatures and batch sizes share them
 AT_ONCE_SECONDS = 2.0  # for one protocol
 FEWEST = 5
@@ -40,15 +41,29 @@ def one_at_a_time(known: Sequence[KnownRequest], requests: int) -> Iterator[Late
         yield measured.model_copy(update={"signature": request.signature.key})
 
 
-def at_once(known: Sequence[KnownRequest], requests: int, tolerance: Tolerance) -> tuple[list[ParityRow], Latency]:
-    """Send all known requests in turn from eight threads, over one protocol.
+def clients_for(flags: Sequence[str], cpus: int | None) -> int:
+    """Return the number of clients at once: eight, or what a server with these flags and CPUs (None: unknown) has threads for.
+
+    It has four for each CPU unless `--grpc_max_threads` says otherwise, and one of them waits for requests (see
+    `embedded/flags.py` and `embedded/grpc/services.py`).
+    """
+    given = [flag.partition("=")[2] for flag in flags if flag.lstrip("-").startswith("grpc_max_threads=")]
+    threads = int(given[-1]) if given and given[-1].isdecimal() else cpus and 4 * cpus
+    return max(min(AT_ONCE, threads - 1), _FEWEST_AT_ONCE) if threads else AT_ONCE
+
+
+def at_once(
+    known: Sequence[KnownRequest], requests: int, tolerance: Tolerance, clients: int
+) -> tuple[list[ParityRow], Latency]:
+    """Send all known requests in turn from `clients` threads, over one protocol.
 
     Returns the worst answer of each output, and the latency. Each thread sends up to `requests`, and at least one.
 
     Raises:
         ChildFailed: a request was not answered.
     """
-    form, until = known[0].predictor.form, time.monotonic() + AT_ONCE_SECONDS
+    predictor, until = known[0].predictor, time.monotonic() + AT_ONCE_SECONDS
+    before = predictor.turned_away
     rows: list[ParityRow] = []
     times: list[float] = []
     carried = 0
@@ -69,12 +84,13 @@ def at_once(known: Sequence[KnownRequest], requests: int, tolerance: Tolerance) 
                 rows[:] = worst_of([*rows, *answer])
 
     started = time.monotonic()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for future in [pool.submit(work, number) for number in range(AT_ONCE)]:
+    with ThreadPoolExecutor(clients) as pool:
+        for future in [pool.submit(work, number) for number in range(clients)]:
             future.result()
     throughput = carried / (time.monotonic() - started)
-    together = [row.model_copy(update={"candidate": f"{row.candidate}, {AT_ONCE} at once"}) for row in rows]
-    return worst_of(together), _latency(form, 0, times, AT_ONCE, throughput)
+    together = [row.model_copy(update={"candidate": f"{row.candidate}, {clients} at once"}) for row in rows]
+    measured = _latency(predictor.form, 0, times, clients, throughput)
+    return worst_of(together), measured.model_copy(update={"turned_away": predictor.turned_away - before})
 
 
 def _latency(protocol: str, batch: int, seconds: Sequence[float], concurrency: int, throughput: float) -> Latency:

@@ -162,7 +162,7 @@ def examining(runtime: ServingRuntime) -> Iterator[None]:
 
     Raises:
         SmokeRefused: the server crashed or exited by itself.
-        ChildFailed: another process ended it; or it runs and did not answer, whose cause is `too slow`.
+        ChildFailed: another process ended it; or it runs and did not answer, whose cause is `too slow` or `full`.
     """
     try:
         yield
@@ -171,7 +171,8 @@ def examining(runtime: ServingRuntime) -> Iterator[None]:
         if error.function is not None:  # the child that sent the requests has failed, not the server
             raise
         what = f"{runtime.identity.called}, {error.where}"
-        raise _ended(runtime, Cause.TOO_SLOW, what, error.found, error.remedy, error.expected) from error
+        cause = error.cause or Cause.TOO_SLOW
+        raise _ended(runtime, cause, what, error.found, error.remedy, error.expected) from error
     except Exception:
         require_alive(runtime, NOTICED_SECONDS)
         raise
@@ -206,7 +207,7 @@ def _watched(runtime: ServingRuntime, samples: list[int] | None) -> Iterator[Non
 
 def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, found: str) -> SmokeRefused:
     """Return the refusal of the model, with the end of the server's log."""
-    measured = cause in (Cause.TOO_SLOW, Cause.TOO_LARGE)
+    measured = cause in (Cause.TOO_SLOW, Cause.TOO_LARGE, Cause.FULL)
     remedy = "measure again on a quiet machine (--refresh), or raise the gate" if measured else _FIX
     return SmokeRefused(
         what,

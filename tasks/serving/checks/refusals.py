@@ -15,7 +15,7 @@ import numpy as np
 from tasks.records.serving import Cause, Check
 from tasks.records.signature import Method, Signature
 from tasks.serving.checks.requests import KnownRequest
-from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching
+from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor
 from tasks.serving.clients.rest import IN_JSON, RestPredictor, jsonable
 from tasks.tensors.tensor_file import Array, Tensors
 
@@ -36,8 +36,7 @@ def over_grpc(grpc: GrpcPredictor, good: KnownRequest, version: int) -> Iterator
         bad.CopyFrom(request)
         change(bad)
         try:
-            with reaching("gRPC", grpc.seconds):
-                call(bad, timeout=grpc.seconds)
+            grpc.send(call, bad)
             answered = "OK"
         except AnsweredError as error:
             answered = str(error).partition(":")[0]

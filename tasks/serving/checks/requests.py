@@ -9,10 +9,9 @@ import numpy as np
 
 from tasks.baseline.reference import Reference
 from tasks.parity import compare
-from tasks.parity.predictor import Predictor
 from tasks.records.parity import ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Signature
-from tasks.serving.clients.grpc import NotCarriedError
+from tasks.serving.clients.grpc import GrpcPredictor, NotCarriedError
 from tasks.serving.clients.rest import BODY_BYTES, RestPredictor
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
@@ -26,14 +25,16 @@ class KnownRequest:
     """
 
     form: str
-    predictor: Predictor
+    predictor: GrpcPredictor | RestPredictor
     signature: Signature
     inputs: Tensors
     outputs: Tensors
     rows: int
 
 
-def known_requests(predictor: Predictor, reference: Reference, largest: int | None) -> Iterator[KnownRequest]:
+def known_requests(
+    predictor: GrpcPredictor | RestPredictor, reference: Reference, largest: int | None
+) -> Iterator[KnownRequest]:
     """Yield for every signature that `predictor` carries the complete probe, and its first rows alone.
 
     A server that batches takes at most `largest` rows in a request: then the probe in pieces of that size, one row, and
@@ -55,7 +56,9 @@ def known_requests(predictor: Predictor, reference: Reference, largest: int | No
                         f"{form}, batch {few}", predictor, signature, _rows(inputs, range(few)), smaller, few
                     )
             continue
-        pieces = {form: [range(start, min(start + largest, count)) for start in range(0, count, largest)]}
+        pieces: dict[str, list[range]] = {
+            form: [range(start, min(start + largest, count)) for start in range(0, count, largest)]
+        }
         pieces[f"{form}, batch 1"] = [range(1)]
         pieces[f"{form}, full batch"] = [range(largest)]
         for name, ranges in pieces.items():

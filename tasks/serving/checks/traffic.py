@@ -23,6 +23,7 @@ from tasks.parity import compare
 from tasks.records.rehearsal import Phase, Switch
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method
+from tasks.serving.clients.admission import admitted
 from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching, status
 from tasks.serving.clients.rest import IN_JSON, example, jsonable
 from tasks.tensors import tensor_file
@@ -137,8 +138,7 @@ def _answered(over_grpc: GrpcPredictor, call: str, request: Any, name: str) -> b
         spec.name = name
         spec.ClearField("version_choice")
     try:
-        with reaching("gRPC", over_grpc.seconds):
-            getattr(over_grpc.service, call)(request, timeout=over_grpc.seconds)
+        over_grpc.send(getattr(over_grpc.service, call), request)
     except AnsweredError:
         return False
     return True
@@ -153,7 +153,7 @@ def _calls(
     send = getattr(over_grpc.service, call)
 
     def over_wire() -> None:
-        send(request, timeout=seconds)
+        admitted(lambda left: send(request, timeout=left), seconds, lambda: None)
 
     yield over_wire
     if (document := _document(call, request)) is None:
@@ -163,7 +163,7 @@ def _calls(
     url = f"{endpoint.rest}/v1/models/{name}:{call.lower()}"
 
     def over_http() -> None:
-        client.post(url, content=body).raise_for_status()
+        admitted(lambda left: client.post(url, content=body, timeout=left).raise_for_status(), seconds, lambda: None)
 
     with reaching("REST", seconds):
         over_http_works = client.post(url, content=body).status_code == 200

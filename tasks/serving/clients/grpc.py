@@ -14,8 +14,9 @@ import numpy as np
 from tasks.errors import ChildFailed, PipelineError
 from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
-from tasks.records.serving import Endpoint
+from tasks.records.serving import Cause, Endpoint
 from tasks.records.signature import Method, Signature
+from tasks.serving.clients.admission import admitted, is_full
 from tasks.serving.protos import ExamplesRequest, PredictRequest
 from tasks.tensors.tensor_file import Array, Tensors, as_array
 
@@ -38,21 +39,44 @@ def reaching(protocol: str, seconds: float) -> Iterator[None]:
     import grpc
     import httpx
 
-    remedy = "check in its log whether the server still runs, or raise `serving.request_timeout`."
     try:
         yield
     except grpc.RpcError as error:
-        if error.code().name in _TRANSIENT:
-            found = f"{error.code().name}: {error.details()}"
-            raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
-        raise AnsweredError(f"{error.code().name}: {error.details()}") from None
+        found = f"{error.code().name}: {error.details()}"
+        if error.code().name not in _TRANSIENT:
+            raise AnsweredError(found) from None
+        raise _not_answered(protocol, seconds, found) from None
+    except httpx.HTTPStatusError as error:
+        raise _not_answered(protocol, seconds, f"{error.response.status_code} {error.response.text[:300]}") from None
     except httpx.TransportError as error:
-        found = f"{type(error).__name__}: {error}"
-        raise ChildFailed(f"the server over {protocol}", f"an answer within {seconds:g} s", found, remedy) from None
+        raise _not_answered(protocol, seconds, f"{type(error).__name__}: {error}") from None
+
+
+def _not_answered(protocol: str, seconds: float, found: str) -> ChildFailed:
+    """Return the failure of a request that got no answer for a reason that says nothing about the model."""
+    where, expected = f"the server over {protocol}", f"an answer within {seconds:g} s"
+    remedy = "check in its log whether the server still runs, or raise `serving.request_timeout`."
+    if is_full(found):
+        remedy = (
+            "give the server more threads (--grpc_max_threads in `serving.flags`; four for each CPU by default) or longer "
+            "queues (`max_enqueued_batches` of its batching parameters), or raise `serving.request_timeout`."
+        )
+        return ChildFailed(where, f"{expected}, however full the server is", found, remedy, cause=Cause.FULL)
+    if found.startswith("RESOURCE_EXHAUSTED") and "larger than max" in found:
+        remedy = "shorten the probe, or raise the limit of what stands between (the server itself has none)."
+        return ChildFailed(where, "messages of the probe's size taken", found, remedy, cause=Cause.TOO_LARGE)
+    if found.startswith("RESOURCE_EXHAUSTED"):
+        remedy = "give the server more memory (`serving.memory`), or shorten the probe."
+        return ChildFailed(where, "enough memory for the request", found, remedy, cause=Cause.TOO_LARGE)
+    return ChildFailed(where, expected, found, remedy)
 
 
 class GrpcPredictor:
-    """A served model over gRPC. `versions` collects the versions that its answers name, 0 for an answer without one."""
+    """A served model over gRPC.
+
+    `versions` collects the versions that its answers name, 0 for an answer without one; `turned_away` counts attempts that
+    the server turned away because it was full.
+    """
 
     form = CandidateForm.SERVED_GRPC
 
@@ -68,6 +92,20 @@ class GrpcPredictor:
         self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.name, self.signatures, self.seconds = name, signatures, seconds
         self.versions: set[int] = set()
+        self.turned_away = 0
+
+    def send(self, call: Any, request: Any) -> Any:
+        """Return the answer to a request, sent again while the server is full.
+
+        Raises:
+            AnsweredError: the server answered with an error.
+            ChildFailed: the server did not answer.
+        """
+        with reaching("gRPC", self.seconds):
+            return admitted(lambda left: call(request, timeout=left), self.seconds, self._count)
+
+    def _count(self) -> None:
+        self.turned_away += 1
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`.
@@ -81,8 +119,7 @@ class GrpcPredictor:
 
         spec = self.signatures[signature]
         request, call = self.call(signature, inputs)
-        with reaching("gRPC", self.seconds):
-            answer = call(request, timeout=self.seconds)
+        answer = self.send(call, request)
         self.versions.add(int(answer.model_spec.version.value))
         if spec.called_by is Method.PREDICT:
             return {name: as_array(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
@@ -131,8 +168,7 @@ class GrpcPredictor:
 
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = self.name
-        with reaching("gRPC", self.seconds):
-            answer = self.service.GetModelMetadata(request, timeout=self.seconds)
+        answer = self.send(self.service.GetModelMetadata, request)
         reported = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(reported)
         return signatures_in(reported.signature_def)
@@ -144,8 +180,7 @@ class GrpcPredictor:
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = self.name
         service = model_service_pb2_grpc.ModelServiceStub(self.channel)
-        with reaching("gRPC", self.seconds):
-            answer = service.GetModelStatus(request, timeout=self.seconds)
+        answer = self.send(service.GetModelStatus, request)
         states = get_model_status_pb2.ModelVersionStatus.State
         return {int(one.version): str(states.Name(one.state)) for one in answer.model_version_status}
 

@@ -18,6 +18,7 @@ from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.serving.clients.admission import admitted, is_full
 from tasks.serving.clients.grpc import AnsweredError, NotCarriedError, classified, reaching, regressed
 from tasks.tensors.tensor_file import Array, Tensors, numpy_dtype
 
@@ -36,7 +37,10 @@ _MISREAD = (1 - 2**-50, 1 + 2**-50)
 
 
 class RestPredictor:
-    """A served model over REST, in columns (one list for each input) or by row (one list of instances)."""
+    """A served model over REST, in columns (one list for each input) or by row (one list of instances).
+
+    `turned_away` counts attempts that the server turned away because it was full.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class RestPredictor:
         self.client = httpx.Client(timeout=seconds, trust_env=False)
         self.signatures = signatures
         self.by_row = by_row
+        self.turned_away = 0
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`.
@@ -157,13 +162,28 @@ class RestPredictor:
         raise AnsweredError(f"{answer.status_code} {answer.text[:300]}")
 
     def post(self, url: str, content: str) -> Any:
-        """POST and return the answer of any status. Raises ChildFailed if there is none, or the server is busy."""
-        with reaching("REST", self.client.timeout.read or 0):
-            answer = self.client.post(url, content=content)
+        """POST and return the answer of any status; send again while the server is full.
+
+        Raises:
+            ChildFailed: there is no answer, or the server is busy.
+        """
+
+        def send(left: float) -> Any:
+            answer = self.client.post(url, content=content, timeout=left)
+            if answer.status_code in _BUSY and is_full(answer.text):
+                answer.raise_for_status()
+            return answer
+
+        seconds = self.client.timeout.read or 0
+        with reaching("REST", seconds):
+            answer = admitted(send, seconds, self._count)
         if answer.status_code in _BUSY:
             found, remedy = f"{answer.status_code} {answer.text[:300]}", "see the server's log; run again."
             raise ChildFailed("the server over REST", "an answer", found, remedy)
         return answer
+
+    def _count(self) -> None:
+        self.turned_away += 1
 
     def values(self) -> Iterator[TensorFact]:
         """Return an empty iterator: a server does not expose its variables."""

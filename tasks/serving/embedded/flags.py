@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.serving.embedded import log
 from tasks.serving.embedded.errors import invalid
+
+THREADS = 4 * len(os.sched_getaffinity(0))
+"""Four threads for each CPU that this process may use (`Server::Options`, tensorflow_serving/model_servers/server.h)."""
 
 _TRUE = frozenset({"true", "1"})
 _FALSE = frozenset({"false", "0"})
@@ -29,13 +33,13 @@ class Flags:
     """0 or less: one try."""
     load_retry_interval_micros: int = 60_000_000
     file_system_poll_wait_seconds: int = 1
-    rest_api_num_threads: int = 32
-    """The real default is four for each CPU; here enough threads must wait to fill a batch."""
+    rest_api_num_threads: int = THREADS
+    """Further requests wait."""
     rest_api_timeout_in_ms: int = 30_000
     rest_api_max_body_bytes: int = 128 * 2**20
     """An extension: the real server has no limit, and a parsed body takes some twenty times its size here."""
-    grpc_max_threads: int = 32
-    """The real default is four for each CPU."""
+    grpc_max_threads: int = THREADS
+    """One of them waits for requests; requests beyond the others are refused."""
     grpc_channel_arguments: str = ""
     grpc_socket_path: str = ""
     enable_grpc_healthcheck_service: bool = False

@@ -64,6 +64,11 @@ class BinaryRuntime:
             self._identity = RuntimeIdentity(runtime="binary", version=number[1], stand_in="stand-in" in answer)
         return self._identity
 
+    @property
+    def cpus(self) -> int:
+        """See `ServingRuntime`."""
+        return len(os.sched_getaffinity(0))
+
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
         """Start the server on two free ports, and on others if it ends at once because one was taken meanwhile."""
         if self._begun:

@@ -6,6 +6,7 @@ For hosts that have neither a Docker engine nor the real server.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,6 @@ _TERM_SECONDS = 2.0
 
 def serve(arguments: list[str]) -> int:
     """Run the server in a child until a signal ends it."""
-    import os
-
     from tasks.serving.embedded.server import serve as run
 
     code = run(arguments, ready=None)
@@ -46,6 +45,11 @@ class EmbeddedRuntime:
         """This version of tfship on the installed TensorFlow."""
         version = f"{importlib.metadata.version('tfship')} on TensorFlow {importlib.metadata.version('tensorflow')}"
         return RuntimeIdentity(runtime="embedded", version=version, stand_in=True)
+
+    @property
+    def cpus(self) -> int:
+        """See `ServingRuntime`."""
+        return len(os.sched_getaffinity(0))
 
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
         """Fork the server on two free ports."""

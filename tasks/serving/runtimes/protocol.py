@@ -24,6 +24,11 @@ class ServingRuntime(Protocol):
         """The server's identity, part of the smoke test's key. Resolved without starting anything."""
         ...
 
+    @property
+    def cpus(self) -> int | None:
+        """The number of CPUs that the server sees, on which its number of threads depends, or None if it is not known."""
+        ...
+
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
         """Start serving the versions under `base_path` as `name`; return the addresses of its ports.
 

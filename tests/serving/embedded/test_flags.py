@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,15 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 
-from tests.serving.embedded.embedded_server import REPOSITORY, RunningServer, launched, serving
+from tasks.errors import ChildFailed
+from tasks.records.serving import Cause, Endpoint
+from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.serving.clients.grpc import GrpcPredictor
+from tasks.serving.clients.rest import RestPredictor
+from tests.serving.embedded.embedded_server import REPOSITORY, RunningServer, launched, serving, wait_until
 
 _LIMIT = 200_000
 _BATCHING = """
@@ -96,6 +101,49 @@ def test_watchers_take_no_thread_from_requests(server: RunningServer, client: ht
 
 def test_the_grpc_socket_answers_too(server: RunningServer) -> None:
     assert _health(f"unix:{server.log_file.parent}/grpc.sock", "Check") == b"\x08\x01"
+
+
+# Threads
+
+ROW = TensorSpec(tensor="x:0", dtype="float32", shape=(None,))
+SLOW = {
+    "serving_default": Signature(key="serving_default", method=Method.PREDICT, inputs={"x": ROW}, outputs={"y": ROW})
+}
+
+
+def _endpoint(server: RunningServer) -> Endpoint:
+    return Endpoint(grpc=f"127.0.0.1:{server.grpc_port}", rest=server.url)
+
+
+def _counting(to: float) -> dict[str, Any]:
+    return {"x": np.array([to], np.float32)}
+
+
+def test_a_request_beyond_the_threads_is_refused_and_admitted_when_it_is_sent_again(server: RunningServer) -> None:
+    """Of four threads one waits for requests, so that three work."""
+    patient, hasty = (GrpcPredictor(_endpoint(server), "slow", SLOW, seconds) for seconds in (60.0, 0.2))
+    request, call = patient.call("serving_default", _counting(1e9))
+    quick, _ = patient.call("serving_default", _counting(1.0))
+    busy = [call.future(request, timeout=5.0) for _ in range(3)]
+
+    def refused() -> bool:
+        try:
+            call(quick, timeout=5.0)
+        except grpc.RpcError as error:
+            return (error.code(), error.details()) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "Server Threadpool Exhausted",
+            )
+        return False
+
+    wait_until(refused, 4.0, "a refusal")
+    with pytest.raises(ChildFailed, match="Server Threadpool Exhausted") as full:
+        hasty.predict("serving_default", _counting(2.0))
+    assert full.value.cause is Cause.FULL and "--grpc_max_threads" in full.value.remedy
+    assert patient.predict("serving_default", _counting(3.0))["y"].tolist() == [3.0]
+    assert patient.turned_away > 0
+    assert {one.exception().code() for one in busy} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    patient.close(), hasty.close()
 
 
 # Time
@@ -265,6 +313,7 @@ def batching(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator
     directory = tmp_path_factory.mktemp("batching")
     (directory / "batching.config").write_text(_BATCHING)
     arguments = ["--enable_batching", f"--batching_parameters_file={directory}/batching.config"]
+    arguments += ["--rest_api_num_threads=32", "--rest_api_timeout_in_ms=300000"]
     with serving([_config(directory, models, "rows", "slow", "warm"), *arguments], directory) as running:
         yield running
 
@@ -306,18 +355,19 @@ def test_batching_refuses_as_the_real_server_does(batching: RunningServer) -> No
 
 
 def test_a_full_queue_is_unavailable_and_empties(batching: RunningServer) -> None:
-    statuses: list[int] = []
+    body = {"instances": [3e5] * 4}  # a whole batch, and some time
 
-    def ask() -> None:
-        body = {"instances": [3e5] * 4}  # a whole batch, and some time
-        statuses.append(httpx.post(f"{batching.url}/v1/models/slow:predict", json=body, timeout=60).status_code)
+    def ask(number: int) -> int:
+        return httpx.post(f"{batching.url}/v1/models/slow:predict", json=body, timeout=300).status_code
 
-    askers = [threading.Thread(target=ask) for _ in range(8)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
-    assert set(statuses) == {200, 503}
+    def ask_again(number: int) -> int:
+        client = RestPredictor(_endpoint(batching), "slow", SLOW, 300.0)
+        assert client.post(f"{client.model}:predict", json.dumps(body)).status_code == 200
+        return client.turned_away
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == {200, 503}
+        assert sum(pool.map(ask_again, range(8))) > 0, "the client that is turned away comes again"
     answer = httpx.post(f"{batching.url}/v1/models/slow:predict", json={"instances": [1.0]}, timeout=60)
     assert answer.json() == {"predictions": [1.0]}
 

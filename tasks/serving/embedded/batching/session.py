@@ -39,7 +39,7 @@ class BatchingParameters:
     """A `BatchingParameters` message with its defaults filled in."""
 
     queue: QueueOptions = field(default_factory=QueueOptions)
-    num_batch_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    num_batch_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     thread_pool_name: str = "model_server_batch_threads"
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
@@ -60,7 +60,7 @@ def read_parameters(file: Path) -> BatchingParameters:
         splits=_value(given, "enable_large_batch_splitting", False),
         max_execution_batch_size=_value(given, "max_execution_batch_size", most),
     )
-    threads = _value(given, "num_batch_threads", os.cpu_count() or 1)
+    threads = _value(given, "num_batch_threads", len(os.sched_getaffinity(0)))
     allowed = tuple(given.allowed_batch_sizes)
     for name, number in (
         ("max_batch_size", most),

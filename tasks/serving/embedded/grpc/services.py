@@ -6,6 +6,7 @@ are answered as the C++ server does: UNIMPLEMENTED and INTERNAL without details.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import grpc
 
 from tasks.graphs.protos import Message
+from tasks.serving.clients.admission import NO_THREAD
 from tasks.serving.embedded import log
 from tasks.serving.embedded.core import Core
 from tasks.serving.embedded.errors import Code, ServingError, invalid
@@ -34,9 +36,11 @@ def serve(core: Core, metrics: Metrics, flags: Flags) -> tuple[grpc.Server, int]
     Raises:
         RuntimeError: the port is taken.
     """
+    handlers = _Handlers(flags.grpc_max_threads)
     server = grpc.server(
-        # Handlers mostly wait inside TensorFlow, which releases the interpreter; reloads may wait for minutes.
-        ThreadPoolExecutor(max(flags.grpc_max_threads, 1), thread_name_prefix="grpc"),
+        # Handlers mostly wait inside TensorFlow, which releases the interpreter; reloads may wait for minutes. Two threads more
+        # than may work, to refuse what is too much.
+        ThreadPoolExecutor(handlers.most + 2, thread_name_prefix="grpc"),
         options=[
             ("grpc.max_receive_message_length", _UNLIMITED),
             ("grpc.max_send_message_length", _UNLIMITED),
@@ -44,7 +48,7 @@ def serve(core: Core, metrics: Metrics, flags: Flags) -> tuple[grpc.Server, int]
             *channel_arguments(flags.grpc_channel_arguments),
         ],
     )
-    known = _handlers(core, metrics)
+    known = {path: handlers.limited(handler) for path, handler in _handlers(core, metrics).items()}
     if flags.enable_grpc_healthcheck_service:
         known |= health.handlers()
     server.add_generic_rpc_handlers((_Known(known), _Unknown()))
@@ -53,6 +57,33 @@ def serve(core: Core, metrics: Metrics, flags: Flags) -> tuple[grpc.Server, int]
         server.add_insecure_port(f"unix:{flags.grpc_socket_path}")
     server.start()
     return server, chosen
+
+
+class _Handlers:
+    """The number of requests that are answered at once; one more is refused at once, as by gRPC's synchronous C++ server.
+
+    That server keeps one of its `--grpc_max_threads` threads waiting for requests. When a request leaves none to wait, it is
+    refused (`ThreadManager::MainWorkLoop`, grpc/src/cpp/thread_manager/thread_manager.cc). Its health service needs no
+    thread.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.most = max(threads - 1, 0)
+        self._free = threading.Semaphore(self.most)
+
+    def limited(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        """Return the handler, held to the limit."""
+
+        def answer(serialized: bytes, context: grpc.ServicerContext) -> bytes:
+            if not self._free.acquire(blocking=False):
+                _refuse(context, Code.RESOURCE_EXHAUSTED, NO_THREAD)
+            try:
+                response: bytes = handler.unary_unary(serialized, context)
+                return response
+            finally:
+                self._free.release()
+
+        return grpc.unary_unary_rpc_method_handler(answer)
 
 
 def _handlers(core: Core, metrics: Metrics) -> dict[str, grpc.RpcMethodHandler]:

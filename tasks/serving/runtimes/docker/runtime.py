@@ -50,6 +50,7 @@ class DockerRuntime:
         self._notes: list[str] = []
         self._tunnel: BoundProcess | None = None
         self._measured = True
+        self._cpus: int | None = None
 
     @property
     def identity(self) -> RuntimeIdentity:
@@ -66,6 +67,11 @@ class DockerRuntime:
                 image_digest=digest_of(image, self.parameters.image),
             )
         return self._identity
+
+    @property
+    def cpus(self) -> int | None:
+        """See `ServingRuntime`; known once it is started."""
+        return self._cpus
 
     def start(self, name: str, base_path: Path, *, deadline: float) -> Endpoint:
         """Create and start the container, from exactly the image of `identity`.
@@ -90,7 +96,9 @@ class DockerRuntime:
                 )
                 self._container, notes = made
                 self._notes += notes
-                self._measured = engine.info().get("CgroupDriver") != "none"  # then stats are the engine's own
+                info = engine.info()
+                self._measured = info.get("CgroupDriver") != "none"  # then stats are the engine's own
+                self._cpus = info.get("NCPU")  # the quota of `cpus` is a time share, which a server does not see
                 self._container.start()
                 self._container.reload()
             return self._endpoint(address)
