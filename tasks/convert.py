@@ -125,7 +125,7 @@ def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance:
     """In a child: restore a written checkpoint, and compare it with the baseline."""
     reference = proof.Reference.read(run, pin.step)
     prefix = folder / pin.prefix
-    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+    meta = saver.meta_graph(saver.meta_file(prefix))
     outputs = [spec.tensor for signature in reference.names.signatures for spec in signature.outputs.values()]
     with saver.restored(folder, prefix, reference.names, reference.session) as opened:
         opened.form = to.value

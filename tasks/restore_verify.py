@@ -77,7 +77,7 @@ def verify(
     recorded = _hyperparameters(saver.meta_graph(trained.graph_file))
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
-    meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+    meta = saver.meta_graph(saver.meta_file(prefix))
     _require_recorded(meta, names, recorded, pin)
     coverage = saver.coverage(meta, prefix, graph_variables.signature_targets(names))
     restored = {status.name for status in coverage.variables if status.status == "matched"}

@@ -197,7 +197,7 @@ def _checked(
         _require_undamaged(artifact)
         raise
     except DamagedError as error:
-        if not error.where.startswith(str(place)):
+        if not Path(error.where).is_relative_to(place):
             raise
         _require_undamaged(artifact)
         cause = Cause.LOAD_ERROR

@@ -48,7 +48,7 @@ def answer() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return termination.stopped(signal.SIGINT)
     except BaseException as error:
-        if type(error).__name__ in ("Terminated", "TerminationSignal"):  # ours, or Prefect's inside a flow
+        if termination.is_termination(error):
             return termination.stopped(signal.SIGTERM)
         if shown := getattr(error, "format_message", None):  # typer's and click's own usage errors
             if text := shown():  # without a command there is the help instead

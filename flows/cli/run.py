@@ -138,7 +138,7 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
     except (Exception, KeyboardInterrupt) as error:
         return error
     except BaseException as error:
-        if type(error).__name__ in ("Terminated", "TerminationSignal"):
+        if termination.is_termination(error):
             return error
         raise
     return None

@@ -24,6 +24,12 @@ class Terminated(BaseException):
     """SIGTERM as an exception, so that work in progress is stopped and cleaned up while it propagates."""
 
 
+def is_termination(error: BaseException) -> bool:
+    """Return True for SIGTERM as an exception: ours, or Prefect's inside a flow, where Prefect is imported."""
+    of_prefect = getattr(sys.modules.get("prefect.exceptions"), "TerminationSignal", Terminated)
+    return isinstance(error, (Terminated, of_prefect))
+
+
 def begin() -> None:
     """Start a command. Nothing is in progress, so a signal ends the process at once."""
     global _shown, _waits

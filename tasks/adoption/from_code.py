@@ -50,7 +50,7 @@ def graph(code: ModelSource, found: Found) -> Built:
         model = model_class()
     built_graph = tf.Graph()
     with built_graph.as_default():
-        built = model.build(dict(model.hyperparameters))
+        built = model.build(dict(getattr(model, "hyperparameters", {})))
         if not isinstance(built, Graph):
             remedy = "a Saver checkpoint needs the TF1 graph that wrote it."
             raise UsageError(f"--model {code.module}:{code.attribute}", "a Graph", type(built).__name__, remedy)

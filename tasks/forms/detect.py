@@ -207,7 +207,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     _require_shards(prefix)
     objects = index in files and _holds(index, _OBJECT_GRAPH)
     form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
-    meta = prefix.with_name(prefix.name + saver.META)
+    meta = saver.meta_file(prefix)
     has_meta = meta.is_file()
     if has_meta:
         require_readable(meta)

@@ -141,6 +141,11 @@ def tensor_table(prefix: Path) -> list[TensorFact]:
     ]
 
 
+def meta_file(prefix: Path) -> Path:
+    """Return the path of a checkpoint's `.meta` file."""
+    return prefix.with_name(prefix.name + META)
+
+
 def meta_graph(path: Path) -> MetaGraphDef:
     """Read the MetaGraphDef of a `.meta` file and make it importable.
 
@@ -231,7 +236,7 @@ def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[st
         CoverageError: the outputs need what the checkpoint does not hold.
         DamagedError: a file cannot be read.
     """
-    meta = meta_graph(prefix.with_name(prefix.name + META))
+    meta = meta_graph(meta_file(prefix))
     targets = graph_variables.signature_targets(names)
     found = coverage(meta, prefix, targets)
     require_coverage(found, prefix)
@@ -249,7 +254,7 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
     """
     import tensorflow as tf
 
-    meta = meta_graph(prefix.with_name(prefix.name + META))
+    meta = meta_graph(meta_file(prefix))
     found = coverage(meta, prefix, graph_variables.signature_targets(names))
     require_coverage(found, prefix)
     matched = {status.name: status.key for status in found.variables if status.status == "matched"}

@@ -208,7 +208,7 @@ def _despite(path: Path, step: int | None) -> Found | None:
         index, files = prefix.with_name(f"{prefix.name}.index"), saver.files(prefix)
         if index not in files or not all(file.is_file() for file in files):
             continue
-        meta = prefix.with_name(prefix.name + saver.META)
+        meta = saver.meta_file(prefix)
         in_model = prefix.parent.name == "variables" and (prefix.parent.parent / "saved_model.pb").is_file()
         return Found(
             form=Form.SAVED_MODEL if in_model else Form.SAVER_V2,

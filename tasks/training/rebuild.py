@@ -164,7 +164,7 @@ def _valued(origin: Origin, prefix: Path, run: Path) -> Iterator[Objects]:
             raise NoObjects("a graph function stands alone, and there is no object that holds its variables")
         live = objects.live(built)
         operations, _ = exported(live, Path(scratch))
-        meta = saver.meta_graph(prefix.with_name(prefix.name + saver.META))
+        meta = saver.meta_graph(saver.meta_file(prefix))
         held = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
         if lost := sorted(operations.keys() - held.keys()):
             raise NoObjects(f"the checkpoint does not hold every variable of the object: {', '.join(lost[:5])}")

@@ -50,8 +50,9 @@ def train(
     _require_unset(training, inapplicable, "no setting for a checkpoint without code (--from)")
     with sources.importable(source) as model_class:
         model = model_class()
-    hyperparameters = {**model.hyperparameters, **training.hyperparameters}
+    hyperparameters = {**getattr(model, "hyperparameters", {}), **training.hyperparameters}
     steps = int(training.steps if training.steps is not None else hyperparameters.get("steps", 0))
+    _require_members(model, source, ("build", "probe", *(("batches",) if steps else ())))
     if not objects.expected(model):
         clusters.require_alone(cluster, "a model that builds a TF1 graph")
         graph_mode.train(model, source, training, given, out, steps, hyperparameters)
@@ -62,6 +63,12 @@ def train(
         raise UsageError(
             f"--from {training.start}", "a model that builds a TF1 graph", "a model of live objects", remedy
         )
+
+
+def _require_members(model: object, source: ModelSource, members: tuple[str, ...]) -> None:
+    if missing := [name for name in members if not hasattr(model, name)]:
+        where, remedy = f"{source.module}:{source.attribute}", "write them as in README, Your own model."
+        raise UsageError(where, f"a class with {', '.join(members)}", f"no {' and no '.join(missing)}", remedy)
 
 
 def _require_unset(training: Training, names: tuple[str, ...], expected: str) -> None:

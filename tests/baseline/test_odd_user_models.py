@@ -94,6 +94,11 @@ def test_a_model_that_cannot_be_looked_at_is_not_trained(run: Run, name: str, sa
         trained(name)
 
 
+def test_a_class_that_lacks_a_member_is_refused_by_its_name(run: Run) -> None:
+    with pytest.raises(UsageError, match="a class with build, probe, found no probe"):
+        trained("Unfinished")
+
+
 def test_a_proof_of_something_else_is_no_proof(run: Run) -> None:
     made, pinned, model, frozen = exported("Centred")
     for step in (freeze, export):

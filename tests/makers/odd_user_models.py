@@ -112,3 +112,11 @@ class Renamed(HalfPlusTwo):
     def probe(self) -> Mapping[str, Mapping[str, Any]]:
         """The usual rows, by that name."""
         return {key: {"z": inputs["x"]} for key, inputs in super().probe().items()}
+
+
+class Unfinished:
+    """It has neither a probe nor hyper-parameters, which may be left out."""
+
+    def build(self, parameters: Mapping[str, Any]) -> Graph:
+        x = _x()
+        return _graph(x, x * 2.0)

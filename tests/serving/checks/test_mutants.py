@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,14 +106,12 @@ def test_the_kill_rate_is_shown(gate: Gate, record_property: Callable[[str, str]
 
 
 @pytest.mark.parametrize("name", CORRUPT)
-def test_a_corrupt_model_is_refused_within_ten_seconds_of_the_servers_start(gate: Gate, name: str) -> None:
-    started = time.monotonic()
+def test_a_corrupt_model_is_refused_when_the_server_gives_it_up_and_not_at_a_deadline(gate: Gate, name: str) -> None:
     with (
         pytest.raises(SmokeRefused, match=r"load error|unknown op"),
-        lifecycle.serving(EmbeddedRuntime(), "model", gate.spoiled[name].parent, 1, 60.0),
+        lifecycle.serving(EmbeddedRuntime(), "model", gate.spoiled[name].parent, 1, 3600.0),
     ):
         pass
-    assert time.monotonic() - started < 10
 
 
 def test_damage_that_a_quick_look_misses_is_no_verdict_on_the_model(gate: Gate, tmp_path: Path) -> None:
