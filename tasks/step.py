@@ -316,12 +316,14 @@ def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
 
     An interruption ends the children of every call at once.
     """
+    run = _current.get(None)
     submitted = threading.Event()
+    stopped: list[BaseException] = []
 
     def perform(call: Callable[[], T]) -> T:
         submitted.wait()
-        if stopped := current().stopped:
-            raise stopped
+        if stopped:
+            raise stopped[0]
         return call()
 
     with ThreadPoolExecutor(at_once or max(1, len(calls))) as pool:
@@ -341,7 +343,9 @@ def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
         except Exception:
             raise
         except BaseException as error:
-            current().stopped = error
+            stopped.append(error)
+            if run is not None:
+                run.stopped = error
             submitted.set()
             while wait(futures, timeout=_WAIT_SECONDS).not_done:
                 isolate.shutdown()  # again: a call that was between two children starts the next one in a new server

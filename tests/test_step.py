@@ -422,7 +422,7 @@ def test_an_action_that_fails_is_recorded(run: Run, error: PipelineError, state:
     assert [(outcome.state, outcome.message) for outcome in run.outcomes] == [(state, str(error).splitlines()[0])]
 
 
-def test_together_gives_every_answer_in_order(run: Run) -> None:
+def test_together_gives_every_answer_in_order() -> None:
     barrier = threading.Barrier(3, timeout=5.0)
 
     def meet(number: int) -> int:
@@ -434,7 +434,7 @@ def test_together_gives_every_answer_in_order(run: Run) -> None:
     assert together() == []
 
 
-def test_together_all_end_before_the_first_error_is_raised(run: Run) -> None:
+def test_together_all_end_before_the_first_error_is_raised() -> None:
     ended = []
 
     def fail(name: str, seconds: float) -> None:
@@ -451,7 +451,7 @@ def test_together_all_end_before_the_first_error_is_raised(run: Run) -> None:
     assert ended == ["quick", "slow"]
 
 
-def test_the_end_of_a_run_hides_no_failure_beside_it(run: Run) -> None:
+def test_the_end_of_a_run_hides_no_failure_beside_it() -> None:
     def reached() -> None:
         raise Reached
 
