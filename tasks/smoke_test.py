@@ -159,18 +159,19 @@ def _test(
                 smoked.log(number).write_text(runtime.logs())
             rounds.append(one)
             parity = parity.model_copy(update={"rows": (*parity.rows, *setup.named(found.parity.rows))})
-            sound = parity.passed and all(check.passed for check in one.checks) and _complete(found, run.path)
+            left = _not_sent(found, run.path)
+            sound = parity.passed and all(check.passed for check in one.checks) and not left
             report = SmokeReport(
                 identity=runtime.identity,
                 version=_SERVED_VERSION,
                 rounds=tuple(rounds),
                 parity=parity,
-                notes=(*(entry.notes if entry else ()), *turned_away(rounds)),
+                notes=(*(entry.notes if entry else ()), *_by_predict(run.path), *turned_away(rounds)),
                 passed=sound and len(rounds) == len(planned),
             )
             smoked.write(report)
             if not sound:
-                raise _refusal(report, runtime)
+                raise _refusal(report, runtime, left)
 
 
 @contextmanager
@@ -283,6 +284,13 @@ def examine(
     return server_checks.examine(endpoint, _SERVED_AS, _SERVED_VERSION, reference, serving, tolerance, largest, clients)
 
 
+def _by_predict(run: Path) -> Iterator[str]:
+    """Yield a note for each signature that no server answers by its own method."""
+    for one in TrainingRun(run).names().signatures:
+        if one.unanswerable:
+            yield f"{one.key} is called by Predict, for no server answers it as {one.method.value}: {one.unanswerable}"
+
+
 def turned_away(rounds: Sequence[Round]) -> Iterator[str]:
     """Yield a note for each measurement in which the server turned requests away for being full."""
     for one in rounds:
@@ -295,14 +303,18 @@ def turned_away(rounds: Sequence[Round]) -> Iterator[str]:
                 )
 
 
-def _complete(found: Findings, run: Path) -> bool:
-    """Check that every signature was called over gRPC, and that bad requests were sent over gRPC and over REST."""
-    called = {row.signature for row in found.parity.rows if row.passed and row.candidate == GrpcPredictor.form}
-    refused = {check.protocol for check in found.checks if check.cause is Cause.NOT_REFUSED} == {"gRPC", "REST"}
-    return refused and called == {signature.key for signature in TrainingRun(run).names().signatures}
+def _not_sent(found: Findings, run: Path) -> str:
+    """Name what was not sent: every signature is called over gRPC, and bad requests are sent over gRPC and over REST."""
+    over_grpc = [row for row in found.parity.rows if row.candidate == GrpcPredictor.form]
+    # An output without elements was answered, too: of the same dtype and shape. `*` is a signature that was not.
+    called = {row.signature for row in over_grpc if row.passed or (row.passed is None and row.output != "*")}
+    left = [f"signature {one.key}" for one in TrainingRun(run).names().signatures if one.key not in called]
+    refused = {check.protocol for check in found.checks if check.cause is Cause.NOT_REFUSED}
+    left += [f"bad requests over {protocol}" for protocol in ("gRPC", "REST") if protocol not in refused]
+    return ", ".join(left)
 
 
-def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
+def _refusal(report: SmokeReport, runtime: ServingRuntime, left: str) -> PipelineError:
     """Return the refusal for the first cause: versions and signatures, then answers, then the rest."""
     bad = [check for check in report.rounds[-1].checks if not check.passed]
     first = [check for check in bad if check.cause in (Cause.VERSION_DIFFERS, Cause.SIGNATURE_DIFFERS)]
@@ -314,7 +326,7 @@ def _refusal(report: SmokeReport, runtime: ServingRuntime) -> PipelineError:
     return ChildFailed(
         "the smoke test",
         "every request sent",
-        "some were not sent",
+        f"not sent: {left}",
         "run again; if it happens again, report it as a bug.",
     )
 

@@ -18,6 +18,7 @@ from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
 from tasks.forms.detect import detect
+from tasks.records.signature import OutputRef
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 from tasks.verify import predict as prediction
@@ -65,9 +66,8 @@ def predict(
         {
             "signature_name": key,
             "outputs": {
-                name.removeprefix(f"{key}/"): _jsonable(array, in_base64=name.endswith("_bytes"))
-                for name, array in answers.items()
-                if name.startswith(f"{key}/")
+                name: _jsonable(array, in_base64=name.endswith("_bytes"))
+                for name, array in tensor_file.select(answers, key).items()
             },
         }
         for key in predicted.signatures
@@ -117,7 +117,7 @@ def _write(out: Path, answers: Tensors, *, alone: bool) -> None:
 
     held: Tensors = {}
     for name, array in answers.items():
-        key = name.partition("/")[2] if alone else name
+        key = OutputRef.parse(name).output if alone else name
         if tensor_file.dtype_name(array) == "string":
             flat = array.ravel().tolist()
             if any(item.endswith(b"\0") for item in flat):

@@ -8,7 +8,7 @@ from tasks.errors import UnsupportedGraph, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import GraphDef, MetaGraphDef
-from tasks.records.signature import Asset, GraphNames, Signature
+from tasks.records.signature import ESCAPED_SLASH, Asset, GraphNames, Signature
 
 _WRITING = re.compile(r"Assign|Scatter|Apply|CountUpTo")  # in the names of ops that write variables
 
@@ -48,8 +48,8 @@ def require_keys(signatures: tuple[Signature, ...], where: str) -> None:
     """Check the keys of signatures, and that no two inputs of one are the same tensor.
 
     Raises:
-        UsageError: a key is empty or has a slash, and so cannot stand in `signature/output`; or TensorFlow cannot load
-            a signature as a function, because two of its inputs are one tensor.
+        UsageError: a key is empty or has `%2F`, and so cannot stand in `signature/output`; or TensorFlow cannot load a
+            signature as a function, because two of its inputs are one tensor.
     """
     for one in signatures:
         tensors = [spec.tensor for spec in one.inputs.values()]
@@ -57,9 +57,11 @@ def require_keys(signatures: tuple[Signature, ...], where: str) -> None:
             remedy = "name each tensor once: --input … --output …; tf.saved_model.load refuses this signature."
             found = f"{' and '.join(twice)}, which are both {one.inputs[twice[0]].tensor}"
             raise UsageError(f"{where}, signature {one.key}", "a tensor of its own for every input", found, remedy)
-        if not one.key or "/" in one.key:
+        if not one.key or ESCAPED_SLASH in one.key:
             remedy = "choose another (--signature), or name its tensors: --input … --output …"
-            raise UsageError(f"{where}, signatures", "keys that are not empty and have no slash", repr(one.key), remedy)
+            raise UsageError(
+                f"{where}, signatures", f"keys that are not empty and have no {ESCAPED_SLASH}", repr(one.key), remedy
+            )
 
 
 def require_unwritten(graph_def: GraphDef, names: GraphNames, where: str) -> None:

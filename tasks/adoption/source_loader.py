@@ -56,7 +56,7 @@ class SourcePredictor(SessionPredictor):
             remedy = "give fewer or smaller rows (--probe FILE), or run where there is more memory."
             raise ChildFailed(f"{self.form}, signature {signature}", "an answer", _sentence(error), remedy) from None
         except tf.errors.OpError as error:
-            remedy = "give inputs that the model accepts: --probe FILE; if none work, the file itself is damaged."
+            remedy = "the model may take only some inputs: give rows that it accepts with --probe FILE (tfship inspect shows the inputs)."
             raise UsageError(
                 f"{self.form}, signature {signature}", "an answer to the probe", _sentence(error), remedy
             ) from None

@@ -51,7 +51,9 @@ def record(
         constants=tuple(constants),
         unstable=unstable(first, second),
         nonfinite=tuple(
-            name for name in first if name.split("/")[0] not in allowed and tensor_file.nonfinite(first[name])
+            name
+            for name in first
+            if OutputRef.parse(name).signature not in allowed and tensor_file.nonfinite(first[name])
         ),
         metrics=dict(metrics or {}),
     )

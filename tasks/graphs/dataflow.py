@@ -36,6 +36,7 @@ _HANDS_ON: Mapping[str, tuple[int, ...]] = {
     "SparseToDense": (2,),
     "Split": (1,),
 }
+_BOOLEAN = {"All", "Identity", "LogicalAnd", "Merge", "Switch"}
 _HANDS_ALL_ON = {"ConcatV2", "Concat", "IdentityN", "Merge", "Pack"}
 _DEEPEST = 16
 _SAME = {"Identity", "ReadVariableOp", "Enter", "RefEnter", "StopGradient", "Snapshot", "Cast"}
@@ -135,6 +136,22 @@ class Dataflow:
             else:
                 return None
         return None
+
+    def asserted(self, scope: Scope, name: str) -> bool:
+        """Return True if an `Assert` depends on the truth of the comparison `name`, through other boolean ops alone."""
+        waiting, seen = [name], set[str]()
+        while waiting:
+            for node, *_ in scope.body.readers.get(waiting.pop(), ()):
+                if node.op == "Assert" or any(
+                    inner.op == "Assert"
+                    for one in self._graph.called([node])
+                    for inner in self._graph.functions[one].every
+                ):
+                    return True
+                if node.op in _BOOLEAN and node.name not in seen:
+                    seen.add(node.name)
+                    waiting.append(node.name)
+        return False
 
     def constant(self, scope: Scope, tensor: str) -> Array | None:
         """Return the value of a tensor that comes from a Const, else None."""

@@ -113,7 +113,7 @@ def _labels(parity: tuple[ParityRow, ...], signatures: tuple[Signature, ...]) ->
         for output in sorted(signature.outputs):
             labels[str(OutputRef(signature.key, output))] = None
     for row in parity:
-        own = f"{row.signature}/" if row.signature else ""
+        own = str(OutputRef(row.signature, ""))
         if row.output == _EVERY and not any(label.startswith(own) for label in labels):
             labels[_label(row)] = None
     return list(labels)
@@ -140,7 +140,7 @@ def _cell_of(label: str, rows: list[ParityRow]) -> Cell:
     if mine:
         return cell(worst_of(row.model_copy(update={"candidate": row.form}) for row in mine)[0])
     for row in rows:
-        if row.output == _EVERY and (not row.signature or label.startswith(f"{row.signature}/")):
+        if row.output == _EVERY and (not row.signature or label.startswith(str(OutputRef(row.signature, "")))):
             return cell(row)
     return Cell("absent", _NOTHING, "not compared")
 

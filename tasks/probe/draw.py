@@ -40,6 +40,10 @@ _LOOKUPS = {
 _COUNTED = {"OneHot": (0, 1), "DenseBincount": (0, 1), "UnsortedSegmentSum": (1, 2), "UnsortedSegmentMax": (1, 2)}
 
 
+# The position of the larger operand.
+_COMPARED = {"Greater": 0, "GreaterEqual": 0, "Less": 1, "LessEqual": 1}
+
+
 def drawn(
     meta: MetaGraphDef, signatures: Sequence[Signature], rows: int, seed: int, assets: Mapping[str, Path] | None = None
 ) -> tuple[Tensors, tuple[str, ...]]:
@@ -79,7 +83,8 @@ class _Drawing:
         uses = self.flow.uses(self.flow.graph, source, {output or "0"})
         shape = self.shape(spec, source, rows, where)
         array = self.elements(uses, spec.dtype, math.prod(shape), where).reshape(shape)
-        if array.dtype.kind in "fcV" and array.ndim and bound(self.flow, uses) is None:
+        free = bound(self.flow, uses) is None and asserted(self.flow, uses) == (None, None)
+        if array.dtype.kind in "fcV" and array.ndim and free:
             scale = np.resize(_MAGNITUDES, len(array)).reshape(-1, *[1] * (array.ndim - 1))
             array = (array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) * scale).astype(array.dtype)
         return array
@@ -147,6 +152,12 @@ class _Drawing:
             if target.kind in "iu":
                 top = min(top, int(np.iinfo(target).max))
             return self.rng.integers(0, top, count).astype(target)
+        low, high = asserted(self.flow, uses)
+        if low is not None or high is not None:
+            least = high - OPEN if low is None and high is not None else low or 0.0
+            most = least + OPEN if high is None else high
+            # Neither bound itself: an assertion may exclude it.
+            return (least + (most - least) * self.rng.uniform(0.01, 0.99, count)).astype(target)
         values = self.rng.standard_normal(count)
         if count == 1 or any(use.node.op in _POSITIVE for use in uses):
             values = np.abs(values) + 0.01
@@ -228,6 +239,18 @@ def bound(flow: Dataflow, uses: Sequence[Use]) -> int | None:
             limits += flow.shape(scope, node.input[0]) or []
     limits = [limit for limit in limits if limit > 0]
     return min(limits, default=None)
+
+
+def asserted(flow: Dataflow, uses: Sequence[Use]) -> tuple[float | None, float | None]:
+    """Return the bounds that assertions of the graph set for values with these uses, as by `tf.debugging.assert_positive`."""
+    low: list[float] = []
+    high: list[float] = []
+    for scope, node, position in uses:
+        side = _COMPARED.get(node.op)
+        limit = flow.constant(scope, node.input[1 - position]) if side is not None else None
+        if limit is not None and limit.size == 1 and flow.asserted(scope, node.name):
+            (low if side == position else high).append(float(limit.ravel()[0]))
+    return max(low, default=None), min(high, default=None)
 
 
 OPS = {"DecodeJpeg", "DecodePng", "DecodeImage", "DecodeAndCropJpeg"}

@@ -101,7 +101,8 @@ def fixed_batch(signature: Signature) -> int | None:
 
 def mentions(held: Held, signature: Signature) -> bool:
     """Return True if the file has something for this signature by its key."""
-    return signature.key in held.unnamed or any(name.startswith(f"{signature.key}/") for name in held.named)
+    prefixes = (str(OutputRef(signature.key, "")), f"{signature.key}/")  # the latter as a user may write it
+    return signature.key in held.unnamed or any(name.startswith(prefixes) for name in held.named)
 
 
 def serves(held: Held, signature: Signature) -> bool:
@@ -116,9 +117,10 @@ def serves(held: Held, signature: Signature) -> bool:
 def _chosen(held: Held, signature: Signature, where: str) -> tuple[dict[str, Value], list[str]]:
     found = {}
     for name in signature.inputs:
-        value = held.named.get(str(OutputRef(signature.key, name)), held.named.get(name))
-        if value is not None:
-            found[name] = value
+        for spelled in (str(OutputRef(signature.key, name)), f"{signature.key}/{name}", name):
+            if spelled in held.named:
+                found[name] = held.named[spelled]
+                break
     notes: list[str] = []
     if len(signature.inputs) == 1:
         (only,) = signature.inputs

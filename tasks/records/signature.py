@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tasks.records.base import Record
 
 DEFAULT_KEY = "serving_default"  # comes first wherever signatures are listed
+ESCAPED_SLASH = "%2F"
 
 
 class Method(StrEnum):
@@ -21,20 +22,21 @@ class Method(StrEnum):
 class OutputRef(NamedTuple):
     """An output, or an input, of a signature.
 
-    `str()` is its name in tensor files, tables and settings: `signature/output`, or `output` alone without a signature.
+    `str()` is its name in tensor files, tables and settings: `signature/output`, or `output` alone without a signature. A
+    slash in the signature's key, as in `tensorflow/serving/regress`, is written `%2F`.
     """
 
     signature: str
     output: str
 
     def __str__(self) -> str:
-        return f"{self.signature}/{self.output}" if self.signature else self.output
+        return f"{self.signature.replace('/', ESCAPED_SLASH)}/{self.output}" if self.signature else self.output
 
     @classmethod
     def parse(cls, name: str) -> OutputRef:
-        """Take a name apart. Keys of signatures hold no slash, names of outputs may."""
+        """Take a name apart: the inverse of `str()`."""
         signature, slash, output = name.partition("/")
-        return cls(signature, output) if slash else cls("", name)
+        return cls(signature.replace(ESCAPED_SLASH, "/"), output) if slash else cls("", name)
 
 
 class TensorSpec(Record):
@@ -60,13 +62,50 @@ class Signature(Record):
 
     @property
     def called_by(self) -> Method:
-        """The method to call it by: its own, or Predict, which takes every signature.
+        """The method to call it by: its own, or Predict, which takes every signature, where no server answers its own."""
+        return Method.PREDICT if self.unanswerable else self.method
 
-        Classify and Regress send serialised `tf.Example`s, which only one string input takes; half_plus_two of
-        TensorFlow Serving has a regress signature of floats.
+    @property
+    def unanswerable(self) -> str:
+        """The reason why no server answers this signature by its own method, or empty.
+
+        Classify and Regress send serialised `tf.Example`s to one string input, `inputs`, and want outputs of given names,
+        dtypes and ranks (tensorflow_serving/servables/tensorflow/classifier.cc, regressor.cc). TensorFlow Serving's own
+        half_plus_two has regress signatures of floats.
         """
-        takes_examples = [spec.dtype for spec in self.inputs.values()] == ["string"]
-        return self.method if takes_examples else Method.PREDICT
+        if self.method is Method.PREDICT:
+            return ""
+        if {name: spec.dtype for name, spec in self.inputs.items()} != {"inputs": "string"}:
+            return f"its inputs are not one of tf.Examples, `inputs`, but {_named(self.inputs)}"
+        if self.method is Method.REGRESS:
+            fits = [*self.outputs] == ["outputs"] and _fits(self.outputs["outputs"], "float32", (1, 2), (None, 1))
+            return (
+                "" if fits else f"its outputs are not one float32 for each row, `outputs`, but {_named(self.outputs)}"
+            )
+        wanted = {"classes": "string", "scores": "float32"}
+        fits = bool(self.outputs) and all(
+            name in wanted and _fits(spec, wanted[name], (2,)) for name, spec in self.outputs.items()
+        )
+        return "" if fits else f"its outputs are not rows of `classes` and `scores`, but {_named(self.outputs)}"
+
+
+def _fits(spec: TensorSpec, dtype: str, ranks: tuple[int, ...], last: tuple[int | None, ...] = ()) -> bool:
+    """Return True if a tensor may be of that dtype and one of the ranks, its second dimension one of `last` (empty: any)."""
+    if spec.dtype != dtype:
+        return False
+    return spec.shape is None or (
+        len(spec.shape) in ranks and (len(spec.shape) < 2 or not last or spec.shape[1] in last)
+    )
+
+
+def _named(specs: dict[str, TensorSpec]) -> str:
+    return ", ".join(f"{name}: {spec.dtype} {_shape(spec)}" for name, spec in specs.items()) or "none"
+
+
+def _shape(spec: TensorSpec) -> str:
+    if spec.shape is None:
+        return "of unknown rank"
+    return f"[{', '.join('?' if size is None else str(size) for size in spec.shape)}]"
 
 
 class Asset(Record):

@@ -239,6 +239,29 @@ def draws_images_words_and_numbers_as_strings(folder: Path) -> None:
         assert set(found["s/word"].tolist()) == {b"yes", b"no", b"no such word"}
 
 
+def draws_within_assertions(folder: Path) -> None:
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+
+    def build() -> tuple[Mapping[str, Any], Any]:
+        x, share, age = (v1.placeholder(tf.float32, [None], name) for name in ("x", "share", "age"))
+        with tf.control_dependencies(
+            [
+                v1.assert_positive(x),
+                v1.assert_greater_equal(share, 0.0),
+                v1.assert_less_equal(share, 1.0),
+                tf.Assert(tf.reduce_all(age > 17.0), [age]),
+            ]
+        ):
+            return {"x": x, "share": share, "age": age}, tf.identity(x + share + age)
+
+    for control_flow_v2 in (True, False):
+        (v1.enable_control_flow_v2 if control_flow_v2 else v1.disable_control_flow_v2)()
+        found, _ = _drawn_and_run(build)
+        assert len({*found["s/share"].tolist()}) > 40, "they differ from row to row"
+
+
 def of_a_saved_model(folder: Path) -> None:
     """What is drawn for every signature of a SavedModel runs in it, fifty rows and one."""
     import tensorflow as tf

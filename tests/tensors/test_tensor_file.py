@@ -51,7 +51,16 @@ def test_other_bytes_are_damage_and_nothing_worse(tmp_path: Path, given_bytes: b
         read_tensors(path)
 
 
-@pytest.mark.parametrize("ref", [OutputRef("s", "y"), OutputRef("s", "a/b"), OutputRef("", "y"), OutputRef("s", "")])
+@pytest.mark.parametrize(
+    "ref",
+    [
+        OutputRef("s", "y"),
+        OutputRef("s", "a/b"),
+        OutputRef("tensorflow/serving/regress", "a/b"),
+        OutputRef("", "y"),
+        OutputRef("s", ""),
+    ],
+)
 def test_the_name_of_an_output_is_taken_apart_as_it_was_put_together(ref: OutputRef) -> None:
     assert OutputRef.parse(str(ref)) == ref
 

@@ -97,7 +97,7 @@ class RestPredictor:
         # (json_tensor.cc: "has no shape information", "has inconsistent batch size".)
         lengths = {array.shape[:1] for array in outputs.values()}
         if self.by_row and (len(lengths) != 1 or () in lengths):
-            raise NotCarriedError("REST by row", "outputs of one length", "several lengths", "use columns.")
+            raise NotCarriedError("REST by row", "outputs of one length", "outputs of several lengths", "use columns.")
         return {name: _cut(array) for name, array in outputs.items()}
 
     def size(self, spec: Signature, inputs: Mapping[str, Array]) -> int:
@@ -111,13 +111,14 @@ class RestPredictor:
         return {next(iter(spec.outputs)): answer} if len(spec.outputs) == 1 else answer
 
     def _rows(self, spec: Signature, inputs: Mapping[str, Array]) -> dict[str, Any]:
-        """Send inputs row by row: all inputs and outputs must have an open first dimension of equal length."""
-        sides = (*spec.inputs.values(), *spec.outputs.values())
-        if not inputs or any(one.shape is not None and (not one.shape or one.shape[0] is not None) for one in sides):
-            raise NotCarriedError("REST by row", "a batch in every input and output", "one without", "use columns.")
+        """Send inputs row by row: all inputs, and all outputs, must have as many rows."""
+        scalars = [name for name, one in (*spec.inputs.items(), *spec.outputs.items()) if one.shape == ()]
+        if scalars:
+            found = f"{' and '.join(sorted(set(scalars)))}, without rows"
+            raise NotCarriedError("REST by row", "rows in every input and output", found, "use columns.")
         lengths = {len(array) if array.ndim else None for array in inputs.values()}
         if len(lengths) != 1 or None in lengths:
-            raise NotCarriedError("REST by row", "inputs of one length", "several", "use columns.")
+            raise NotCarriedError("REST by row", "inputs of one length", "inputs of several lengths", "use columns.")
         columns = {name: jsonable(array) for name, array in inputs.items()}
         named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         instances = named if len(columns) > 1 else [next(iter(row.values())) for row in named]
