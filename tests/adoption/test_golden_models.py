@@ -13,7 +13,7 @@ MODELS = ("clsreg", "half_plus_three", "half_plus_two", "multi", "two_versions",
 NOTED = {
     "clsreg": "reg_bad is called by Predict, for no server answers it as tensorflow/serving/regress: its outputs are not "
     "one float32 for each row, `outputs`, but outputs: float32 [?, 2]",
-    "half_plus_two": "regress_x_to_y is called by Predict, for no server answers it as tensorflow/serving/regress: its "
+    "half_plus_two": "regress_x2_to_y3 is called by Predict, for no server answers it as tensorflow/serving/regress: its "
     "inputs are not one of tf.Examples, `inputs`, but inputs: float32 [?, 1]",
 }
 
