@@ -123,14 +123,20 @@ def test_a_module_that_is_not_there() -> None:
         ("DATA = ('no.csv',)\nclass M: pass\n", 4, ["no.csv", "No such file"]),
         ("import nosuch_package\nDATA = ()\nclass M: pass\n", 1, ["nosuch_package", "mine.py, line 1"]),
         (
-            "DATA = ()\nclass M:\n    hyperparameters = {}\n    def build(self, h): raise ValueError('my own trouble')\n",
+            "DATA = ()\nclass M:\n    hyperparameters = {}\n    def build(self, h): raise ValueError('my own trouble')\n"
+            "    def probe(self): return {}\n",
             1,
             ["ValueError: my own trouble", "mine.py, line 4", "--verbose"],
         ),
-        ("DATA = ()\nclass M:\n    hyperparameters = {}\n    def build(self, h): return 5\n", 1, ["build()", "int"]),
+        (
+            "DATA = ()\nclass M:\n    def build(self, h): return 5\n    def probe(self): return {}\n",
+            1,
+            ["build()", "int"],
+        ),
+        ("DATA = ()\nclass M:\n    def build(self, h): pass\n", 2, ["mine:M", "no probe", "README"]),
         ("import os\nDATA = ()\nclass M:\n    def __init__(self): os._exit(7)\n", 1, ["exit code 7"]),
     ],
-    ids=["syntax", "no class", "DATA", "no data", "import", "raises", "no graph", "dies"],
+    ids=["syntax", "no class", "DATA", "no data", "import", "raises", "no graph", "no probe", "dies"],
 )
 def test_a_model_of_ones_own_that_is_wrong(folder: Path, source: str, code: int, named: list[str]) -> None:
     (folder / "mine.py").write_text(source)
