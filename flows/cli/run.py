@@ -192,7 +192,8 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     if summary.adopted:
         adopted = summary.adopted
         print(f"model   {adopted.form.value}{', ' + adopted.chosen if adopted.chosen else ''}")
-        print(f"probe   {adopted.probe}")
+        if adopted.probe:
+            print(f"probe   {adopted.probe}")
         for note in adopted.notes:
             print(f"note    {note}")
     if summary.quality:

@@ -48,6 +48,8 @@ class Specs:
     def named(self, name: str, option: str) -> str:
         """Return the full name, `node:0`, of a tensor that the user named, by it or by its operation's name.
 
+        A variable, of either kind, stands for its value: the tensor by which the graph reads it.
+
         Raises:
             UsageError: there is none; the message lists similar names.
         """
@@ -64,9 +66,21 @@ class Specs:
             op = self.nodes[node].op
             has = f"{len(types)} of {op}" if types else f"{op}, which has none that is known"
             raise UsageError(option, f"output {index} of {node}", f"outputs: {has}", "name a tensor, `node:0`.")
+        if self.nodes[node].op in graphs.VARIABLE_OPS and (value := self.value_of(node)):
+            return value
         if types[index] in _HANDLES:
             raise UsageError(option, "a tensor with a value", f"{node}:{index}, a handle", "name what reads it.")
         return f"{node}:{index}"
+
+    def value_of(self, variable: str) -> str | None:
+        """Return the tensor by which the graph reads a variable, or None; the variable's own `…/read` if there is one."""
+        reads = [
+            read.node.name
+            for read in self.graph.body.readers.get(variable, ())
+            if read.node.op in ("Identity", "ReadVariableOp")
+        ]
+        first = sorted(reads, key=lambda name: not name.startswith(f"{variable}/"))[:1]
+        return f"{first[0]}:0" if first else None
 
     def spec(self, tensor: str) -> TensorSpec:
         """Return the dtype and shape of a tensor, as `infer` and the attributes of its node give them."""

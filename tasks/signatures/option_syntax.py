@@ -76,7 +76,7 @@ def _one(specs: Specs, option: str, text: str, stops: Collection[str]) -> tuple[
     where = f"{option} {text}"
     alias, tensor, parts = _read(specs, where, text)
     if option == "--input":
-        _require_no_variable(specs, tensor, where)
+        _require_no_variable(specs, text, tensor, where)
     specs.infer([tensor], stops)
     spec = specs.spec(tensor)
     if len(parts) == 1 and _is_dtype(parts[0]):
@@ -93,15 +93,12 @@ def _one(specs: Specs, option: str, text: str, stops: Collection[str]) -> tuple[
     return alias, spec
 
 
-def _require_no_variable(specs: Specs, tensor: str, where: str) -> None:
-    """Raise UsageError for a variable itself: what writes it wants a reference, which no input can be."""
-    name = tensor.partition(":")[0]
-    if specs.nodes[name].op in graphs.VARIABLE_OPS:
-        readers = [
-            node.name for node in specs.nodes.values() if node.op == "Identity" and node.input[0] in (name, tensor)
-        ]
-        remedy = f"name what reads it: {' or '.join(f'{reader}:0' for reader in readers[:3]) or 'the tensor after it'}."
-        raise UsageError(where, "a tensor", f"{tensor}, a variable itself", remedy)
+def _require_no_variable(specs: Specs, text: str, tensor: str, where: str) -> None:
+    """Raise UsageError for a variable itself, whose value `tensor` is: an input in its place is rarely what is meant."""
+    named = text.rpartition("=")[2].partition(":")[0].strip()
+    if specs.nodes[named].op in graphs.VARIABLE_OPS:
+        remedy = f"name what reads it: {tensor}." if tensor != f"{named}:0" else "name the tensor after it."
+        raise UsageError(where, "a tensor", f"{named}, a variable itself", remedy)
 
 
 def _is_dtype(text: str) -> bool:

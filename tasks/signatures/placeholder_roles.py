@@ -32,6 +32,7 @@ _DROP_NAME = re.compile(r"(?i)(.*[_/])?(drop_?(out)?(_?(rate|prob))?)(_\d+)?")
 INPUT_NAME = re.compile(r"(?i)(.*[_/])?(inputs?|images?|features?|x|data)(_tensor|_data)?(_\d+)?")
 _SERVING_NAME = re.compile(r"(?i).*(infer|eval|test|predict|serv)\w*")
 _SHAPE_OPS = frozenset({"Shape", "ShapeN", "Rank", "Size"})  # a shape tells nothing of what was learned
+_ASSIGNING = frozenset({"Assign", "AssignVariableOp"})
 _FLOAT = (1, 2, 14, 19)  # DT_FLOAT, DT_DOUBLE, DT_BFLOAT16, DT_HALF (tensorflow/core/framework/types.proto)
 
 
@@ -94,17 +95,8 @@ class PlaceholderRoles:
                 )
         if not found:
             variables = [name for name, node in self.forward.items() if node.op in graphs.VARIABLE_OPS]
-            found = [self._value_of(name) for name in variables if INPUT_NAME.fullmatch(name)]
+            found = [self.specs.value_of(name) or f"{name}:0" for name in variables if INPUT_NAME.fullmatch(name)]
         return found
-
-    def _value_of(self, variable: str) -> str:
-        """Return the tensor by which a graph reads a variable."""
-        if (reading := f"{variable}/read") in self.nodes and self.nodes[reading].op == "Identity":
-            return f"{reading}:0"
-        reads = [
-            name for name in self.readers.get(variable, ()) if self.nodes[name].op in ("Identity", "ReadVariableOp")
-        ]
-        return f"{reads[0]}:0" if reads else f"{variable}:0"
 
     def _read_from(self, name: str) -> Iterable[str]:
         for reader in self.readers.get(name, ()):
@@ -175,6 +167,17 @@ class PlaceholderRoles:
     def only_machinery(self) -> set[str]:
         """Placeholders that nothing reads but what trains: a learning rate."""
         return {name for name, node in self.forward.items() if node.op in PLACEHOLDERS and not self.readers.get(name)}
+
+    @cached_property
+    def only_initial(self) -> set[str]:
+        """Nodes of which nothing but variables' initial or assigned values is computed."""
+        reads = graphs.readers(self.nodes.values())
+        found: set[str] = set()
+        for name in reversed(graphs.in_order(self.nodes)):
+            readers = [read.node for read in reads.get(name, ())]
+            if readers and all(reader.op in _ASSIGNING or reader.name in found for reader in readers):
+                found.add(name)
+        return found - {name for name, node in self.nodes.items() if node.op in graphs.VARIABLE_OPS}
 
     def _one_float(self, node: NodeDef) -> bool:
         return graphs.attribute(node, "dtype").type in _FLOAT and self._scalar(node.name)

@@ -153,7 +153,7 @@ def _options(specs: Specs, proposal: Proposal) -> tuple[str, ...]:
     inputs = [tensor for tensor in sorted(entered, key=by_position) if tensor not in pins]
     read = {full_name(source) for name in names for source in specs.nodes[name].input}
     inputs += [stop for stop in stops if stop not in inputs and op(specs, stop) not in FEEDERS and stop in read]
-    if not inputs:
+    if not inputs and proposal.inputs:
         return ()
     return (
         *(f"--input {shlex.quote(tensor)}" for tensor in inputs),

@@ -101,11 +101,13 @@ class Candidates(PlaceholderRoles):
             if not reach[name] & labels
             and (reach[name] or not self.sources)
             and not _NO_OUTPUT.fullmatch(node.op)
+            and name not in self.only_initial
             and not self._reads_a_variable(node)
             and self._has_value(name)
         ]
         if not possible:
-            possible = [graphs.node_name(source) for source in self.sources]
+            values = map(self.specs.value_of, sorted(self.parameters))
+            possible = [graphs.node_name(source) for source in self.sources or filter(None, values)]
         most = max((weights[name].bit_count() for name in possible), default=0)
         possible = [name for name in possible if weights[name] or not most]
         scores = {name: self._score(name, weights[name].bit_count() / (most or 1), labels) for name in possible}
@@ -117,7 +119,7 @@ class Candidates(PlaceholderRoles):
                 scores[name] = score - 15.0, f"{why}; one number a batch"
         ranked = sorted(looked_at, key=lambda name: -scores[name][0])[:_LISTED]
         return tuple(
-            self.candidate(name, f"reads {weights[name].bit_count()} variables{scores[name][1]}") for name in ranked
+            self.candidate(name, f"reads {counted(weights[name].bit_count())}{scores[name][1]}") for name in ranked
         )
 
     def _score(self, name: str, share: float, labels: int) -> tuple[float, str]:
@@ -153,6 +155,11 @@ class Candidates(PlaceholderRoles):
     def _has_value(self, name: str) -> bool:
         types = self.specs.types(name)
         return bool(types) and types[0] not in (20, 21)
+
+
+def counted(variables: int) -> str:
+    """Return a number of variables in words."""
+    return f"{variables} variable{'' if variables == 1 else 's'}"
 
 
 def collected(collections: Mapping[str, Any], known: Iterable[str]) -> dict[str, tuple[str, ...]]:

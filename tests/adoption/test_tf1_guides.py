@@ -50,6 +50,23 @@ def test_the_two_variables_are_adopted_as_they_were_saved(yard: Shipyard, two: P
     }
 
 
+@pytest.mark.parametrize("resources", [False, True], ids=["reference", "resource"])
+def test_variables_alone_are_proposed_and_shipped_by_their_names(
+    yard: Shipyard, tmp_path: Path, resources: bool
+) -> None:
+    isolate.call(tf1_guides.save_initialised_variables, tmp_path, resources)
+    asked = yard.refused(tmp_path)
+    assert isinstance(asked, UsageError) and asked.proposal is not None
+    read = "Read/ReadVariableOp:0" if resources else "read:0"
+    assert [one.tensor for one in asked.proposal.outputs] == [f"w1/{read}", f"w2/{read}"], "and no initial value"
+    assert asked.options == f"--output w1/{read}"
+    shipped = yard.ship(tmp_path, f"variables-{resources}", given={"outputs": ["w1", "second=w2:0"]})
+    assert shipped.promoted.is_dir()
+    assert [row for row in shipped.summary.parity if row.passed is False] == []
+    shapes = {name: value.shape for name, value in shipped.baseline.items()}
+    assert set(shapes.values()) == {(2,), (5,)} and "serving_default/second" in shapes
+
+
 def test_operations_are_listed_after_an_import(doubled: Path) -> None:
     listed = isolate.call(tf1_guides.operations_after_import, doubled / "my_test_model-1000.meta")
     assert {"w1", "w2", "bias", "op_to_restore", "save/restore_all"} <= set(listed)

@@ -39,6 +39,18 @@ def save_two_variables(folder: Path) -> None:
         v1.train.Saver().save(session, str(folder / "model.ckpt"))
 
 
+def save_initialised_variables(folder: Path, resources: bool) -> None:
+    """Two variables and nothing else, with random initial values, as in most tutorials on `tf.train.Saver`."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        for name, size in (("w1", 2), ("w2", 5)):
+            v1.Variable(v1.random_normal(shape=[size]), name=name, use_resource=resources)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(folder / "my_test_model"), global_step=1000)
+
+
 def restore_two_from_code(prefix: Path, reset: bool) -> dict[str, list[float]]:
     """The same variables built again, in a default graph that was reset, or in another."""
     import tensorflow as tf
