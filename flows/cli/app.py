@@ -35,6 +35,7 @@ def answer() -> int:
     """Run the command line and return its exit code. An error is reported once, with `--json` as one document."""
     try:
         termination.clean_up_first()
+        _require_text(sys.argv[1:])
         code = app(standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # typer's exit code for Ctrl-C
             raise KeyboardInterrupt
@@ -60,6 +61,16 @@ def answer() -> int:
             termination.failed(PipelineError("tfship", "no bug in tfship", repr(error), "please report it.").encode())
         raise
     return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _require_text(words: list[str]) -> None:
+    """Raise UsageError for an argument in another encoding: no report, record or message could name it."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            remedy = "rename the file, or give a link to it: ln -s FILE NAME."
+            raise UsageError("the command line", "text in UTF-8", ascii(word), remedy) from None
 
 
 def _report(error: PipelineError) -> int:

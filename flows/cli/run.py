@@ -14,6 +14,7 @@ from flows.cli.options import Options, Source, command, require_files, require_n
 from flows.config import PipelineConfig
 from tasks.artifact_views import Exported, Frozen
 from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, Refusal, UsageError
+from tasks.forms import literal_path
 from tasks.forms.detect import detect
 from tasks.records.parity import form_of
 from tasks.records.rehearsal import RehearsalSummary
@@ -48,6 +49,11 @@ def perform(source: str | None, options: Options, until: str | None = None) -> i
 def require_source(settings: PipelineConfig) -> None:
     """Raise UsageError, or an error of detection, where the source cannot be used, before anything starts."""
     require_files(settings)
+    for option, place in (("--store", settings.store), ("--serving-root", settings.serving_root)):
+        if not literal_path.is_literal(place.absolute()):
+            remedy = f"name another folder: {option} DIR."
+            expected = "a path that TensorFlow and its servers take as it stands: UTF-8, without [ ] * ? \\"
+            raise UsageError(option, expected, ascii(str(place.absolute())), remedy)
     for image in settings.images:
         from tasks.serving.runtimes import choose
 

@@ -98,7 +98,7 @@ def restored(
         if prefix is not None and variables:
             try:
                 with imported.as_default():
-                    saving.restore(session, saver.spelled(prefix))
+                    saving.restore(session, saver.readable(prefix))
             except (tf.errors.OpError, ValueError, KeyError) as error:
                 raise _unreadable(prefix, error) from None
         if table_init is not None:

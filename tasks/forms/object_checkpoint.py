@@ -133,7 +133,7 @@ def restore_by_tensorflow(prefix: Path, root: Any) -> None:
     import tensorflow as tf
 
     try:
-        tf.train.Checkpoint(model=root).restore(str(prefix)).assert_existing_objects_matched()
+        tf.train.Checkpoint(model=root).restore(saver.readable(prefix)).assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         found = str(error).strip().splitlines()[0][:300] if str(error) else type(error).__name__
         expected, remedy = "a value for every variable of the object", "make the same variables in every build()."

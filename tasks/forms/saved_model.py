@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedError, PipelineError
-from tasks.forms import saver, warmup_requests
+from tasks.forms import literal_path, saver, warmup_requests
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
@@ -183,7 +183,7 @@ def session_of(folder: Path, tags: Iterable[str], options: SessionOptions) -> It
     with closing(predictors.session(graph, options)) as session:
         try:
             with graph.as_default():
-                meta = tf.compat.v1.saved_model.load(session, list(tags), str(folder))
+                meta = tf.compat.v1.saved_model.load(session, list(tags), str(literal_path.literal(folder)))
         except (tf.errors.OpError, DecodeError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise unloadable(folder, error) from None
         yield session, meta
@@ -234,7 +234,7 @@ def loaded_v2(folder: Path, options: SessionOptions) -> Iterator[FunctionPredict
 
     predictors.eager(options)
     try:
-        model = tf.saved_model.load(str(folder), tags=[SERVE])
+        model = tf.saved_model.load(str(literal_path.literal(folder)), tags=[SERVE])
     except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise unloadable(folder, error) from None
     yield FunctionPredictor(model, signatures(folder))

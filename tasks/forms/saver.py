@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.artifacts import manifest as manifests
 from tasks.errors import CoverageError, DamagedError
+from tasks.forms import literal_path
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
@@ -67,6 +68,11 @@ def spelled(prefix: Path) -> str:
     return f"{prefix}-?????-of-{shards[0][-5:]}"
 
 
+def readable(prefix: Path) -> str:
+    """Return `spelled`, through links where TensorFlow would not take the path as it stands."""
+    return f"{literal_path.literal_prefix(prefix, files(prefix))}{spelled(prefix).removeprefix(str(prefix))}"
+
+
 def state_file(prefix_name: str) -> str:
     """Return the content of a `checkpoint` file that names one prefix relatively, so that the folder can be moved.
 
@@ -93,7 +99,7 @@ def reader(prefix: Path) -> Any:
     if not files(prefix):
         return _NoTensors()
     try:
-        return tf.compat.v1.train.NewCheckpointReader(spelled(prefix))
+        return tf.compat.v1.train.NewCheckpointReader(readable(prefix))
     # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         if transient(error):
@@ -267,7 +273,7 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
     readers = graph_variables.read_tensors(graph, matched)
     with predictors.session(graph, options) as session:
         if matched:
-            saver.restore(session, spelled(prefix))
+            saver.restore(session, readable(prefix))
         fill_tables(session, names.table_init, names.assets, folder / "assets")
         yield SessionPredictor(CandidateForm.CHECKPOINT, session, names.signatures, readers)
 

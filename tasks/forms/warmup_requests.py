@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.forms import literal_path
 from tasks.parity import compare
 from tasks.records.base import Record
 from tasks.records.signature import Method, Signature
@@ -96,7 +97,7 @@ def read(file: Path) -> Iterator[Any]:
     from google.protobuf.message import DecodeError
     from tensorflow_serving.apis import prediction_log_pb2
 
-    for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+    for record in tf.compat.v1.io.tf_record_iterator(str(literal_path.literal(file))):
         try:
             log = prediction_log_pb2.PredictionLog.FromString(record)
         except DecodeError:

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
+_SAVES = frozenset({"Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"})
 
 
 def scan(graph_def: GraphDef, targets: Iterable[str] | None) -> OpsFound:
@@ -59,6 +60,7 @@ def scan(graph_def: GraphDef, targets: Iterable[str] | None) -> OpsFound:
         unknown=dict(sorted(unknown.items())),
         no_kernel=tuple(sorted(no_kernel - set(unknown))),
         unsafe=tuple(sorted({f"{at.name} ({at.node.op})" for at in hostile if does(at)})),
+        of_saver=tuple(sorted({f"{at.name} ({at.node.op})" for at in hostile if at.node.op in _RESTORES | _SAVES})),
         train_mode=training_ops.found(reached, reached=targets is not None),
         devices=tuple(sorted({node.device for node in every if node.device})),
     )

@@ -102,13 +102,14 @@ class OpsFound(Record):
 
     `unknown` maps an unregistered op to the library that is known to define it, or to ""; `no_kernel` are registered ops
     that have no CPU kernel here. `unsafe` lists, as `node (op)`, what touches files or the network or runs Python and is
-    reached from the targets; `train_mode` lists nodes that behave differently during training.
+    reached from the targets, `of_saver` those among them that save and restore checkpoints, as every Saver's do; `train_mode` lists nodes that behave differently during training.
     """
 
     counts: dict[str, int] = Field(default_factory=dict)
     unknown: dict[str, str] = Field(default_factory=dict)
     no_kernel: tuple[str, ...] = ()
     unsafe: tuple[str, ...] = ()
+    of_saver: tuple[str, ...] = ()
     train_mode: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
 

@@ -141,7 +141,8 @@ def _ops(console: Console, found: Inspection, ops: OpsFound, with_ops: bool) -> 
         for name, held in (
             ("unknown ops", unknown),
             ("no CPU kernel", list(ops.no_kernel)),
-            ("access files, network or Python", list(ops.unsafe)),
+            ("a Saver's own, for checkpoints", list(ops.of_saver)),
+            ("access files, network or Python", [name for name in ops.unsafe if name not in ops.of_saver]),
             ("different in training", list(ops.train_mode)),
         )
     ]

@@ -146,6 +146,15 @@ def test_a_model_of_ones_own_that_is_wrong(folder: Path, source: str, code: int,
         assert next_command(answer) == "tfship run mine:M --no-server --verbose"
 
 
+def test_an_argument_in_another_encoding_is_named() -> None:
+    assert_said_once(tfship("inspect", os.fsdecode(b"model\xff")), 2, "UTF-8", "'model\\udcff'", "ln -s")
+
+
+@pytest.mark.parametrize("option", ["--store", "--serving-root"])
+def test_a_folder_that_servers_take_for_a_pattern_is_refused(folder: Path, option: str) -> None:
+    assert_said_once(tfship("run", *QUICK, option, "a[1]"), 2, option, "a[1]", f"{option} DIR")
+
+
 def test_verbose_shows_what_the_child_printed(folder: Path) -> None:
     text = "DATA = ()\nclass M:\n    def __init__(self):\n        print('on its way')\n        raise KeyError('x')\n"
     (folder / "mine.py").write_text(text)
