@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import getpass
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ class Releases:
             EnvironmentFailure: the folder cannot be written.
         """
         try:
+            _make_readable(self.root)
             (self.own / "staging").mkdir(parents=True, exist_ok=True)
             with (self.own / "lock").open("w") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
@@ -194,3 +196,17 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
+
+
+def _make_readable(folder: Path) -> None:
+    """Make a folder and those on the way to it, readable whatever the umask: a server may run as another user.
+
+    Folders that were there before and are not tfship's keep their modes.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in {*missing, folder, *(parent for parent in folder.parents if parent.name == ".tfship")}:
+        mode = stat.S_IMODE(one.stat().st_mode)
+        with contextlib.suppress(PermissionError):  # somebody else's
+            if mode & 0o055 != 0o055:
+                one.chmod(mode | 0o055)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,6 +55,18 @@ def promote(releases: Releases, source: Path) -> int:
 def publish(root: Path, content: str) -> int:
     with Releases(root / "serving", NAME).open() as releases:
         return promote(releases, model(root, content))
+
+
+def test_what_is_published_is_readable_to_other_users_whatever_the_umask(root: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        publish(root, "one")
+    finally:
+        os.umask(before)
+    served = root / "serving" / NAME
+    for path in (served.parent, served, *(served / "1").rglob("*"), served / "1"):
+        wanted = 0o055 if path.is_dir() else 0o044
+        assert path.stat().st_mode & wanted == wanted, path
 
 
 def confirmation_failed(root: Path, content: str) -> None:
