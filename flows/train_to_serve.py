@@ -23,7 +23,7 @@ from tasks.freeze import freeze
 from tasks.promote import promote
 from tasks.records.run import RunSummary
 from tasks.rehearse import rehearse
-from tasks.report import keep, report, summary
+from tasks.report import keep, report, require_writable, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Reached, Run, running, together
@@ -81,6 +81,8 @@ summaries: list[RunSummary] = []
 @contextmanager
 def run_of(config: PipelineConfig) -> Iterator[Run]:
     """Provide the run that a flow's steps belong to: store, observer, limits. Its report is written however it ends."""
+    if not config.cluster.index:  # the chief's page reports the training
+        require_writable(config.reports)
     observer = telemetry.observer()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
     store, limits = Store(config.store, telemetry.warn), config.training_limits

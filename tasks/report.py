@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,17 @@ from tasks.step import Run, action
 from tasks.tensors import tensor_file
 
 _CHAIN = ("restore_verify", "freeze", "export", "convert", "smoke_test")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise EnvironmentFailure if no page can be written there: to be asked before a run, whose page follows promotion."""
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EnvironmentFailure.from_os(error, f"reports {folder}") from error
 
 
 @action

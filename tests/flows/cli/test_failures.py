@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.artifacts.store import Store
 from tasks.errors import ParityError
+from tasks.presentation import page
 from tasks.records.run import RunSummary, StepState, StepSummary
 from tests.flows.cli.process import QUICK, Answer, Shell, tfship
 from tests.makers import inspected_files
@@ -59,14 +61,24 @@ def test_a_file_in_the_place_of_the_serving_root(copied: Path) -> None:
 def test_a_file_in_the_place_of_the_reports(copied: Path) -> None:
     (copied / "file").touch()
     answer = tfship("run", *QUICK, "--json", TFSHIP_REPORTS="file", TFSHIP_SERVING_ROOT="served")
-    assert_said_once(answer, 4, "report", "Not a directory")
+    assert_said_once(answer, 4, "reports", "Not a directory")
+    assert not (copied / "served").exists(), "found before anything is promoted"
+
+
+def no_space(facts: object) -> str:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_report_that_cannot_be_written_hides_neither_the_release_nor_what_ended_the_run(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "render", no_space)
+    answer = tfship("run", *QUICK, "--json", TFSHIP_SERVING_ROOT="served")
+    assert_said_once(answer, 4, "report", "No space left")
     assert answer.document["report"] is None and answer.states["report"] == "failed"
     assert answer.document["promotion"]["outcome"] == "promoted", "what was done is said all the same"
-
-
-def test_reports_that_cannot_be_written_do_not_hide_what_ended_the_run(copied: Path) -> None:
     (copied / "file").touch()
-    answer = tfship("run", *QUICK, "--json", TFSHIP_REPORTS="file", TFSHIP_SERVING_ROOT="file")
+    answer = tfship("run", *QUICK, "--json", TFSHIP_SERVING_ROOT="file")
     assert answer.code == 4 and "Traceback" not in answer.err
     assert answer.err.splitlines()[-2].startswith("tfship: serving root")
     assert answer.document["report"] is None
