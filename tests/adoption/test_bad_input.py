@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,10 +205,10 @@ def test_a_graph_of_more_than_2_gib_is_not_read(copy: Copy, way: Callable[[Path]
     path = copy(way) / file
     with path.open("ab") as stream:
         stream.truncate(2**31 + 5)  # sparse
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DamagedError, match=r"2\.0 GiB"):
         detect(path)
-    assert time.monotonic() - began < 5.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "KiB"
 
 
 def test_a_meta_of_more_than_2_gib_is_not_read(copy: Copy, tmp_path: Path) -> None:
@@ -321,11 +321,9 @@ def test_an_op_that_wants_the_impossible_ends_in_a_message(tmp_path: Path, kind:
 
 def test_a_graph_that_never_ends_meets_its_deadline(tmp_path: Path) -> None:
     isolate.call(hostile_models.bomb, "a loop without end", tmp_path / "graph.pb")
-    began = time.monotonic()
     error = refusal(tmp_path / "graph.pb", XY, tmp_path / "out", seconds=4.0)
     assert isinstance(error, ChildFailed)
     assert "within 4 s" in str(error)
-    assert time.monotonic() - began < 20.0
 
 
 @pytest.mark.parametrize("text", [b"# " * 60 + b"x", b"#\n" * 2000 + b"x", b" " * 4096], ids=["one", "many", "blank"])

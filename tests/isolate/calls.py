@@ -240,6 +240,14 @@ def double(number: int, seconds: float = 0.2) -> int:
     return 2 * number
 
 
+def meet(folder: Path, number: int, count: int) -> int:
+    """Return once `count` calls have come here."""
+    (folder / str(number)).touch()
+    while len(list(folder.iterdir())) < count:
+        time.sleep(0.02)
+    return number
+
+
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -169,7 +169,7 @@ def test_a_deadline_ends_the_child(tmp_path: Path) -> None:
     started = time.monotonic()
     with isolate.limits(Limits(seconds=2.0)), pytest.raises(ChildFailed, match=r"an answer within 2(\.0)? s") as caught:
         isolate.call(calls.hang, tmp_path / "pids")
-    assert 2.0 <= time.monotonic() - started < 20.0 and "limits.seconds" in caught.value.remedy
+    assert time.monotonic() - started >= 2.0 and "limits.seconds" in caught.value.remedy
     assert not running(int((tmp_path / "pids").read_text().split()[1]))
 
 
@@ -219,21 +219,18 @@ def test_progress_outside_a_child_does_nothing() -> None:
     assert calls.count(3) == 3
 
 
-def test_calls_of_several_threads_run_at_once() -> None:
-    isolate.call(calls.nothing)
-    started = time.monotonic()
+def test_calls_of_several_threads_run_at_once(tmp_path: Path) -> None:
+    """Each waits for the others."""
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda number: isolate.call(calls.double, number, 1.0), range(8))) == list(range(0, 16, 2))
-    assert time.monotonic() - started < 8 * 1.0
+        met = pool.map(lambda number: isolate.call(calls.meet, tmp_path, number, 8), range(8))
+        assert list(met) == list(range(8))
 
 
 def test_a_big_argument_and_a_big_result_arrive() -> None:
     big = 50 << 20
-    started = time.monotonic()
     content = os.urandom(1 << 20) * 50
     assert isolate.call(calls.digest, content) == calls.digest(content)
     assert isolate.call(calls.letters, big) == "x" * big
-    assert time.monotonic() - started < 20.0
 
 
 def test_the_callers_folder_is_the_childs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +283,7 @@ def test_a_child_that_will_not_end_is_killed_and_what_it_said_is_kept_once() -> 
         child.wait(0.05)
     started = time.monotonic()
     child.stop(grace=0.5)
-    assert 0.5 <= time.monotonic() - started < 20.0
+    assert time.monotonic() - started >= 0.5
     assert child.exit == -9 and not running(child.pid or 0)
     said = [frame["progress"]["number"] for frame in child.poll() if "progress" in frame]
     assert said == [0, 1, 2]

@@ -25,7 +25,7 @@ from tests.isolate import calls
 from tests.isolate.calls import running
 from tests.isolate.conftest import ROOT, MakeSettings
 
-PATIENCE = 9.0
+PATIENCE = 60.0
 
 
 def children(pid: int) -> list[int]:
@@ -265,11 +265,11 @@ def test_a_server_that_crashes_while_it_imports_says_so(finding: MakeSettings) -
 
 
 def test_who_gives_up_during_the_import_waits_no_longer_and_nothing_runs(tmp_path: Path, finding: MakeSettings) -> None:
-    slow = finding("import time; time.sleep(5.0)")
-    started = time.monotonic()
+    gate = tmp_path / "gate"
+    slow = finding(f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)")
     with isolate.limits(Limits(seconds=0.3)), pytest.raises(ChildFailed, match=r"within 0\.3 s"):
         call_with(calls.touch, (tmp_path / "touched",), settings=slow)
-    assert time.monotonic() - started < 4.0
+    gate.touch()
     assert call_with(calls.double, (1,), settings=slow) == 2, "the import goes on for the next call"
     assert not (tmp_path / "touched").exists()
 
@@ -303,17 +303,15 @@ def test_an_interruption_ends_the_children_of_steps_that_run_together(tmp_path: 
 
     def work() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             together(lambda: two_in_a_row("one"), lambda: two_in_a_row("other"))
-        assert time.monotonic() - started < 10.0
         assert not children(os.getpid())
 
     client = fork(work)
     try:
         pids = told(tmp_path / "one") + told(tmp_path / "other")
         os.kill(client, signal.SIGINT)
-        assert all_gone([client, *pids], 15.0)
+        assert all_gone([client, *pids])
     finally:
         os.kill(client, signal.SIGKILL)
         code = exit_of(client)

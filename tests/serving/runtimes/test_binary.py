@@ -13,7 +13,7 @@ import pytest
 
 from tasks.errors import EnvironmentFailure
 from tasks.isolate.ports import free_ports
-from tasks.isolate.process import LOG_BYTES, TERM_SECONDS
+from tasks.isolate.process import LOG_BYTES
 from tasks.records.serving import Endpoint, Exit
 from tasks.serving.runtimes import binary
 from tasks.serving.runtimes.binary import BinaryRuntime, find
@@ -93,9 +93,7 @@ def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Pat
     until = time.monotonic() + 60
     while "up" not in runtime.logs() and time.monotonic() < until:
         time.sleep(0.02)
-    began = time.monotonic()
     runtime.stop()
-    assert time.monotonic() - began < 2 * TERM_SECONDS
     assert runtime.exited() == Exit(code=-9)
     until = time.monotonic() + 5
     port = int(endpoint.rest.rpartition(":")[2])
