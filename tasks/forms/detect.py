@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
-from tasks.forms import frozen_graph, saver
-from tasks.forms.file_signature import is_table, require_readable, sniff
+from tasks.forms import checkpoint_table, frozen_graph, saver
+from tasks.forms.checkpoint_table import is_table
+from tasks.forms.file_signature import require_readable, sniff
 from tasks.records.adoption import Found
 from tasks.records.forms import Form
 
@@ -17,9 +17,7 @@ __all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
 SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 _SHARD = re.compile(r"(.+?)(\.data)?-(\d{5})-of-(\d{5})")
-# What is read of a file here is read in pieces: here is the flow's own process, which no watchdog ends.
-_PIECE = 2**20
-_INDEX_LIMIT = 2**30  # an entry of an index has some fifty bytes
+_HEAD = 2**20  # of a `checkpoint` file: here is the flow's own process, which no watchdog ends
 
 
 def detect(path: Path, step: int | None = None) -> Found:
@@ -116,7 +114,10 @@ def _saved_model(folder: Path) -> Found:
     files = tuple(path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     wanted = {*SAVED_MODEL, "variables", "assets", "assets.extra"}
     ours = tuple(path for path in files if path.relative_to(folder).parts[0] in wanted)
-    _require_shards(folder / "variables" / "variables")
+    prefix = folder / "variables" / "variables"
+    _require_shards(prefix)
+    if (index := prefix.with_name(f"{prefix.name}.index")).is_file():
+        checkpoint_table.keys(index)
     return Found(form=Form.SAVED_MODEL, path=folder, files=ours)
 
 
@@ -128,7 +129,7 @@ def prefixes(folder: Path) -> list[Path]:
         shard = _SHARD.fullmatch(path.name)
         if shard:
             found.add(folder / shard[1])
-        elif path in tables and path.suffix != ".index":
+        elif path in tables and path.suffix != ".index" and not checkpoint_table.is_index(path):
             found.add(path)
     return sorted(found, key=lambda prefix: (saver.step_of(prefix) or 0, prefix.name))
 
@@ -205,7 +206,9 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
             found = f"{table.stat().st_size} bytes that do not end as such a file does"
             raise DamagedError(str(table), "a complete checkpoint file", found, "restore it from a backup.")
     _require_shards(prefix)
-    objects = index in files and _holds(index, _OBJECT_GRAPH)
+    for table in old:
+        _require_v1(table)
+    objects = index in files and _OBJECT_GRAPH in checkpoint_table.keys(index)
     form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
     meta = saver.meta_file(prefix)
     has_meta = meta.is_file()
@@ -222,29 +225,17 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
     )
 
 
+def _require_v1(table: Path) -> None:
+    if checkpoint_table.is_index(table):
+        stem = re.split(r"\.index", table.name, flags=re.IGNORECASE)[0]
+        remedy = f"rename it to {stem}.index, and its data files to {stem}.data-…, as they were written."
+        raise UsageError(str(table), "the files of a checkpoint under their own names", "an index", remedy)
+    checkpoint_table.require_v1(table)
+
+
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
-        return stream.read(_PIECE)
-
-
-def _holds(index: Path, key: bytes) -> bool:
-    """Return True if a key is in an index. Raises DamagedError for one that is too large to be an index."""
-    size = index.stat().st_size
-    if size > _INDEX_LIMIT:
-        expected, remedy = f"an index of at most {_INDEX_LIMIT / 2**30:.0f} GiB", "restore it from a backup."
-        raise DamagedError(str(index), expected, f"{size / 2**30:.1f} GiB", remedy)
-    tail = b""
-    for piece in _pieces(index):
-        if key in tail + piece:
-            return True
-        tail = piece[-len(key) :]
-    return False
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            yield piece
+        return stream.read(_HEAD)
 
 
 def _require_shards(prefix: Path) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import DamagedError
-from tasks.forms import saver
+from tasks.forms import saver, wire_format
+from tasks.forms.checkpoint_table import is_table
 from tasks.records.forms import Form
 
 GRAPH_LIMIT = 2**31  # protobuf's limit on one message
-_TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _COMMENTS = rb"\s*(?:#[^\n]*\n\s*)*"  # one way only to match what it matches: else some files take for ever
 TEXT = (
     (re.compile(_COMMENTS + rb"(node|versions|library)\s*\{"), Form.GRAPH_DEF),
@@ -65,7 +64,7 @@ def _message(path: Path) -> Form | None:
     with path.open("rb") as stream:
         head = stream.read(1 << 16)
     try:
-        first = next(_fields(head), None)
+        first = next(wire_format.fields(head), None)
     except ValueError:
         return None
     if first is None:
@@ -78,7 +77,7 @@ def _message(path: Path) -> Form | None:
     if (number, kind) != (1, 2):
         return None
     try:
-        within = list(_fields(payload))
+        within = list(wire_format.fields(payload))
     except ValueError:
         return None
     inner = {number: payload for number, kind, payload in within if kind == 2}
@@ -88,52 +87,6 @@ def _message(path: Path) -> Form | None:
     # A text that begins with an empty line would have a first field, too.
     info = all(_META_INFO.get(number) == kind for number, kind, _ in within)
     return Form.META_GRAPH if info and inner.keys() & {1, 2, 4, 5, 6} else None
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Field number, wire type and payload, one after the other, as far as `message` goes.
-
-    (protobuf.dev, "Encoding".) Raises ValueError for what is no protobuf.
-    """
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        number, kind = key >> 3, key & 7
-        if number == 0:
-            raise ValueError("field 0")
-        if kind == 0:
-            _, end = _varint(message, position)
-        elif kind == 2:
-            length, position = _varint(message, position)
-            end = position + length
-        elif kind in (1, 5):
-            end = position + (8 if kind == 1 else 4)
-        else:
-            raise ValueError(f"wire type {kind}")
-        yield number, kind, message[position:end]
-        position = end
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            raise ValueError("a cut number")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number too long")
-
-
-def is_table(path: Path) -> bool:
-    """Return True if a file ends as a leveldb table does."""
-    if not path.is_file() or path.stat().st_size < 48:
-        return False
-    with path.open("rb") as stream:
-        stream.seek(-8, 2)
-        return stream.read() == _TABLE_MAGIC
 
 
 class _Sparing(io.FileIO):

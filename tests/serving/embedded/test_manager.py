@@ -115,6 +115,7 @@ def test_taking_a_broken_version_away_ends_its_retries(tmp_path: Path) -> None:
     with managing(tmp_path, loads, retries=5, retry_seconds=60) as manager:
         until(lambda: loads.tried)
         assert states(manager) == {1: State.LOADING}
+        assert [status.error for status in manager.statuses("m", 1)] == [None], "none before the last retry"
         shutil.rmtree(tmp_path / "1")
         until(lambda: states(manager) == {1: State.END})
         (tmp_path / "2").mkdir()

@@ -180,12 +180,15 @@ def _cut_graph(version: Path) -> None:
         pytest.param(
             lambda v: (v / "saved_model.pb").unlink(), "NOT_FOUND", "does not appear to contain", id="no-graph"
         ),
-        pytest.param(_cut_graph, "DATA_LOSS", "as binary proto", id="cut-graph"),
+        pytest.param(_cut_graph, "OUT_OF_RANGE", "Read less bytes than requested", id="cut-graph"),
+        pytest.param(
+            lambda v: (v / "saved_model.pb").write_bytes(b"<html>not found</html>"),
+            "DATA_LOSS",
+            "as binary proto",
+            id="another-file",
+        ),
         pytest.param(lambda v: (v / "saved_model.pb").write_bytes(b""), "NOT_FOUND", "{ serve }", id="empty-graph"),
         pytest.param(_truncate_variables, "OUT_OF_RANGE", "Read less bytes than requested", id="truncated-variables"),
-        pytest.param(
-            lambda v: (v / "variables" / "variables.index").unlink(), "NOT_FOUND", "variables/variables", id="no-index"
-        ),
     ],
 )
 def test_a_broken_version_ends_with_the_reason_and_the_old_one_serves(
@@ -198,6 +201,20 @@ def test_a_failed_warmup_request_fails_the_load(server: RunningServer, base: Pat
     _refused(
         server, base, models / "chilly", lambda _: None, "FAILED_PRECONDITION", 'signature key "nowhere" not found'
     )
+
+
+def test_a_version_without_its_variables_is_available_takes_over_and_answers_nothing(
+    server: RunningServer, base: Path, models: Path
+) -> None:
+    """Nothing tells a SavedModel whose variables were not copied from one that has none."""
+    publish(models / "two", base / "bare" / "1")
+    publish(models / "three", base / "bare" / "staging")
+    shutil.rmtree(base / "bare" / "staging" / "variables")
+    _reload_with(server, base, "", name="bare")
+    (base / "bare" / "staging").rename(base / "bare" / "2")
+    wait_until(lambda: server.states("bare") == {"2": "AVAILABLE", "1": "END"}, _SECONDS, "version 2 alone")
+    answer = httpx.post(f"{server.url}/v1/models/bare:predict", json={"instances": [1.0]}, timeout=_SECONDS)
+    assert answer.status_code == 400, answer.text
 
 
 def _refused(

@@ -138,7 +138,12 @@ class Manager:
             if not versions:
                 raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
             chosen = sorted(versions, reverse=True) if number is None else [number]
-            return [VersionStatus(n, versions[n].state, versions[n].error) for n in chosen]
+            # A load that is retried has no error yet.
+            return [
+                VersionStatus(n, version.state, version.error if version.state is State.END else None)
+                for n in chosen
+                for version in (versions[n],)
+            ]
 
     def _poll_forever(self) -> None:
         while self._poll_seconds >= 0:

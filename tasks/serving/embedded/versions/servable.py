@@ -7,7 +7,6 @@ tensorflow_serving/servables/tensorflow/session_bundle_util.cc (the check of a S
 from __future__ import annotations
 
 import gc
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tasks.forms import wire_format
 from tasks.graphs.protos import MetaGraphDef, SaverDef
 from tasks.serving.embedded import log
 from tasks.serving.embedded.errors import Code, ServingError, invalid
@@ -25,7 +25,6 @@ from tasks.serving.protos import SignatureDef
 _INIT_SIGNATURE = "__saved_model_init_op"
 _MAIN_OPS = ("saved_model_main_op", "legacy_init_op")
 _ASSETS = "saved_model_assets"
-_VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
 
 class Servable(Protocol):
@@ -79,8 +78,8 @@ class SessionServable:
 def load(path: Path, options: LoadOptions) -> Servable:
     """Load the SavedModel in a version directory.
 
-    Stricter than the real server in one point: a graph with variables and no `variables.index` is refused, where the
-    real one can load it with nothing restored and fail at the first request.
+    As in the real server, a SavedModel without `variables.index` is one without variables: nothing is restored, and
+    where the graph has variables after all, requests fail, or the warmup does.
 
     Raises:
         ServingError: a step failed, with its code and message.
@@ -103,7 +102,7 @@ def load(path: Path, options: LoadOptions) -> Servable:
         with _serving_errors():
             session._extend_graph()  # private: hands the imported graph to the runtime, as every Session.run does first
         assets = _asset_feeds(path, meta_graph)
-        if (path / "variables" / "variables.index").exists() or _needs_variables(meta_graph):
+        if (path / "variables" / "variables.index").exists():
             _restore(session, path, meta_graph.saver_def, assets)
         initialiser = _initialiser(path, meta_graph)
         if initialiser:
@@ -125,10 +124,13 @@ def _meta_graph(path: Path, tags: frozenset[str]) -> MetaGraphDef:
             "Specified file path does not appear to contain a SavedModel bundle"
             f" (should have a file called `saved_model.pb`)\nSpecified file path: {path}",
         )
-    saved_model = saved_model_pb2.SavedModel()
+    content = file.read_bytes()
     try:
-        saved_model.ParseFromString(file.read_bytes())
+        saved_model = saved_model_pb2.SavedModel.FromString(content)
     except DecodeError:
+        # `ReadBinaryProto` (tensorflow/core/platform/env.cc) reports the failed read, if one failed, and else the parser.
+        if wire_format.is_cut(content):
+            raise ServingError(Code.OUT_OF_RANGE, "Read less bytes than requested") from None
         raise ServingError(Code.DATA_LOSS, f"Can't parse {file} as binary proto") from None
     meta_graphs: Sequence[MetaGraphDef] = saved_model.meta_graphs
     for meta_graph in meta_graphs:
@@ -139,14 +141,6 @@ def _meta_graph(path: Path, tags: frozenset[str]) -> MetaGraphDef:
         f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect available"
         " tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
     )
-
-
-def _needs_variables(meta_graph: MetaGraphDef) -> bool:
-    """Tell whether the graph has variables and a saver to restore them; without a saver the main op must set them."""
-    library = meta_graph.graph_def.library
-    in_functions = (node for function in library.function for node in function.node_def)
-    nodes = itertools.chain(meta_graph.graph_def.node, in_functions)
-    return bool(meta_graph.saver_def.restore_op_name) and any(node.op in _VARIABLE_OPS for node in nodes)
 
 
 def _asset_feeds(path: Path, meta_graph: MetaGraphDef) -> dict[str, Array]:
