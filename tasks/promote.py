@@ -45,11 +45,11 @@ def promote(
     Raises:
         DamagedError: the model's files have changed since the smoke test.
         SmokeRefused: the smoke test is of another model, did not pass, or ran in the stand-in where that is not allowed.
-        HeldError: this digest was rolled back; the run's `promotion` says so too.
+        HeldError: this model was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
     files = model_files(exported)
-    digest = digest_of(files)
+    digest, model = digest_of(files), rules.model_digest(files)
     if not release.promote:
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
     with Releases(release.serving_root, release.name).open() as releases:
@@ -65,7 +65,7 @@ def promote(
             )
             return found, StepState.UNCHANGED
         try:
-            require_not_held(releases, digest, release)
+            require_not_held(releases, digest, model, release)
         except HeldError:
             current().promotion = Promotion(name=release.name, previous=served, outcome="held", digest=digest)
             raise
@@ -93,6 +93,7 @@ def promote(
             event=Event.PROMOTED,
             version=version,
             digest=digest,
+            model=model,
             previous=served,
             run_id=current().run_id,
             blessing=blessed.digest,
@@ -135,9 +136,9 @@ def require_blessing(
     return report
 
 
-def require_not_held(releases: Releases, digest: str, release: Release) -> None:
-    """Raise HeldError if this digest was rolled back and its promotion is not forced."""
-    holder = rules.held(digest, releases.journal())
+def require_not_held(releases: Releases, digest: str, model: str, release: Release) -> None:
+    """Raise HeldError if this model was rolled back, in whatever files, and its promotion is not forced."""
+    holder = rules.held(digest, model, releases.journal())
     if holder is not None and not release.force:
         raise HeldError(
             f"promote {release.name}",
@@ -157,7 +158,7 @@ def require_sound(releases: Releases) -> None:
         DamagedError: it is not a SavedModel.
     """
     served = releases.served()
-    if served is None or served in rules.digests(releases.journal()):
+    if served is None or served in rules.published(releases.journal()):
         return
     place = next(releases.root / name for name in releases.names() if rules.versions([name]) == [served])
     if not place.is_dir():

@@ -21,8 +21,9 @@ class Event(StrEnum):
 class JournalLine(Record):
     """A line of `journal.jsonl`.
 
+    `digest` is that of all files of a version, `model` that of the files that decide what it computes.
     `version` is the subject of the event (for a rollback, the version served again), `retired` maps the versions that a
-    rollback removed to their digests; `previous` was served before. `server` is the server that gave the blessing: the
+    rollback removed to their digests, `retired_models` to what they computed; `previous` was served before. `server` is the server that gave the blessing: the
     image with its digest, or the runtime with its version.
     """
 
@@ -30,8 +31,10 @@ class JournalLine(Record):
     event: Event
     version: int
     digest: str
+    model: str = ""
     previous: int | None = None
     retired: dict[int, str] = {}
+    retired_models: dict[int, str] = {}
     run_id: str = ""
     blessing: str = ""
     verdict: str = ""

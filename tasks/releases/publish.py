@@ -84,10 +84,15 @@ class Releases:
 
     def digest(self, version: int) -> str | None:
         """Compute the digest of a version on disk from its bytes; None if it cannot be read."""
+        return self._digests(version)[0] or None
+
+    def _digests(self, version: int) -> tuple[str, str]:
+        """Return the digest of a version on disk, and that of what it computes; empty if it cannot be read."""
         try:
-            return manifests.digest_of(manifests.entries(self.root / str(version)))
+            files = manifests.entries(self.root / str(version))
         except (DamagedError, OSError):
-            return None
+            return "", ""
+        return manifests.digest_of(files), rules.model_digest(files)
 
     def publish(self, source: Path, files: tuple[FileEntry, ...], **facts: Any) -> int:
         """Copy a model, hashing every byte, make it the next version by one rename, and return that version.
@@ -99,7 +104,8 @@ class Releases:
         """
         version = rules.next_version(self.names(), self.journal())
         digest = manifests.digest_of(files)
-        self.append(event=Event.PROMOTING, version=version, digest=digest, previous=self.served(), **facts)
+        model = rules.model_digest(files)
+        self.append(event=Event.PROMOTING, version=version, digest=digest, model=model, previous=self.served(), **facts)
         staging = self.own / "staging" / str(version)
         staging.mkdir()
         staging.chmod(0o755)
@@ -138,14 +144,20 @@ class Releases:
             there = ", ".join(map(str, present))
             remedy = f"choose an earlier version: `tfship releases {self.name}` lists them."
             raise UsageError(f"rollback {self.name}, now at {present[-1]}", what, f"versions {there}", remedy)
-        recorded = rules.digests(self.journal())
-        retired = {v: recorded.get(v) or self.digest(v) or "" for v in present if v > target}
+        recorded = {
+            version: (line.digest, line.model)
+            for version, line in rules.published(self.journal()).items()
+            if line.model
+        }
+        digests = {v: recorded.get(v) or self._digests(v) for v in present if v >= target}
+        digest, _ = digests.pop(target)
         self.append(
             event=Event.ROLLING_BACK,
             version=target,
-            digest=recorded.get(target) or self.digest(target) or "",
+            digest=digest,
             previous=present[-1],
-            retired=retired,
+            retired={version: whole for version, (whole, _) in digests.items()},
+            retired_models={version: model for version, (_, model) in digests.items()},
             reason=reason,
         )
         return self._finish_rollback(self.journal()[-1])

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from tasks.artifacts import manifest as manifests
+from tasks.artifacts.manifest import FileEntry
 from tasks.records.release import Event, JournalLine
 
 RETIRED = ".rolled-back"
 WITHDRAWN = ".withdrawn"
+_COMPUTES = frozenset({"saved_model.pb", "saved_model.pbtxt", "variables", "assets"})
 
 
 def versions(names: Iterable[str]) -> list[int]:
@@ -32,13 +35,27 @@ def next_version(names: Iterable[str], journal: Iterable[JournalLine]) -> int:
     return max(used) + 1
 
 
-def held(digest: str, journal: Sequence[JournalLine]) -> JournalLine | None:
-    """Return the rollback that holds this digest, or None if there is none or the digest was promoted again since."""
+def model_digest(files: Iterable[FileEntry]) -> str:
+    """Return the digest of what a SavedModel computes: of its graph, values and assets, not of what lies beside them.
+
+    Empty where there is none of these. Warmup requests (`assets.extra`), fingerprints and debug information change no answer.
+    """
+    computing = [file for file in files if file.path.split("/")[0] in _COMPUTES]
+    return manifests.digest_of(computing) if computing else ""
+
+
+def held(digest: str, model: str, journal: Sequence[JournalLine]) -> JournalLine | None:
+    """Return the rollback that holds a model, or None if there is none or the model was promoted again since.
+
+    `digest` is that of its files, `model` its `model_digest`: a rollback holds both.
+    """
     holder = None
     for line in journal:
-        if line.event is Event.ROLLED_BACK and digest in line.retired.values():
+        if line.event is Event.ROLLED_BACK and (
+            digest in line.retired.values() or (model and model in line.retired_models.values())
+        ):
             holder = line
-        elif line.event is Event.PROMOTED and line.digest == digest:
+        elif line.event is Event.PROMOTED and (line.digest == digest or (model and line.model == model)):
             holder = None
     return holder
 
@@ -50,6 +67,6 @@ def unfinished(journal: Sequence[JournalLine]) -> JournalLine | None:
     return None
 
 
-def digests(journal: Iterable[JournalLine]) -> dict[int, str]:
-    """Map each published version to its digest."""
-    return {line.version: line.digest for line in journal if line.event is Event.PROMOTED}
+def published(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:
+    """Map each published version to the line of its promotion."""
+    return {line.version: line for line in journal if line.event is Event.PROMOTED}

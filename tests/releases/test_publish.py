@@ -32,8 +32,12 @@ def root() -> Iterator[Path]:
 
 
 def model(root: Path, content: str) -> Path:
-    """A tiny model in a folder of its own."""
+    """A tiny model in a folder of its own; `content` of one letter is what it computes, what follows is its warmup."""
     source = root / "models" / content
+    if content[1:]:
+        (source / "assets.extra").mkdir(parents=True, exist_ok=True)
+        (source / "assets.extra" / "tf_serving_warmup_requests").write_text(content[1:])
+        content = content[:1]
     (source / "variables").mkdir(parents=True, exist_ok=True)
     (source / "saved_model.pb").write_text(content * 50)
     (source / "variables" / "variables.index").write_text(content)
@@ -48,8 +52,15 @@ def promote(releases: Releases, source: Path) -> int:
     """Publish and confirm, as the step does."""
     files = manifests.entries(source)
     version = releases.publish(source, files)
-    releases.append(event=Event.PROMOTED, version=version, digest=manifests.digest_of(files))
+    releases.append(
+        event=Event.PROMOTED, version=version, digest=manifests.digest_of(files), model=rules.model_digest(files)
+    )
     return version
+
+
+def held(root: Path, content: str) -> bool:
+    source = model(root, content)
+    return rules.held(digest(source), rules.model_digest(manifests.entries(source)), journal(root)) is not None
 
 
 def publish(root: Path, content: str) -> int:
@@ -151,7 +162,7 @@ def test_a_killed_rollback_has_happened_or_has_not(root: Path) -> None:
         outcomes.add(rolled_back)
         assert (lines[-1].event is Event.ROLLED_BACK) == rolled_back, moment
         for content in "bc":
-            assert (rules.held(digest(root / "models" / content), lines) is not None) == rolled_back, moment
+            assert held(root, content) == rolled_back, moment
         assert publish(root, "d") == 4, moment
     assert outcomes == {True, False}
     kept = sorted(path.name for path in (root / "serving" / NAME).iterdir() if not path.name.startswith("."))
@@ -163,7 +174,7 @@ def test_a_killed_withdrawal_never_leaves_an_unconfirmed_version(root: Path) -> 
         assert served(root) in ({1: "a"}, {1: "a", 2: "b"}), moment
         repaired(root)
         assert served(root) == {1: "a"}, moment
-        assert rules.held(digest(model(root, "b")), journal(root)) is None, "it was not rolled back"
+        assert not held(root, "b"), "it was not rolled back"
 
 
 @pytest.mark.parametrize("act", ["publish", "roll back"])
@@ -186,6 +197,22 @@ def test_a_full_disk_at_any_operation_is_named_and_leaves_whole_versions(root: P
         assert publish(root, "d") >= 3
     assert set(codes) <= {ExitCode.DONE, ExitCode.ENVIRONMENT}
     assert codes.count(ExitCode.ENVIRONMENT) >= FEWEST_MOMENTS // 3
+
+
+def test_what_is_held_is_what_a_model_computes(root: Path) -> None:
+    publish(root, "a")
+    publish(root, "b")
+    roll_back(root)
+    assert held(root, "b") and held(root, "b with other warmup requests") and not held(root, "a")
+    publish(root, "b with other warmup requests")  # forced
+    assert not held(root, "b")
+
+
+def test_a_version_that_came_by_hand_is_held_too(root: Path) -> None:
+    publish(root, "a")
+    shutil.copytree(model(root, "b by hand"), root / "serving" / NAME / "7")
+    roll_back(root)
+    assert held(root, "b by hand") and held(root, "b")
 
 
 def test_numbers_are_never_reused(root: Path) -> None:

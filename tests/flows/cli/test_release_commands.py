@@ -71,6 +71,12 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
     }
     assert run(2.0).document["promotion"]["outcome"] == "unchanged", "what is served is not held"
 
+    # The same model with another probe has other warmup requests, and computes the same.
+    (folder / "mine.py").write_text(SCALED.replace("np.arange(4", "np.arange(5"))
+    again = run(3.0)
+    assert again.code == 3 and again.states["promote"] == "held" and again.states["export"] == "built"
+    (folder / "mine.py").write_text(SCALED)
+
     forced = run(3.0, "--force", "--reason", "it was the weather")
     assert forced.document["promotion"] | {"path": ""} == {
         "name": "scaled",
