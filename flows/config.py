@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from tasks.errors import UsageError
-from tasks.isolate import Limits
+from tasks.isolate import Limits, memory
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.base import Record
 from tasks.records.cluster import Cluster
@@ -56,7 +56,7 @@ STEPS = (
 )
 
 
-_MEMORY_SHARE = 0.75  # of this machine's memory, where no limit is set
+_MEMORY_SHARE = 0.75  # of the memory of this machine or container, where no limit is set
 
 
 class LimitSettings(Record):
@@ -197,8 +197,8 @@ class PipelineConfig(Record):
     @property
     def child_limits(self) -> Limits:
         """The limits of all children except training: a file may make its reader hang or fill the memory."""
-        memory = self.limits.memory or int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return Limits(seconds=self.limits.seconds, memory=memory)
+        most = self.limits.memory or int(_MEMORY_SHARE * memory().total)
+        return Limits(seconds=self.limits.seconds, memory=most)
 
 
 def _served_name(path: Path) -> str:

@@ -21,6 +21,7 @@ from flows.cli import termination
 from flows.cli.options import Options, command
 from flows.config import PipelineConfig
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
+from tasks.isolate import memory
 from tasks.records.base import Record
 from tasks.records.settings import RuntimeChoice, Serving
 
@@ -114,11 +115,10 @@ def _tensorflow() -> str:
 
 def _machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available, total = (int(facts[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    found = f"{_gigabytes(available)} of {_gigabytes(total)} free, {cores} cores"
-    if available < MEMORY_BYTES:
-        remedy = "end processes that use much memory, or take a larger machine."
+    here = memory()
+    found = f"{_gigabytes(here.available)} of {_gigabytes(here.total)} free, {cores} cores"
+    if here.available < MEMORY_BYTES:
+        remedy = "end processes that use much memory, or take a larger machine, or give the container more."
         raise EnvironmentFailure("memory", f"{_gigabytes(MEMORY_BYTES)} free", found, remedy)
     return found
 

@@ -8,5 +8,19 @@ loaded a user's model is not trusted with a pickle.
 
 from tasks.isolate.child import progress
 from tasks.isolate.client import Child, Limits, Progress, Settings, call, call_with, limits, shutdown, start
+from tasks.isolate.machine import Memory, memory
 
-__all__ = ["Child", "Limits", "Progress", "Settings", "call", "call_with", "limits", "progress", "shutdown", "start"]
+__all__ = [
+    "Child",
+    "Limits",
+    "Memory",
+    "Progress",
+    "Settings",
+    "call",
+    "call_with",
+    "limits",
+    "memory",
+    "progress",
+    "shutdown",
+    "start",
+]
