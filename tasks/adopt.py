@@ -17,7 +17,7 @@ from tasks.step import Facts, step
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
-VERSION = 2
+VERSION = 3
 
 
 def _facts(

@@ -104,6 +104,7 @@ def tag_notes(folder: Path, taken: Any) -> tuple[str, ...]:
 
 
 def _of_saved_model(folder: Path, options: ModelOptions) -> Any:
+    saved_model.require_fingerprint(folder)
     path, metas = _by_tags(folder)
     wanted = frozenset(options.tags or ([saved_model.SERVE] if len(metas) > 1 else next(iter(metas))))
     if wanted not in metas:

@@ -67,27 +67,69 @@ def is_index(path: Path) -> bool:
         return False
 
 
-def keys(index: Path) -> set[bytes]:
-    """Return the keys of an index, each of whose entries agrees with the data files beside it.
+def entries(index: Path) -> Iterator[tuple[str, Entry]]:
+    """Yield the key and the entry of each tensor of an index, all of whose shapes can be.
 
     Raises:
-        DamagedError: the table cannot be read, or it declares a shape that cannot be or bytes that are not there.
+        DamagedError: the table cannot be read, or an entry declares what no tensor can be.
     """
     size = index.stat().st_size
     if size > _INDEX_LIMIT:
         found = f"{size / 2**20:.0f} MiB"
         raise _damaged(index, f"an index of at most {_INDEX_LIMIT / 2**20:.0f} MiB", found)
-    shards = _shard_sizes(index)
-    held: set[bytes] = set()
     for key, value in _items(index):
+        if not key:
+            continue
+        name = key.decode(errors="backslashreplace")
+        try:
+            entry = _entry(value)
+        except ValueError as error:
+            found = f"bytes of another kind ({error})"
+            raise _damaged(_tensor(index, name), "an entry of an index", found) from None
+        _require_shape(_tensor(index, name), entry.shape)
+        yield name, entry
+
+
+def shard_sizes(index: Path) -> Mapping[int, int]:
+    """Return the size in bytes of each data file of an index, by number."""
+    shard = re.compile(re.escape(index.name.removesuffix(".index")) + r"\.data-(\d{5})-of-\d{5}")
+    beside = ((shard.fullmatch(path.name), path) for path in index.parent.iterdir())
+    # A pipe has no size: who reads it refuses it.
+    sizes = ((match, path.stat().st_size if path.is_file() else _MOST_ELEMENTS) for match, path in beside if match)
+    return {int(match[1]): size for match, size in sizes}
+
+
+def require_bytes(index: Path, key: str, entry: Entry, shards: Mapping[int, int]) -> None:
+    """Raise DamagedError for an entry whose bytes are not in the data file that it names, or are no such tensor's.
+
+    A data file that is missing is not this function's to find.
+    """
+    where = _tensor(index, key)
+    if entry.sliced:  # its parts have entries of their own
+        return
+    held = shards.get(entry.shard, _MOST_ELEMENTS)
+    if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > held:
+        wanted = f"{entry.size} bytes from {entry.offset} on"
+        raise _damaged(where, f"a place in its data file of {held} bytes", wanted)
+    count = math.prod(entry.shape)
+    item = _ITEM_BYTES.get(entry.dtype)
+    if count * item != entry.size if item else count > entry.size:
+        expected = f"{'' if item else 'at least '}{count * (item or 1)} bytes for the shape {list(entry.shape)}"
+        raise _damaged(where, expected, str(entry.size))
+
+
+def keys(index: Path) -> set[str]:
+    """Return the keys of an index, each of whose entries agrees with the data files beside it. Raises DamagedError."""
+    shards = shard_sizes(index)
+    held: set[str] = set()
+    for key, entry in entries(index):
+        require_bytes(index, key, entry, shards)
         held.add(key)
-        if key:
-            where = f"{index}, tensor {key.decode(errors='backslashreplace')[:200]!r}"
-            try:
-                _require_sound(where, _entry(value), shards)
-            except ValueError as error:
-                raise _damaged(where, "an entry of an index", f"bytes of another kind ({error})") from None
     return held
+
+
+def _tensor(index: Path, key: str) -> str:
+    return f"{index}, tensor {key[:200]!r}"
 
 
 def require_v1(table: Path) -> None:
@@ -96,23 +138,15 @@ def require_v1(table: Path) -> None:
     try:
         for meta in _payloads(header, 1):
             for tensor in _payloads(meta, 1):
-                name = b"".join(_payloads(tensor, 1)).decode(errors="backslashreplace")[:200]
+                name = b"".join(_payloads(tensor, 1)).decode(errors="backslashreplace")
                 for shape in _payloads(tensor, 2):
-                    _require_shape(f"{table}, tensor {name!r}", _dimensions(shape))
+                    _require_shape(_tensor(table, name), _dimensions(shape))
     except ValueError as error:
         raise _damaged(table, "the names and shapes of a checkpoint's tensors", str(error)) from None
 
 
 def _damaged(where: object, expected: str, found: str) -> DamagedError:
     return DamagedError(str(where), expected, found, "restore it from a backup, or give another checkpoint.")
-
-
-def _shard_sizes(index: Path) -> Mapping[int, int]:
-    shard = re.compile(re.escape(index.name.removesuffix(".index")) + r"\.data-(\d{5})-of-\d{5}")
-    beside = ((shard.fullmatch(path.name), path) for path in index.parent.iterdir())
-    # A pipe has no size: who reads it refuses it.
-    sizes = ((match, path.stat().st_size if path.is_file() else _MOST_ELEMENTS) for match, path in beside if match)
-    return {int(match[1]): size for match, size in sizes}
 
 
 def _entry(value: bytes) -> Entry:
@@ -149,23 +183,6 @@ def _require_shape(where: str, shape: tuple[int, ...]) -> None:
         raise _damaged(where, f"at most {_MOST_DIMENSIONS} dimensions", str(len(shape)))
     if min(shape, default=0) < 0 or math.prod(size for size in shape if size) > _MOST_ELEMENTS:
         raise _damaged(where, "a shape that a tensor can have", str(list(shape[:8])))
-
-
-def _require_sound(where: str, entry: Entry, shards: Mapping[int, int]) -> None:
-    _require_shape(where, entry.shape)
-    if entry.sliced:  # its parts have entries of their own
-        return
-    held = shards.get(entry.shard)
-    if held is None:
-        raise _damaged(where, f"one of the {len(shards)} data files", f"number {entry.shard}")
-    if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > held:
-        wanted = f"{entry.size} bytes from {entry.offset} on"
-        raise _damaged(where, f"a place in its data file of {held} bytes", wanted)
-    count = math.prod(entry.shape)
-    item = _ITEM_BYTES.get(entry.dtype)
-    if count * item != entry.size if item else count > entry.size:
-        expected = f"{'' if item else 'at least '}{count * (item or 1)} bytes for the shape {list(entry.shape)}"
-        raise _damaged(where, expected, str(entry.size))
 
 
 def _items(table: Path) -> Iterator[tuple[bytes, bytes]]:

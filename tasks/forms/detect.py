@@ -15,7 +15,7 @@ from tasks.records.forms import Form
 __all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
 
 SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
-_OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SHARD = re.compile(r"(.+?)(\.data)?-(\d{5})-of-(\d{5})")
 _HEAD = 2**20  # of a `checkpoint` file: here is the flow's own process, which no watchdog ends
 
@@ -112,7 +112,7 @@ def _folder(folder: Path, step: int | None) -> Found:
 
 def _saved_model(folder: Path) -> Found:
     files = tuple(path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    wanted = {*SAVED_MODEL, "variables", "assets", "assets.extra"}
+    wanted = {*SAVED_MODEL, "variables", "assets", "assets.extra", "fingerprint.pb"}
     ours = tuple(path for path in files if path.relative_to(folder).parts[0] in wanted)
     prefix = folder / "variables" / "variables"
     _require_shards(prefix)

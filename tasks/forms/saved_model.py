@@ -32,6 +32,9 @@ from tasks.tensors.tensor_file import Array, Tensors
 
 SERVE = "serve"
 _SHARD_BYTES = 256 * 2**20
+_WITHOUT_FINGERPRINT = (
+    "export the model again, or copy all of its files again; if it was changed on purpose, delete its fingerprint.pb."
+)
 _KEPT_COLLECTIONS = ("variables", "trainable_variables", "table_initializer", "hyperparameters")
 
 
@@ -270,6 +273,41 @@ def meta_graph(folder: Path) -> Any:
         found = f"{len(tags)}: {'; '.join(tags) or '-'}"
         raise DamagedError(str(folder), f"one MetaGraph with the tag {SERVE}", found, "export it again.")
     return model.meta_graphs[tags.index(SERVE)]
+
+
+def require_fingerprint(folder: Path) -> None:
+    """Hold a SavedModel against its `fingerprint.pb`, which TensorFlow writes since 2.12.
+
+    Its checksum is of the whole graph; that of the variables' index is of one definition only within a version of the
+    format (tensorflow/cc/saved_model/fingerprinting.cc).
+
+    Raises:
+        DamagedError: the graph, or the index of the variables, is not the one that was saved with it.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import fingerprint_pb2
+    from tensorflow.python.saved_model.pywrap_saved_model import (
+        fingerprinting,
+    )  # private, and the only one that computes
+
+    file = folder / "fingerprint.pb"
+    if not file.is_file() or not (folder / "saved_model.pb").is_file():
+        return
+    try:
+        written = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+    except DecodeError:
+        raise DamagedError(str(file), "a fingerprint", "bytes of another kind", _WITHOUT_FINGERPRINT) from None
+    try:
+        here = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(folder)))
+    except fingerprinting.FingerprintException:
+        return  # a model that cannot be read, as whoever reads it will say
+    compared = {"saved_model.pb": (written.saved_model_checksum, here.saved_model_checksum)}
+    if written.version.producer == here.version.producer:
+        compared["variables/variables.index"] = (written.checkpoint_hash, here.checkpoint_hash)
+    for name, (then, now) in compared.items():
+        if then != now:
+            found = f"the hash {now:016x}, where {then:016x} was written into fingerprint.pb with it"
+            raise DamagedError(str(folder / name), "the file that was saved", found, _WITHOUT_FINGERPRINT)
 
 
 def bundle_values(folder: Path) -> list[TensorFact]:

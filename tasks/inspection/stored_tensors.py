@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.errors import DamagedError
-from tasks.forms import saver
+from tasks.forms import checkpoint_table, saver
 from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
@@ -47,13 +47,21 @@ def of_checkpoint(prefix: Path, *, read: bool, values: bool) -> Listing:
     except DamagedError as error:
         return Listing([], [said(error)], True)
     names = sorted(shapes)
+    index = prefix.with_name(f"{prefix.name}.index")
+    entries = dict(checkpoint_table.entries(index)) if index.is_file() else {}
+    shards = checkpoint_table.shard_sizes(index)
+
+    def value(name: str) -> tensor_file.Array:
+        if name in entries:  # the reader allocates by what an entry declares
+            checkpoint_table.require_bytes(index, name, entries[name], shards)
+        return saver.read(checkpoint, name, prefix)
 
     def row(name: str) -> TensorRow:
         dtype, shape = dtypes[name].base_dtype, tuple(shapes[name])
         size = None if dtype.name == "string" else int(np.prod(shape, dtype=np.int64)) * dtype.size
         return TensorRow(name=name, dtype=dtype.name, shape=shape, bytes=size, role=role(name))
 
-    return _listed([row(name) for name in names], lambda name: saver.read(checkpoint, name, prefix), read, values)
+    return _listed([row(name) for name in names], value, read, values)
 
 
 def of_keras(path: Path, form: Form, *, read: bool, values: bool) -> Listing:

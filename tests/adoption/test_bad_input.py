@@ -28,7 +28,7 @@ from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
 from tests.adoption.pipeline import Shipyard
 from tests.forms import object_calls
-from tests.makers import hostile_models, one_network_in_every_form
+from tests.makers import hostile_models, one_network_in_every_form, saved_model_faults
 
 NAMED = ModelOptions(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
 XY = ModelOptions(inputs=("x",), outputs=("y",))
@@ -247,6 +247,36 @@ def test_a_folder_in_the_model_that_links_out_of_it_is_not_followed(copy: Copy, 
     variables.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UnsafeGraph, match="elsewhere"):
         detect(variables.parent)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("saved_model.pb", "saved_model.pb: expected the file that was saved"),
+        ("variables", "variables.index: expected the file that was saved"),
+        ("fingerprint.pb", "expected a fingerprint"),
+    ],
+)
+def test_a_saved_model_that_its_fingerprint_does_not_fit_is_damage(
+    copy: Copy, tmp_path: Path, changed: str, words: str
+) -> None:
+    model = copy(one_network_in_every_form.module_with_a_table) / "model"
+    if changed == "saved_model.pb":
+        isolate.call(saved_model_faults.nodes_in_other_order, model)  # which computes the same, and is another file
+    elif changed == "variables":
+        other = copy(one_network_in_every_form.keras_export) / "model"
+        shutil.copytree(other / "variables", model / "variables", dirs_exist_ok=True)
+    else:
+        (model / changed).write_bytes((model / changed).read_bytes()[:3])
+    error = refusal(model, ModelOptions(), tmp_path / "out")
+    assert isinstance(error, DamagedError) and words in str(error) and "delete its fingerprint.pb" in error.remedy
+
+
+def test_a_saved_model_that_was_changed_on_purpose_is_taken_without_its_fingerprint(copy: Copy, tmp_path: Path) -> None:
+    model = copy(one_network_in_every_form.module_with_a_table) / "model"
+    isolate.call(saved_model_faults.nodes_in_other_order, model)
+    (model / "fingerprint.pb").unlink()
+    adopt(model, ModelOptions(), tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["WriteFile", "ReadFile", "PyFunc", "EagerPyFunc", "WriteFile in a function"])

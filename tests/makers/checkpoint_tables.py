@@ -34,7 +34,7 @@ def entry(dtype: int, sizes: tuple[int, ...], size: int, offset: int = 0, shard:
 
 
 def table(items: Mapping[bytes, bytes]) -> bytes:
-    """A table of one block; its checksums are zero."""
+    """A table of one block."""
 
     def block(items: Mapping[bytes, bytes]) -> bytes:
         entries = b"".join(
@@ -45,7 +45,19 @@ def table(items: Mapping[bytes, bytes]) -> bytes:
     data = block(items)
     index = block({b"\xff": varint(0) + varint(len(data))})
     handles = varint(0) * 2 + varint(len(data) + 5) + varint(len(index))
-    return data + bytes(5) + index + bytes(5) + handles.ljust(40, b"\0") + MAGIC
+    return data + trailer(data) + index + trailer(index) + handles.ljust(40, b"\0") + MAGIC
+
+
+def trailer(block: bytes) -> bytes:
+    """Behind a block: that it is not compressed, and its masked CRC-32C (tensorflow/core/lib/hash/crc32c.h)."""
+    crc = 2**32 - 1
+    for byte in block + b"\0":
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 2**32 - 1
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 2**32 - 1
+    return b"\0" + masked.to_bytes(4, "little")
 
 
 def write_index(prefix: Path, entries: Mapping[bytes, bytes], data: bytes = b"") -> None:
