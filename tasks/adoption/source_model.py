@@ -70,7 +70,9 @@ def opened(
     source_graph.require_applicable(found, options, coded=code is not None)
     if found.form.of_keras and code is None:
         with keras.loaded(found.path, session) as live:
-            yield _of_object(live, options, scratch)
+            source = _of_object(live, options, scratch)
+            source.notes += keras.notes(found.path)
+            yield source
     elif found.form.of_objects:
         with from_code.restored(found, code, session) as (live, rows):
             source = _of_object(live, options, scratch)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.errors import UnsupportedGraph, UsageError
 from tasks.forms import saved_model
+from tasks.forms.keras import library
 from tasks.graphs.graph import Graph, node_name
 from tasks.records.baseline import TensorFact
 from tasks.records.signature import Method, Signature, TensorSpec
@@ -165,8 +166,8 @@ def _leaves(root: Any) -> list[tuple[str, Any]]:
     import tensorflow as tf
 
     # Keras' weights: not the state of metrics and of random numbers, which no answer depends on, or `functions` read it.
-    if isinstance(root, keras.layers.Layer):
-        return [(variable.path, variable.value) for variable in root.weights]
+    if library.of_object(root) is not None:
+        return library.weights_of(root)
     found: dict[int, tuple[str, Any]] = {}
     seen: set[int] = set()
     waiting = deque([("", root)])
@@ -178,12 +179,12 @@ def _leaves(root: Any) -> list[tuple[str, Any]]:
         if isinstance(node, (tf.Variable, keras.Variable)):
             variable = node.value if isinstance(node, keras.Variable) else node
             found.setdefault(id(variable), (path, variable))
-        elif isinstance(node, keras.layers.Layer):
-            for variable in node.weights:
-                found.setdefault(id(variable.value), (f"{path}/{variable.path}".lstrip("/"), variable.value))
+        elif library.of_object(node) is not None:
+            for name, variable in library.weights_of(node):
+                found.setdefault(id(variable), (f"{path}/{name}".lstrip("/"), variable))
         else:
             for name, child in tf.train.TrackableView.children(node).items():
-                if not callable(child) or isinstance(child, (tf.Module, keras.layers.Layer)):
+                if not callable(child) or isinstance(child, tf.Module) or library.of_object(child) is not None:
                     waiting.append((f"{path}/{name}".lstrip("/"), child))
     return list(found.values())
 

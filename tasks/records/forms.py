@@ -14,7 +14,7 @@ class Form(StrEnum):
     META_GRAPH = "MetaGraphDef"
     GRAPH_DEF = "GraphDef"
     SAVED_MODEL = "SavedModel"
-    KERAS = "Keras 3 archive"
+    KERAS = "Keras archive"
     HDF5 = "Keras HDF5"
 
     @property

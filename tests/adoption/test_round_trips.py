@@ -77,6 +77,7 @@ ROWS = {
         one_network_in_every_form.keras_export, "model", Form.SAVED_MODEL, {"signature": "serving_default"}
     ),
     "keras .keras": Row(one_network_in_every_form.keras_archive, "model.keras", Form.KERAS),
+    "keras 2 .h5": Row(one_network_in_every_form.keras_2_hdf5, "model.h5", Form.HDF5),
     "keras .h5": Row(one_network_in_every_form.keras_hdf5, "model.h5", Form.HDF5),
     "keras weights, --model": Row(
         one_network_in_every_form.keras_weights, "model.weights.h5", Form.HDF5, {"model": "mine:Network"}

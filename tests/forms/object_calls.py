@@ -298,3 +298,20 @@ def seen_devices(device: str) -> list[str]:
         seen = [found.device_type for found in session.list_devices()]
     assert predictor.environment(options).device == device
     return seen
+
+
+def legacy_answers(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
+    """The answers of a Keras file, by the object and by the v1 loader's session of its export; who built it."""
+    given = {
+        name: np.array(value, object if isinstance(value[0][0], str) else np.float32) for name, value in rows.items()
+    }
+    with keras_form.loaded(path, OPTIONS) as opened:
+        answers = opened.predict("serving_default", given)
+        opened.export(path.parent / "exported")
+    with saved_model.loaded_v1(path.parent / "exported", OPTIONS) as exported:
+        again = exported.predict("serving_default", given)
+    return {
+        "live": {name: value.tolist() for name, value in answers.items()},
+        "exported": {name: value.tolist() for name, value in again.items()},
+        "notes": list(keras_form.notes(path)),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -23,7 +24,9 @@ from tasks.errors import (
     UnsupportedGraph,
     UsageError,
 )
+from tasks.forms.keras import allowed_classes
 from tests.forms import object_calls
+from tests.makers import keras_2_models
 
 
 @pytest.mark.parametrize("name", ["cnn", "lstm", "text", "two"])
@@ -268,6 +271,54 @@ def test_a_folder_and_a_text_are_no_keras_files(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(DamagedError):
         isolate.call(object_calls.load, tmp_path / "array.npy")
+
+
+# Keras 2, as tf_keras
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("name", keras_2_models.NETWORKS)
+def test_a_file_of_keras_2_answers_as_the_model_that_was_saved(tmp_path: Path, name: str, suffix: str) -> None:
+    if (name, suffix) == ("text", "h5"):
+        pytest.skip("Keras 2 cannot write a vocabulary into HDF5")
+    path = tmp_path / f"model.{suffix}"
+    saved = isolate.call(keras_2_models.save, name, path)
+    found = isolate.call(object_calls.legacy_answers, path, saved["rows"])
+    assert found["live"] == found["exported"] == saved["answers"]
+    (note,) = found["notes"]
+    assert re.fullmatch(r"written by Keras 2\.\d+\.\d+, and built by Keras 2 \(tf_keras 2\.\d+\.\d+\)", note)
+
+
+def test_code_in_a_file_of_keras_2_is_refused(tmp_path: Path) -> None:
+    isolate.call(keras_2_models.save_subclassed, tmp_path / "own.keras")
+    with pytest.raises(UnsupportedGraph, match=r"Doubling(.|\n)*--model module:Model"):
+        isolate.call(object_calls.load, tmp_path / "own.keras")
+    for suffix in ("keras", "h5"):
+        isolate.call(keras_2_models.save_lambda, tmp_path / f"lambda.{suffix}")
+        with pytest.raises(UnsafeGraph, match="layer 'sequential/twice'"):
+            isolate.call(object_calls.load, tmp_path / f"lambda.{suffix}")
+
+
+@pytest.mark.parametrize(
+    "function", ["io.write_file", "io.read_file", "py_function", "numpy_function", "raw_ops.WriteFile", "math", "print"]
+)
+def test_a_function_of_tensorflow_that_is_not_known_to_be_harmless_is_refused(tmp_path: Path, function: str) -> None:
+    isolate.call(keras_2_models.save_with_function, tmp_path / "model.h5", function)
+    with pytest.raises(UnsupportedGraph, match=rf"layer .*found tf\.{re.escape(function)}\."):
+        isolate.call(object_calls.load, tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize(
+    ("op", "allowed"), [("Mul", True), ("WriteFile", False), ("PyFunc", False), ("NoSuchOp", False)]
+)
+def test_an_op_in_a_layer_of_tensorflow_2_0_is_held_against_the_harmless_ones(op: str, allowed: bool) -> None:
+    node = {"class_name": "TensorFlowOpLayer", "config": {"name": "op", "node_def": {"name": "op", "op": op}}}
+    config = {"class_name": "Functional", "config": {"layers": [node]}}
+    if allowed:
+        allowed_classes.require_known("m.h5", config, legacy=True)
+    else:
+        with pytest.raises(UnsupportedGraph, match=f"the op {op}"):
+            allowed_classes.require_known("m.h5", config, legacy=True)
 
 
 def test_an_hdf5_file_of_keras_2_is_opened(tmp_path: Path) -> None:

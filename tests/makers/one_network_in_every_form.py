@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.makers import keras_2_models
+
 ROWS = np.random.default_rng(3).normal(size=(9, 3)).astype(np.float32)
 WORDS = np.array([b"river", b"hill", b"nowhere", b"sea"], dtype=object)
 VOCABULARY = ("river", "sea", "hill")
@@ -308,6 +310,19 @@ def keras_archive(out: Path) -> None:
 
 def keras_hdf5(out: Path) -> None:
     model = keras_network()
+    model.save(out / "model.h5")
+    _keras_answered(out, model)
+
+
+def keras_2_hdf5(out: Path) -> None:
+    """What Keras 3 cannot build: functions of TensorFlow among the layers."""
+    import tensorflow as tf
+
+    keras = keras_2_models.keras_2()
+    keras.utils.set_random_seed(11)
+    x = keras.Input((3,), name="x")
+    hidden = keras.layers.LSTM(4)(tf.expand_dims(tf.math.tanh(x) * 2.0, -1))
+    model = keras.Model(x, keras.layers.Dense(2, name="y")(tf.concat([hidden, x], axis=-1)))
     model.save(out / "model.h5")
     _keras_answered(out, model)
 

@@ -1,14 +1,16 @@
 """The classes that a Keras model's configuration may name: classes of Keras that compute, and no Python code.
 
 An object is `{"module": …, "class_name": …, "config": …, "registered_name": …}` (keras/src/saving/serialization_lib.py);
-Keras 2 wrote no module.
+Keras 2 wrote no module before its version 2.12.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tasks.errors import DamagedError, UnsafeGraph, UnsupportedGraph
+from tasks.graphs import op_policy, op_registry
 
 # Modules of Keras whose classes do nothing but compute. `keras.utils.get_file` is a function of Keras, too.
 _MODULES = frozenset(
@@ -45,6 +47,19 @@ _IN_CONFIG_ONLY = frozenset(
 )
 # Layers that are a way to something else (keras/src/export/tfsm_layer.py, keras/src/utils/torch_utils.py).
 _OF_OTHERS = {"TFSMLayer": "a SavedModel of another place", "TorchModuleWrapper": "a pickled module of PyTorch"}
+# Functions of TensorFlow that do nothing but compute, by their names in `tf`: a wrapper layer of Keras 2 names one.
+_FUNCTIONS = re.compile(
+    r"(compat\.v[12]\.)?("
+    r"__operators__\.\w+|(bitwise|image|linalg|math|nn|signal|strings)(\.[a-z]\w*)+|io\.(decode|encode|parse)_\w+"
+    r"|reduce_\w+|clip_by_\w+|scatter_nd|gather(_nd)?|tensor_scatter_nd_\w+|(ones|zeros)(_like)?|a?(cos|sin|tan)h?|atan2"
+    r"|arg(max|min|sort)|logical_(and|not|or|xor)|(batch_to|space_to)_(batch|batch_nd|space)|(floor|real|truncate)?div"
+    r"|(floor|truncate)?mod|(greater|less)(_equal)?|(not_)?equal|(saturate_)?cast|(un)?stack|reverse(_sequence)?"
+    r"|abs|add|add_n|bitcast|boolean_mask|broadcast_to|ceil|complex|concat|convert_to_tensor|cumsum|divide|einsum|exp"
+    r"|expand_dims|eye|fill|floor|identity|identity_n|linspace|matmul|maximum|meshgrid|minimum|multiply|negative|norm"
+    r"|one_hot|pad|pow|range|rank|repeat|reshape|roll|round|scalar_mul|searchsorted|sequence_mask|shape|shape_n|sigmoid"
+    r"|sign|size|slice|sort|split|sqrt|square|squeeze|stop_gradient|strided_slice|subtract|tensordot|tile|transpose"
+    r"|truediv|where)"
+)
 _WITH_WORDS = "save the model again with the Keras of this machine, which keeps the words in the file."
 _OF_THE_OWN_CODE = "keep the model's code: give it with --model module:Model, or export a SavedModel from it."
 _WITHOUT_LAMBDA = (
@@ -53,12 +68,14 @@ _WITHOUT_LAMBDA = (
 )
 
 
-def require_known(where: str, config: dict[str, Any]) -> None:
+def require_known(where: str, config: dict[str, Any], *, legacy: bool) -> None:
     """Refuse code and foreign classes anywhere in a configuration, except in how the model was compiled: not loaded.
+
+    `legacy` is True for what Keras 1 or 2 wrote and Keras 2 builds.
 
     Raises:
         UnsafeGraph: a Lambda layer, a pickled function, or what is no layer.
-        UnsupportedGraph: a Python class that is not Keras' own, or none of Keras 3.
+        UnsupportedGraph: a Python class that is not Keras' own, or a function of TensorFlow that is not known as harmless.
         DamagedError: a class that has no name.
     """
     root = {name: value for name, value in config.items() if name != "compile_config"}
@@ -76,7 +93,7 @@ def require_known(where: str, config: dict[str, Any]) -> None:
             found = f"a vocabulary in a file of this machine, {inner['vocabulary']}"
             raise UnsafeGraph(f"{where}, layer {layer!r}", "a model that brings all it needs", found, _WITH_WORDS)
         if "class_name" in node:
-            _require_known(f"{where}, {f'layer {layer!r}' if layer else 'the model'}", node)
+            _require_known(f"{where}, {f'layer {layer!r}' if layer else 'the model'}", node, legacy)
         for key in node.keys() & {"function_type", "output_shape_type", "mask_type"}:
             if node[key] == "lambda":
                 found = f"a pickled Python lambda ({key})"
@@ -84,7 +101,7 @@ def require_known(where: str, config: dict[str, Any]) -> None:
         waiting.extend((layer, value) for value in node.values())
 
 
-def _require_known(where: str, node: dict[str, Any]) -> None:
+def _require_known(where: str, node: dict[str, Any], legacy: bool) -> None:
     """Refuse one object of a configuration unless it is Keras' own."""
     name, module, registered = node["class_name"], node.get("module"), node.get("registered_name")
     spelled = f"{module}.{name}" if module else str(name)
@@ -98,9 +115,9 @@ def _require_known(where: str, node: dict[str, Any]) -> None:
         raise UnsafeGraph(where, "layers that Keras itself computes", found, _OF_THE_OWN_CODE)
     if name in _IN_CONFIG_ONLY:
         return
-    if name in ("TensorFlowOpLayer", "TFOpLambda", "SlicingOpLambda"):
-        found = f"{name}, Keras 2's wrapper of a TensorFlow function, which Keras 3 does not have"
-        raise UnsupportedGraph(where, "layers of Keras 3", found, "export a SavedModel with the Keras that wrote it.")
+    if legacy and name in ("TensorFlowOpLayer", "TFOpLambda", "SlicingOpLambda"):
+        _require_harmless(where, node.get("config"))
+        return
     if module is not None and not _of_keras(module):
         if name == "function" and module == "builtins":
             spelled = f"function {node.get('config')}"
@@ -110,9 +127,7 @@ def _require_known(where: str, node: dict[str, Any]) -> None:
         raise _unknown(where, spelled)
     if registered is not None and registered != name and not str(registered).startswith("keras"):
         raise _unknown(where, f"{registered}")
-    if module is None and not _built_in(name):
-        raise _unknown(where, name)
-    if module is not None and not _exists(module, name):
+    if not (_built_in(name, legacy) if module is None or legacy else _exists(module, name)):
         raise _unknown(where, spelled)
 
 
@@ -120,11 +135,30 @@ def _unknown(where: str, name: str) -> UnsupportedGraph:
     return UnsupportedGraph(where, "classes that Keras itself has", f"Python class unknown: {name}", _OF_THE_OWN_CODE)
 
 
+def _require_harmless(where: str, config: Any) -> None:
+    """Refuse a wrapper layer of Keras 2 whose function or op may do more than compute.
+
+    (tf_keras/src/layers/core/tf_op_layer.py; the op of a TensorFlowOpLayer, as TensorFlow 2.0 to 2.3 wrote it, is a NodeDef.)
+    """
+    config = config if isinstance(config, dict) else {}
+    node = config.get("node_def")
+    name = config.get("function", node.get("op") if isinstance(node, dict) else None)
+    harmless = _computes if isinstance(node, dict) else _FUNCTIONS.fullmatch
+    if not isinstance(name, str) or not harmless(name):
+        found = f"the op {name}" if isinstance(node, dict) else f"tf.{name}"
+        raise UnsupportedGraph(where, "functions of TensorFlow that are known to be harmless", found, _OF_THE_OWN_CODE)
+
+
+def _computes(op: str) -> bool:
+    return op_registry.definition(op) is not None and not op_policy.unsafe_family(op)
+
+
 def _of_keras(module: str) -> bool:
     parts = module.split(".")
-    if parts[:2] == ["keras", "src"]:
-        parts = ["keras", *parts[2:]]
-    return parts[0] == "keras" and (len(parts) == 1 or parts[1] in _MODULES)
+    if parts[1:2] == ["src"]:
+        parts = [parts[0], *parts[2:]]
+    # Keras 2's models are in `engine`, and its package is `tf_keras` since 2.16.
+    return parts[0] in ("keras", "tf_keras") and (len(parts) == 1 or parts[1] in _MODULES | {"engine"})
 
 
 def _exists(module: str, name: str) -> bool:
@@ -142,20 +176,23 @@ def _exists(module: str, name: str) -> bool:
     return hasattr(found, name) if found is not None else _built_in(name)
 
 
-def _built_in(name: str) -> bool:
+def _built_in(name: str, legacy: bool = False) -> bool:
     """Return True if a class without a module, as Keras 2 wrote it, is one of Keras' own."""
-    import keras
+    from tasks.forms.keras import library
 
-    places = (
-        keras,
-        keras.layers,
-        keras.models,
-        keras.initializers,
-        keras.regularizers,
-        keras.constraints,
-        keras.dtype_policies,
-        keras.optimizers,
-        keras.losses,
-        keras.metrics,
-    )
-    return name in ("Functional", "Policy") or any(hasattr(place, name) for place in places)
+    keras = library.keras_2() if legacy else library.keras_3()
+    places = [
+        "layers",
+        "models",
+        "initializers",
+        "regularizers",
+        "constraints",
+        "dtype_policies",
+        "optimizers",
+        "losses",
+    ]
+    where = [keras, *(getattr(keras, place) for place in (*places, "metrics") if hasattr(keras, place))]
+    if legacy:  # whose experimental layers were such for years
+        where += [keras.layers.experimental.preprocessing, keras.layers.experimental, keras.mixed_precision]
+        return name == "Functional" or any(isinstance(getattr(place, name, None), type) for place in where)
+    return name in ("Functional", "Policy") or any(hasattr(place, name) for place in where)

@@ -20,7 +20,7 @@ from typing import IO, Any
 from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, UnsafeGraph, UsageError
 from tasks.forms.keras import allowed_classes
 
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+CONFIG, WEIGHTS, METADATA = "config.json", "model.weights.h5", "metadata.json"
 _CONFIG_LIMIT = 256 * 2**20
 _SLACK = 2**30  # what a file may hold beyond _RATIO times its own size
 _RATIO = 20
@@ -35,7 +35,24 @@ def require_safe(path: Path) -> None:
         DamagedError: the file is cut, its checksums fail, it holds no configuration.
         UsageError: it holds weights and no model.
     """
-    allowed_classes.require_known(str(path), configuration(path))
+    config = configuration(path)
+    allowed_classes.require_known(str(path), config, legacy=not version(path).startswith("3"))
+
+
+def version(path: Path) -> str:
+    """Return the version of the Keras that wrote a file; empty where it does not say. Raises as `require_safe`."""
+    import h5py
+
+    with _reading(path):
+        if zipped(path):
+            with zipfile.ZipFile(path) as archive:
+                if METADATA not in archive.namelist() or archive.getinfo(METADATA).file_size > _CONFIG_LIMIT:
+                    return ""
+                metadata = json.loads(archive.read(METADATA))
+            return str(metadata.get("keras_version", "")) if isinstance(metadata, dict) else ""
+        with h5py.File(path, "r") as file:
+            said = file.attrs.get("keras_version", "")
+            return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
 
 def configuration(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Keras files: the `.keras` archive of Keras 3 and HDF5, opened in safe mode as a live object, and the archive written.
+"""Keras files: the `.keras` archive and HDF5, of Keras 3 or 2, opened in safe mode as a live object; the archive written.
 
 Everything here runs in a child.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
 from tasks.forms import live_object
-from tasks.forms.keras import archive_check, config_diff
+from tasks.forms.keras import archive_check, config_diff, library
 from tasks.forms.keras.archive_check import require_safe
 from tasks.forms.live_object import LivePredictor
 from tasks.parity import compare
@@ -40,10 +40,9 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
         UnsupportedGraph: Keras cannot build it.
         CoverageError: a weight differs from the file's.
     """
-    import keras
-
     require_safe(path)
     predictors.eager(options)
+    keras = library.of_file(path)
     zipped = archive_check.zipped(path)
     with tempfile.TemporaryDirectory() as scratch:
         named = Path(scratch) / (ARCHIVE if zipped else "model.h5")  # Keras goes by the name
@@ -56,10 +55,21 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
                 "load and save it with the Keras that wrote it, or export a SavedModel there; "
                 "or give its code with --model module:Model."
             )
-            raise UnsupportedGraph(str(path), f"a model that Keras {keras.__version__} builds", found, remedy) from None
+            raise UnsupportedGraph(
+                str(path), f"a model that {library.described(keras)} builds", found, remedy
+            ) from None
         _require_weights(path, model, zipped)
     form = "Keras archive" if zipped else "Keras HDF5"
     yield LivePredictor(form, {DEFAULT: signature_of(model)}, model)
+
+
+def notes(path: Path) -> tuple[str, ...]:
+    """Return a note on a file that Keras 2 builds."""
+    keras = library.of_file(path)
+    if keras is library.keras_3():
+        return ()
+    wrote = archive_check.version(path) or "of an unknown version"
+    return (f"written by Keras {wrote}, and built by {library.described(keras)}",)
 
 
 def restore_weights(path: Path, model: Any) -> None:
@@ -119,7 +129,6 @@ def signature_of(model: Any) -> Any:
         UsageError: the model does not declare its inputs.
         UnsupportedGraph: an input or output is not a tensor.
     """
-    import keras
     import tensorflow as tf
 
     inputs = getattr(model, "inputs", None)
@@ -127,21 +136,25 @@ def signature_of(model: Any) -> Any:
         remedy = "give signatures: Objects(module=…, signatures={'serving_default': a tf.function})."
         raise UsageError(f"the Keras model {model.name!r}", "inputs of known shape", "none", remedy)
     structure = getattr(model, "_inputs_struct", None)  # what it is called with; `inputs` are the same, flat
+    if structure is None:
+        structure = getattr(model, "_nested_inputs", None)  # of Keras 2
     keys = {id(tensor): str(key) for key, tensor in structure.items()} if isinstance(structure, dict) else {}
     names = [keys.get(id(tensor), _input_name(tensor)) for tensor in inputs]
     specs = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(names, inputs, strict=True)
     }
     declared = getattr(model, "output_names", None) or []
+    keras = library.of_object(model)
+    tree = keras.tree if keras is not None and hasattr(keras, "tree") else tf.nest
 
     def call(**fed: Any) -> Any:
         taken = next(iter(fed.values())) if len(fed) == 1 else fed
         if structure is not None:
-            taken = keras.tree.pack_sequence_as(structure, [fed[name] for name in names])
+            taken = tree.pack_sequence_as(structure, [fed[name] for name in names])
         answer = model(taken, training=False)
         if isinstance(answer, dict):
             return answer
-        outputs = keras.tree.flatten(answer)
+        outputs = tree.flatten(answer)
         known = declared if len(set(declared)) == len(outputs) else [model.layers[-1].name]
         return dict(zip(known, outputs, strict=True)) if len(known) == len(outputs) else outputs
 
@@ -184,7 +197,8 @@ def write(source: Path | Any, out: Path) -> None:
 def _input_name(tensor: Any) -> str:
     """Return the name of the input layer, which the file keeps; the tensor of an unnamed input is numbered in each process."""
     history = getattr(tensor, "_keras_history", None)
-    return str(history.operation.name if history is not None else tensor.name)
+    layer = getattr(history, "operation", None) or getattr(history, "layer", None)  # as Keras 3 and Keras 2 call it
+    return str(layer.name if layer is not None else tensor.name)
 
 
 def _weights(live: LivePredictor) -> list[TensorFact]:
@@ -197,8 +211,8 @@ def _require_weights(path: Path, model: Any, zipped: bool) -> None:
     """Refuse a model one of whose weights is none of the file's: Keras gave it an initial value."""
     held = Counter(_digests(path, zipped))
     wanted = {
-        weight.path: hashlib.sha256(tensor_file.as_bytes(tensor_file.as_array(weight.value.numpy()))).hexdigest()
-        for weight in model.weights
+        name: hashlib.sha256(tensor_file.as_bytes(tensor_file.as_array(weight.numpy()))).hexdigest()
+        for name, weight in library.weights_of(model)
     }
     lost = []
     for name, digest in wanted.items():
