@@ -99,13 +99,13 @@ def reader(prefix: Path) -> Any:
 
     if not files(prefix):
         return _NoTensors()
-    if (index := prefix.with_name(f"{prefix.name}.index")).is_file():
-        collections.deque(checkpoint_table.entries(index), maxlen=0)  # a shape that cannot be would end this process
     try:
+        if (index := prefix.with_name(f"{prefix.name}.index")).is_file():
+            collections.deque(checkpoint_table.entries(index), maxlen=0)  # a shape that cannot be would end this process
         return tf.compat.v1.train.NewCheckpointReader(readable(prefix))
     # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
-    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-        if transient(error):
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError, LookupError) as error:
+        if isinstance(error, OSError) or transient(error):
             raise failure(error, str(prefix)) from None
         remedy = "give a prefix whose files are all there (`.index` and every `.data-…`)."
         raise DamagedError(str(prefix), "a readable checkpoint", _sentence(error), remedy) from None

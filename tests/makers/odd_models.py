@@ -180,6 +180,7 @@ def optional_input(folder: Path) -> None:
     tf.saved_model.save(model, str(folder), signatures={"serving_default": model.scaled})
     with impossible_graphs.edited(folder / "saved_model.pb") as meta:
         meta.signature_def["serving_default"].defaults["scale"].CopyFrom(tf.make_tensor_proto(3.0))
+    (folder / "fingerprint.pb").unlink()
 
 
 def open_module(folder: Path) -> None:

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 v1 = tf.compat.v1
@@ -119,6 +120,28 @@ def graded(directory: Path) -> None:
         _write(directory, session, signatures)
 
 
+def misnamed(directory: Path) -> None:
+    """Signatures whose tensors are not in the graph, or are no tensors: a server loads them all."""
+
+    def info(name: str) -> meta_graph_pb2.TensorInfo:
+        return meta_graph_pb2.TensorInfo(name=name, dtype=1)
+
+    with tf.Graph().as_default(), v1.Session() as session:
+        tf.identity(v1.placeholder(tf.float32, [None], "x"), "y")
+        tf.no_op("idle")
+        tensors = {"short": ("x", "y"), "idle": ("x:0", "idle:0"), "gone": ("x:0", "gone:0"), "beyond": ("x:0", "x:3")}
+        tensors |= {"fed gone": ("gone:0", "x:0"), "fed beyond": ("x:3", "x:0"), "fed idle": ("idle:0", "x:0")}
+        builder = v1.saved_model.Builder(str(directory))
+        signatures = {
+            key: v1.saved_model.build_signature_def(
+                {"given": info(given)}, {"answer": info(answer)}, "tensorflow/serving/predict"
+            )
+            for key, (given, answer) in tensors.items()
+        }
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
 def warmup_requests(directory: Path, count: int, signature_name: str) -> None:
     extra = directory / "assets.extra"
     extra.mkdir()
@@ -158,6 +181,7 @@ def write(folder: Path) -> None:
     row_sums(folder / "rows")
     mirror(folder / "mirror")
     graded(folder / "graded")
+    misnamed(folder / "misnamed")
     jitted = Jitted()
     tf.saved_model.save(
         jitted, str(folder / "jitted"), signatures={"serving_default": jitted.within, "plain": jitted.plain}

@@ -9,8 +9,7 @@ A request passes through `rest.api` or `grpc.services`, `core`, `inference` and 
 served), `manager`, `retry`, `load_version`, `servable`. `local` is the server for a person at a terminal.
 
 Differences from the real server on purpose: it listens on loopback unless `--bind` says otherwise, chooses a port for
-0, refuses a REST body above `--rest_api_max_body_bytes` and JSON nested deeper than 100,000 levels, and cuts a
-request that an error message repeats at 1 MiB. Not supported: TLS, the session and profiler services, model types
+0, and refuses a REST body above `--rest_api_max_body_bytes` and JSON nested deeper than 100,000 levels. Not supported: TLS, the session and profiler services, model types
 other than SavedModel, batching parameters for one model (`--enable_per_model_batching_parameters`), remote file
 systems, tensors of more than 64 dimensions. Neither server has gRPC reflection or compresses its REST answers.
 """

@@ -14,7 +14,7 @@ from typing import Any
 from tasks.serving.embedded import log, model_configs, tensors
 from tasks.serving.embedded.errors import invalid
 from tasks.serving.embedded.inference import classify_regress, predict
-from tasks.serving.embedded.inference.predict import PredictCall, T
+from tasks.serving.embedded.inference.predict import DEFAULT_SIGNATURE, PredictCall, T
 from tasks.serving.embedded.model_configs import Labels
 from tasks.serving.embedded.tensors import Array
 from tasks.serving.embedded.versions.manager import Manager
@@ -140,7 +140,7 @@ class Core:
         spec = request.model_spec
         with self.servable(spec) as (servable, version):
             response = response_type(result=run(servable, request, timeout_ms))
-        _answered_by(response.model_spec, spec.name, spec.signature_name, version)
+        _answered_by(response.model_spec, spec.name, spec.signature_name or DEFAULT_SIGNATURE, version)
         return response
 
     def multi_inference(self, request: MultiInferenceRequest, timeout_ms: int | None) -> MultiInferenceResponse:
@@ -155,7 +155,8 @@ class Core:
             is_classification = isinstance(result, classification_pb2.ClassificationResult)
             kind = "classification_result" if is_classification else "regression_result"
             answer = response.results.add(**{kind: result})
-            _answered_by(answer.model_spec, task.model_spec.name, task.model_spec.signature_name, version)
+            signature_name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+            _answered_by(answer.model_spec, task.model_spec.name, signature_name, version)
         return response
 
     def metadata(self, request: MetadataRequest) -> MetadataResponse:

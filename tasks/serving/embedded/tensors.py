@@ -88,7 +88,8 @@ def from_proto(alias: str, proto: TensorProto) -> Array:
     """
     field = _FIELDS.get(proto.dtype)
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if field is None or proto.tensor_shape.unknown_rank or len(shape) > MAX_DIMENSIONS or any(n < 0 for n in shape):
+    # `unknown_rank` is not looked at: a tensor, unlike a placeholder, has the dimensions that are there.
+    if field is None or len(shape) > MAX_DIMENSIONS or any(n < 0 for n in shape):
         raise parsing_error(alias)
     count = math.prod(shape)
     dtype = numpy_dtype(proto.dtype)

@@ -32,10 +32,12 @@ _property = settings(max_examples=100, suppress_health_check=[HealthCheck.functi
 def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("properties")
     shutil.copytree(models / "mirror", directory / "mirror" / "7")
-    shutil.copytree(models / "graded", directory / "graded" / "1")
+    for name in ("graded", "misnamed"):
+        shutil.copytree(models / name, directory / name / "1")
     (directory / "models.config").write_text(
         "model_config_list {"
         f' config {{ name: "{_MODEL}" base_path: "{directory}/mirror" model_platform: "tensorflow" }}'
+        f' config {{ name: "misnamed" base_path: "{directory}/misnamed" model_platform: "tensorflow" }}'
         f' config {{ name: "graded" base_path: "{directory}/graded" model_platform: "tensorflow" }} }}'
     )
     with serving([f"--model_config_file={directory}/models.config"], directory) as running:
@@ -204,3 +206,57 @@ def test_examples_are_classified_and_regressed_alike_over_both_protocols(
         assert [label for label, _ in row] == [found.label for found in over_grpc.classes] == ["pass", "fail"]
         assert [score for _, score in row] == pytest.approx([mark, 1 - mark], abs=1e-6)
         assert [score for _, score in row] == pytest.approx([found.score for found in over_grpc.classes], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        (
+            "idle",
+            "Tried to fetch data for 'idle:0', which produces no output.  To run to a node but not fetch any data",
+        ),
+        ("gone", "FetchOutputs node gone:0: not found"),
+        ("beyond", "FetchOutputs x:3: output index too large, must be < 1"),
+        ("fed gone", "FeedInputs: unable to find feed output gone:0"),
+        ("fed beyond", "FeedInputs: x:3 should have output index < 1"),
+        ("fed idle", "FeedInputs: idle:0 should have output index < 0"),
+    ],
+)
+def test_a_signature_of_what_is_no_tensor_is_refused_as_the_session_does(
+    client: httpx.Client, signature: str, words: str
+) -> None:
+    def asked(key: str) -> httpx.Response:
+        return client.post("/v1/models/misnamed:predict", json={"signature_name": key, "instances": [1.5]})
+
+    refused = asked(signature)
+    assert refused.status_code in (400, 404) and words in refused.json()["error"]
+    assert asked("short").json() == {"predictions": [1.5]}, "a name without an index means output 0"
+
+
+def test_a_tensor_of_unknown_rank_has_the_dimensions_that_it_has(channel: grpc.Channel) -> None:
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = _MODEL, "of float32"
+    given = request.inputs["float32/ein gäng"]
+    given.dtype, given.tensor_shape.unknown_rank = 1, True
+    given.float_val.append(1.5)
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    (answer,) = predict_pb2.PredictResponse.FromString(call(request.SerializeToString(), timeout=60)).outputs.values()
+    assert (list(answer.float_val), len(answer.tensor_shape.dim)) == ([1.5], 0)
+
+
+def test_who_names_no_signature_is_told_which_one_answered(channel: grpc.Channel) -> None:
+    from tensorflow_serving.apis import classification_pb2
+
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = "graded"
+    request.input.example_list.examples.add().features.feature["mark"].float_list.value.append(0.5)
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Classify")
+    answer = classification_pb2.ClassificationResponse.FromString(call(request.SerializeToString(), timeout=60))
+    assert answer.model_spec.signature_name == "serving_default"
+
+
+def test_an_integer_of_more_than_63_bits_is_no_feature(client: httpx.Client) -> None:
+    refused = client.post("/v1/models/graded:classify", json={"examples": [{"mark": 2**63}]})
+    assert "Feature: mark has uint64_t element. Only int64_t is supported." in refused.json()["error"]

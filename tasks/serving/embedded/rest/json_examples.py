@@ -78,7 +78,7 @@ def _add(item: JsonValue, name: str, feature: Feature) -> None:
     else:
         values = _list_of("int64", name, feature)
         if item >= 2**63:
-            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+            raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
         values.append(int(item))
 
 

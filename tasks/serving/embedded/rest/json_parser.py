@@ -1,4 +1,6 @@
-"""Parse JSON with the results, error texts and offsets of RapidJSON 1.1 with `kParseNanAndInfFlag`.
+"""Parse JSON with the results, error texts and offsets of RapidJSON 1.1 with the flags of the real server.
+
+They are `kParseIterativeFlag`, `kParseNanAndInfFlag` and `kParseStopWhenDoneFlag`: what follows the document is not read.
 
 The real server parses with RapidJSON (`ParseJson` in tensorflow_serving/util/json_tensor.cc) and puts its error text and
 byte offset in the answer. Valid text goes through the standard library's parser, which is compiled; whatever that
@@ -69,14 +71,10 @@ class _Reader:
             JsonParseError: the first fault.
         """
         self._skip_blank()
-        if self._peek() in (b"", b"\0"):
+        # RapidJSON's stream ends at a zero byte. What cannot begin a document is, to its iterative parser, none.
+        if self._peek() in (b"", b"\0", b",", b":", b"]", b"}"):
             raise JsonParseError("The document is empty.", self._at)
-        value = self._value()
-        self._skip_blank()
-        # RapidJSON's stream ends at a zero byte.
-        if self._peek() not in (b"", b"\0"):
-            raise JsonParseError("The document root must not be followed by other values.", self._at)
-        return value
+        return self._value()
 
     def _value(self) -> JsonValue:
         arrays_and_objects: list[list[JsonValue] | list[tuple[str, JsonValue]]] = []

@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from tasks.serving.embedded.rest.json_values import JsonValue
 
-_MAX_ECHO = 2**20
-"""The real server repeats the complete value; with its indentation, a deep object of 75 kB becomes a gigabyte."""
+_MAX_ECHO_BYTES = 256
 
 Piece: TypeAlias = "str | list[Piece] | dict[str, Piece]"
 
@@ -63,64 +62,67 @@ def encode(piece: Piece, *, single_line_arrays: bool = False) -> bytes:
 
 
 def echo(value: JsonValue) -> str:
-    """Format a parsed value as error messages repeat it (`JsonValueToString`)."""
-    if isinstance(value, float):
-        narrow = abs(value) <= float(np.finfo(np.float32).max) or not math.isfinite(value)
-        return decimals(np.array([value], np.float32 if narrow else np.float64))[0]
-    pieces: list[str] = []
+    """Format a parsed value as error messages repeat it (`JsonValueToDebugString`).
+
+    What is longer than the limit ends with the event that passes it: a bracket, a member's name, or a value, even a long one.
+    """
+    events: list[str] = []
     length = 0
-    for piece in _written(value, single_line_arrays=True, depth=0):
-        pieces.append(piece)
-        length += len(piece)
-        if length > _MAX_ECHO:
-            return "".join(pieces)[:_MAX_ECHO] + "...TRUNCATED"
-    return "".join(pieces)
+    for event in _events(value, single_line_arrays=True, depth=0):
+        if length >= _MAX_ECHO_BYTES:
+            break
+        events.append(event)
+        length += len(event.encode("utf-8", "surrogateescape"))
+    return "".join(events)
 
 
 def render(piece: Piece, *, single_line_arrays: bool, depth: int = 0) -> str:
     """Return the text of a value that is nested `depth` containers deep."""
-    return "".join(_written(piece, single_line_arrays=single_line_arrays, depth=depth, finished_text=True))
+    return "".join(_events(piece, single_line_arrays=single_line_arrays, depth=depth, finished_text=True))
 
 
-def _written(
+def _events(
     value: JsonValue | Piece, *, single_line_arrays: bool, depth: int, finished_text: bool = False
 ) -> Iterator[str]:
-    """Yield pieces of text, on an explicit stack: a request may nest deeper than the interpreter may recurse."""
+    """Yield what RapidJSON's writer writes at each event: the start or end of a container, a member's name, a value.
+
+    On an explicit stack: a request may nest deeper than the interpreter may recurse.
+    """
     stack: list[tuple[Iterator[tuple[str | None, JsonValue | Piece]], bool]] = []
     pending: JsonValue | Piece = value
+    before = ""
     while True:
+        first = False
         if isinstance(pending, list | tuple | dict):
             is_array = isinstance(pending, list)
+            yield before + ("[" if is_array else "{")
             if pending:
                 stack.append((iter(list(_members(pending))), is_array))
-                yield "[" if is_array else "{"
                 first = True
             else:
-                yield "[]" if is_array else "{}"
-                first = False
+                yield "]" if is_array else "}"
         elif isinstance(pending, float) and not math.isfinite(pending):
+            yield before
             return  # RapidJSON's writer stops at a number that JSON cannot hold, and keeps what it has written
         else:
-            yield pending if finished_text and isinstance(pending, str) else _scalar(pending)
-            first = False
+            yield before + (pending if finished_text and isinstance(pending, str) else _scalar(pending))
         while stack:
             members, in_array = stack[-1]
             following = next(members, None)
             on_new_line = not (in_array and single_line_arrays)
             if following is None:
                 stack.pop()
-                if on_new_line:
-                    yield "\n" + "    " * (depth + len(stack))
-                yield "]" if in_array else "}"
+                closing = "]" if in_array else "}"
+                yield ("\n" + "    " * (depth + len(stack)) if on_new_line else "") + closing
                 first = False
                 continue
-            if not first:
-                yield "," if on_new_line else ", "
+            before = "" if first else "," if on_new_line else ", "
             if on_new_line:
-                yield "\n" + "    " * (depth + len(stack))
+                before += "\n" + "    " * (depth + len(stack))
             name, pending = following
             if name is not None:
-                yield text(name) + ": "
+                yield before + text(name)
+                before = ": "
             break
         else:
             return

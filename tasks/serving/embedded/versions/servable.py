@@ -200,8 +200,8 @@ def _run(
     graph = session.graph
     options = None
     with _serving_errors():
-        fed = {_tensor(graph, name)._as_tf_output(): value for name, value in feeds.items()}
-        fetched = [_tensor(graph, name)._as_tf_output() for name in fetches]
+        fed = {_fed(graph, name)._as_tf_output(): value for name, value in feeds.items()}
+        fetched = [_fetched(graph, name)._as_tf_output() for name in fetches]
         ops = [graph.get_operation_by_name(name.removesuffix(":0"))._c_op for name in targets]
         try:
             if timeout_ms is not None:
@@ -215,11 +215,40 @@ def _run(
                 pywrap_tf_session.TF_DeleteBuffer(options)
 
 
-def _tensor(graph: Any, name: str) -> Any:
+def _fed(graph: Any, name: str) -> Any:
+    """Find a tensor to feed, with the errors of `FeedInputs` (tensorflow/core/graph/subgraph.cc)."""
+    outputs, index = _outputs(graph, name)
+    if outputs is None:
+        raise ServingError(Code.NOT_FOUND, f"FeedInputs: unable to find feed output {name}")
+    if index >= len(outputs):
+        raise invalid(f"FeedInputs: {name} should have output index < {len(outputs)}")
+    return outputs[index]
+
+
+def _fetched(graph: Any, name: str) -> Any:
+    """Find a tensor to fetch, with the errors of `FetchOutputs` (tensorflow/core/graph/subgraph.cc)."""
+    outputs, index = _outputs(graph, name)
+    if outputs is None:
+        raise ServingError(Code.NOT_FOUND, f"FetchOutputs node {name}: not found")
+    if not outputs:
+        raise invalid(
+            f"Tried to fetch data for '{name}', which produces no output.  To run to a node but not fetch any data,"
+            f" pass '{name}' as an argument to the 'target_node_names' argument of the Session::Run API."
+        )
+    if index >= len(outputs):
+        raise invalid(f"FetchOutputs {name}: output index too large, must be < {len(outputs)}")
+    return outputs[index]
+
+
+def _outputs(graph: Any, name: str) -> tuple[Sequence[Any] | None, int]:
+    """Return the outputs of the operation in a tensor's name, or None, and the index in it, 0 without one."""
+    operation, colon, index = name.rpartition(":")
+    if not colon or not index.isdecimal():
+        operation, index = name, "0"
     try:
-        return graph.get_tensor_by_name(name)
+        return graph.get_operation_by_name(operation).outputs, int(index)
     except (KeyError, ValueError):
-        raise ServingError(Code.NOT_FOUND, f"FetchOutputs node {name}: not found") from None
+        return None, 0
 
 
 @contextmanager
