@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from tasks.errors import UnsupportedGraph, UsageError
 from tasks.graphs import graph as graphs
@@ -64,6 +65,12 @@ def require_keys(signatures: tuple[Signature, ...], where: str) -> None:
             )
 
 
+def writing_nodes(graph_def: GraphDef, targets: Iterable[str]) -> list[str]:
+    """Return the nodes that write variables on the way to some tensors or operations, each with its op."""
+    nodes = graphs.Graph(graph_def).reached_nodes(targets)
+    return sorted(f"{name} ({node.op})" for name, node in nodes.items() if _WRITING.search(node.op))
+
+
 def require_unwritten(graph_def: GraphDef, names: GraphNames, where: str) -> None:
     """Check that loading the model does not write variables that the outputs read.
 
@@ -75,8 +82,7 @@ def require_unwritten(graph_def: GraphDef, names: GraphNames, where: str) -> Non
     if names.table_init is None:
         return
     touched = sorted(graphs.Graph(graph_def).variables([names.table_init]) & set(names.needed))
-    nodes = graphs.Graph(graph_def).reached_nodes([names.table_init])
-    writing = sorted(f"{name} ({node.op})" for name, node in nodes.items() if _WRITING.search(node.op))
+    writing = writing_nodes(graph_def, [names.table_init])
     if touched and writing:
         raise UnsupportedGraph(
             f"{where}: {names.table_init}, which runs when the model is loaded",

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
-from tasks.forms import detect, file_signature, frozen_graph, saved_model
+from tasks.forms import detect, file_signature, frozen_graph, saved_model, saver
 from tasks.graphs import constant_folding, rewrite
 from tasks.graphs.protos import MetaGraphDef
 from tasks.records.adoption import Found, ModelOptions
@@ -85,10 +85,35 @@ def graph(found: Found, options: ModelOptions) -> Any:
         return graph(holder, options)
     if found.meta is not None:
         return _importable(_of_file(found.meta, Form.META_GRAPH))
-    objects = found.form is Form.OBJECT_CHECKPOINT
-    remedy = "give the model's code: --model module:Model" + ("." if objects else ", or its GraphDef: --graph FILE.")
-    expected = f"{'Python code' if objects else 'a graph'} for the values ({found.form.value})"
-    raise UsageError(str(found.path), expected, "none", remedy)
+    if found.form is Form.OBJECT_CHECKPOINT:
+        expected = f"Python code for the values ({found.form.value})"
+        raise UsageError(str(found.path), expected, "none", "give the model's code: --model module:Model.")
+    raise _without_meta(found)
+
+
+def _without_meta(found: Found) -> UsageError:
+    """Return the error for a Saver checkpoint without its graph, with what became of it as far as the folder shows."""
+    where, expected = str(found.path), f"a graph for the values ({found.form.value})"
+    others = sorted(found.path.parent.glob(f"*{saver.META}"))
+    if others:
+        what = f"no {found.path.name}{saver.META}, but {', '.join(other.name for other in others[:5])}"
+        remedy = f"give one that the same program wrote, whatever its step: --graph {others[-1]}."
+        return UsageError(where, expected, what, remedy)
+    told = 0
+    if (state := found.path.parent / "checkpoint").is_file():
+        with state.open("rb") as stream:
+            told = stream.read(2**20).count(b"all_model_checkpoint_paths")
+    what = "none"
+    if max(told, len(found.available)) > 1:
+        what = (
+            "none: Saver wrote it for its first checkpoint alone (write_meta_graph=False) and deleted it with that one"
+            " (max_to_keep)"
+        )
+    remedy = (
+        "give the model's code: --model module:Model, or its graph: --graph FILE, which the program that built it writes"
+        " anew without training: `tf.compat.v1.train.export_meta_graph('model.meta')`."
+    )
+    return UsageError(where, expected, what, remedy)
 
 
 def tag_notes(folder: Path, taken: Any) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from tasks.graphs.validate import require_valid_meta_graph
 from tasks.graphs.variables import Slice
 from tasks.parity.predictor import Predictor
 from tasks.records.adoption import Found, ModelOptions
+from tasks.records.coverage import Coverage
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames, Signature
@@ -127,7 +128,7 @@ def _of_graph(
         with source_loader.loaded(found.path, meta, requested, pins, session, reduced=bool(unknown)) as live:
             values = scratch / PREFIX
             held = flatten.session_values(live.session, graph_variables.variable_facts(flat.graph_def), values)
-            saver.require_coverage(saver.compared(flat.graph_def, held, values, targets), values)
+            _require_held(saver.compared(flat.graph_def, held, values, targets), found.path)
             complete = flatten.with_saver(flat, held, None)
             names = _described(complete, names)
             notes += rewrite.reshaped(live.session.graph, requested, names.signatures)
@@ -160,6 +161,18 @@ def _of_graph(
     ) as live:
         notes += rewrite.reshaped(live.session.graph, requested, names.signatures)
         yield SourceModel(complete, prefix, sources, live, requested, names, places, notes, dict(resolved.pins))
+
+
+def _require_held(coverage: Coverage, folder: Path) -> None:
+    """Check as `saver.require_coverage` that a loaded SavedModel has a value for every variable that its outputs read."""
+    try:
+        saver.require_coverage(coverage, folder)
+    except CoverageError as error:
+        remedy = (
+            "export it again with its variables: a Keras 3 model by `model.export(folder)`, because of its variables "
+            "`tf.saved_model.save` writes copies that nothing reads; a tf.Module with its variables as attributes."
+        )
+        raise error.changed(remedy=remedy) if error.coverage is not None else error from None
 
 
 def _of_object(live: LivePredictor, options: ModelOptions, scratch: Path) -> SourceModel:

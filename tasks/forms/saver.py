@@ -101,7 +101,9 @@ def reader(prefix: Path) -> Any:
         return _NoTensors()
     try:
         if (index := prefix.with_name(f"{prefix.name}.index")).is_file():
-            collections.deque(checkpoint_table.entries(index), maxlen=0)  # a shape that cannot be would end this process
+            collections.deque(
+                checkpoint_table.entries(index), maxlen=0
+            )  # a shape that cannot be would end this process
         return tf.compat.v1.train.NewCheckpointReader(readable(prefix))
     # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, LookupError) as error:

@@ -17,6 +17,7 @@ from tasks.errors import (
     ChildFailed,
     CoverageError,
     DamagedError,
+    NondeterministicError,
     PipelineError,
     UnsafeGraph,
     UnsupportedGraph,
@@ -28,7 +29,7 @@ from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
 from tests.adoption.pipeline import Shipyard
 from tests.forms import object_calls
-from tests.makers import hostile_models, one_network_in_every_form, saved_model_faults
+from tests.makers import hostile_models, keras_3_models, one_network_in_every_form, saved_model_faults
 
 NAMED = ModelOptions(inputs=("x=net/x:0",), outputs=("y=net/y:0",))
 XY = ModelOptions(inputs=("x",), outputs=("y",))
@@ -277,6 +278,20 @@ def test_a_saved_model_that_was_changed_on_purpose_is_taken_without_its_fingerpr
     isolate.call(saved_model_faults.nodes_in_other_order, model)
     (model / "fingerprint.pb").unlink()
     adopt(model, ModelOptions(), tmp_path / "out")
+
+
+def test_a_keras_3_model_that_tensorflow_saved_is_told_how_to_be_exported(tmp_path: Path) -> None:
+    isolate.call(keras_3_models.saved_by_tensorflow, tmp_path / "model")
+    error = refusal(tmp_path / "model", ModelOptions(), tmp_path / "out")
+    assert isinstance(error, CoverageError) and error.where.startswith("model: variable ")
+    assert "model.export(folder)" in error.remedy and "var_list" not in error.remedy
+
+
+def test_a_model_that_keeps_state_between_calls_is_told_so(tmp_path: Path) -> None:
+    isolate.call(keras_3_models.with_state, tmp_path / "model.keras")
+    error = refusal(tmp_path / "model.keras", ModelOptions(), tmp_path / "out")
+    assert isinstance(error, NondeterministicError) and "memory" in error.found
+    assert "stateful=False" in error.remedy and "dropout" not in error.remedy
 
 
 @pytest.mark.parametrize("kind", ["WriteFile", "ReadFile", "PyFunc", "EagerPyFunc", "WriteFile in a function"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tasks import isolate
-from tasks.errors import CoverageError
+from tasks.errors import CoverageError, UsageError
 from tasks.records.forms import Form
 from tests.adoption.answers import answers_in, answers_of_saved_model
 from tests.adoption.pipeline import Shipped, Shipyard, require_shipped
@@ -209,6 +210,30 @@ def test_a_graph_that_is_not_frozen_has_no_values_and_says_so(yard: Shipyard, na
     assert isinstance(error, CoverageError)
     assert error.expected == "values for 3 variables (net/b, net/out, net/w)"
     assert "--graph" in error.remedy
+
+
+def test_a_meta_that_was_deleted_with_its_checkpoint_is_explained(yard: Shipyard, tmp_path: Path) -> None:
+    written = yard.written(one_network_in_every_form.meta_deleted_with_the_first)
+    assert not list(written.glob("*.meta"))
+    for path in (written, written / "model.ckpt-3"):
+        error = yard.refused(path, given=NAMED)
+        assert (
+            isinstance(error, UsageError) and "write_meta_graph=False" in error.found and "max_to_keep" in error.found
+        )
+        assert "export_meta_graph" in error.remedy and "--model" in error.remedy
+    folder = Path(shutil.copytree(written, tmp_path / "folder"))
+    one = yard.written(one_network_in_every_form.saver_v2)
+    shutil.copyfile(one / "model.ckpt-7.meta", folder / "model.ckpt-7.meta")
+    error = yard.refused(folder / "model.ckpt-3", given=NAMED)
+    assert f"--graph {folder / 'model.ckpt-7.meta'}" in error.remedy
+    probe = {"file": one / "probe.npz"}
+    yard.ship(
+        folder / "model.ckpt-3",
+        "other-meta",
+        given={**NAMED, "graph": folder / "model.ckpt-7.meta"},
+        probe=probe,
+        until="adopt",
+    )
 
 
 def test_a_meta_graph_alone_has_no_values_and_says_so(yard: Shipyard, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def seen_devices(device: str) -> list[str]:
     return seen
 
 
-def legacy_answers(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
+def answers_to(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
     """The answers of a Keras file, by the object and by the v1 loader's session of its export; who built it."""
     given = {
         name: np.array(value, object if isinstance(value[0][0], str) else np.float32) for name, value in rows.items()

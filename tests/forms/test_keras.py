@@ -26,7 +26,7 @@ from tasks.errors import (
 )
 from tasks.forms.keras import allowed_classes
 from tests.forms import object_calls
-from tests.makers import keras_2_models
+from tests.makers import keras_2_models, keras_3_models
 
 
 @pytest.mark.parametrize("name", ["cnn", "lstm", "text", "two"])
@@ -273,6 +273,20 @@ def test_a_folder_and_a_text_are_no_keras_files(tmp_path: Path) -> None:
         isolate.call(object_calls.load, tmp_path / "array.npy")
 
 
+def test_a_low_rank_update_is_in_the_kernel_and_its_zeros_are_no_loss(tmp_path: Path) -> None:
+    answers = isolate.call(keras_3_models.low_rank, tmp_path / "model.keras")
+    found = isolate.call(object_calls.answers_to, tmp_path / "model.keras", {"x": [[1.0] * 4] * 3})
+    (live,), (exported,) = found["live"].values(), found["exported"].values()
+    assert live == exported and not found["notes"]
+    np.testing.assert_allclose(live, answers, rtol=1e-5)
+
+
+def test_a_layer_without_its_vocabulary_is_named(tmp_path: Path) -> None:
+    isolate.call(keras_3_models.without_vocabulary, tmp_path / "model.keras")
+    with pytest.raises(UnsupportedGraph, match=r"layer 'string_lookup': expected a vocabulary(.|\n)*adapt"):
+        isolate.call(object_calls.load, tmp_path / "model.keras")
+
+
 # Keras 2, as tf_keras
 
 
@@ -283,7 +297,7 @@ def test_a_file_of_keras_2_answers_as_the_model_that_was_saved(tmp_path: Path, n
         pytest.skip("Keras 2 cannot write a vocabulary into HDF5")
     path = tmp_path / f"model.{suffix}"
     saved = isolate.call(keras_2_models.save, name, path)
-    found = isolate.call(object_calls.legacy_answers, path, saved["rows"])
+    found = isolate.call(object_calls.answers_to, path, saved["rows"])
     assert found["live"] == found["exported"] == saved["answers"]
     (note,) = found["notes"]
     assert re.fullmatch(r"written by Keras 2\.\d+\.\d+, and built by Keras 2 \(tf_keras 2\.\d+\.\d+\)", note)

@@ -183,6 +183,19 @@ def without_meta(out: Path) -> None:
     _session(net, out, leave)
 
 
+def meta_deleted_with_the_first(out: Path) -> None:
+    """As a long training leaves it that writes its graph once."""
+
+    def leave(session: Any, _: Net) -> None:
+        import tensorflow as tf
+
+        saver = tf.compat.v1.train.Saver(max_to_keep=2)
+        for step in (1, 2, 3):
+            saver.save(session, str(out / "model.ckpt"), global_step=step, write_meta_graph=step == 1)
+
+    _session(net, out, leave)
+
+
 def without_meta_under_other_names(out: Path) -> None:
     """The same, saved under keys that are not the variables' names; `map.yaml` says which is which."""
     import tensorflow as tf

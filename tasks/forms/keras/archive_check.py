@@ -98,6 +98,17 @@ def assets(path: Path) -> list[str]:
         return [name for name in archive.namelist() if name.startswith("assets/") and not name.endswith("/")]
 
 
+def empty_vocabularies(path: Path) -> list[str]:
+    """Return the layers of an archive whose vocabulary has no word but those for the unknown and for padding."""
+    vocabularies = [name for name in assets(path) if name.endswith("/vocabulary.txt")]
+    found = []
+    for name in vocabularies:
+        with _reading(path), zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+            if not set(stream.read(1024).split()) - {b"[UNK]"}:
+                found.append(name.removeprefix("assets/layers/").removesuffix("/vocabulary.txt"))
+    return found
+
+
 def by_layers(path: Path) -> bool:
     """Return True if HDF5 holds weights alone as Keras 3 writes them, not as Keras 2 does, nor an entire model."""
     import h5py

@@ -6,6 +6,7 @@ Everything here runs in a child.
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from tasks.tensors import tensor_file
 __all__ = ["loaded", "require_safe", "restore_weights", "signature_of", "write"]
 
 DEFAULT = "serving_default"
+# Keras saves a layer's low-rank update within its kernel, and begins with an update of zeros again
+# (keras/src/layers/core/dense.py, `enable_lora`, `load_own_variables`).
+_LOW_RANK = re.compile(r"/lora_\w+_[ab]$")
 ARCHIVE = "model.keras"
 
 
@@ -41,6 +45,7 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
         CoverageError: a weight differs from the file's.
     """
     require_safe(path)
+    _require_vocabularies(path)
     predictors.eager(options)
     keras = library.of_file(path)
     zipped = archive_check.zipped(path)
@@ -61,6 +66,13 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
         _require_weights(path, model, zipped)
     form = "Keras archive" if zipped else "Keras HDF5"
     yield LivePredictor(form, {DEFAULT: signature_of(model)}, model)
+
+
+def _require_vocabularies(path: Path) -> None:
+    """Refuse an archive with a layer whose vocabulary is empty, which Keras cannot load."""
+    for layer in archive_check.empty_vocabularies(path):
+        remedy = "call `adapt`, or give the layer its vocabulary, before the model is saved."
+        raise UnsupportedGraph(f"{path}, layer {layer!r}", "a vocabulary", "one without words", remedy)
 
 
 def notes(path: Path) -> tuple[str, ...]:
@@ -210,15 +222,16 @@ def _weights(live: LivePredictor) -> list[TensorFact]:
 def _require_weights(path: Path, model: Any, zipped: bool) -> None:
     """Refuse a model one of whose weights is none of the file's: Keras gave it an initial value."""
     held = Counter(_digests(path, zipped))
+    weights = dict(library.weights_of(model))
     wanted = {
         name: hashlib.sha256(tensor_file.as_bytes(tensor_file.as_array(weight.numpy()))).hexdigest()
-        for name, weight in library.weights_of(model)
+        for name, weight in weights.items()
     }
     lost = []
     for name, digest in wanted.items():
         if held[digest]:
             held[digest] -= 1
-        else:
+        elif not (_LOW_RANK.search(name) and not weights[name].numpy().any()):
             lost.append(name)
     if lost:
         raise CoverageError(
