@@ -26,6 +26,8 @@ from tasks.tensors import tensor_file
 
 _SCOPE = "tfship_"
 
+_AVERAGE = "/ExponentialMovingAverage"
+
 
 def sources(meta: MetaGraphDef, prefix: Path, renamed: Mapping[str, str]) -> tuple[dict[str, Slice], Any | None]:
     """Return where a checkpoint holds each variable of a graph, and the graph's own SaverDef if it restores all of them.
@@ -70,6 +72,28 @@ def other_savers(
                 f"{name} is restored from {taken[name].key}{more}; another saver of the graph takes {key}: "
                 "--var-map chooses"
             )
+    return tuple(notes)
+
+
+def unused_averages(
+    meta: MetaGraphDef, prefix: Path, taken: Mapping[str, Slice], targets: Iterable[str]
+) -> tuple[str, ...]:
+    """Return notes on moving averages in a checkpoint, of what the outputs read themselves: of variables, of batch moments.
+
+    (tensorflow/python/training/moving_averages.py names them.)
+    """
+    reached = graphs.Graph(meta.graph_def).reached_nodes(targets)
+    read = {taken[name].key for name in reached if name in taken} | set(reached)
+    held = sorted(key for key in saver.reader(prefix).get_variable_to_shape_map() if key.endswith(_AVERAGE))
+    unused = [key for key in held if key not in read and key.removesuffix(_AVERAGE) in read]
+    notes = []
+    for of_variables in (True, False):
+        keys = [key for key in unused if (key.removesuffix(_AVERAGE) in taken) is of_variables]
+        if keys:
+            more = f", and {len(keys) - 1} more likewise" if len(keys) > 1 else ""
+            remedy = "--var-map chooses" if of_variables else "a graph made for inference would read that"
+            name = keys[0].removesuffix(_AVERAGE)
+            notes.append(f"the outputs read {name}, not its moving average {keys[0]}, which was saved{more}: {remedy}")
     return tuple(notes)
 
 

@@ -140,7 +140,9 @@ def _of_graph(
     if prefix is not None:
         sources, own, more = source_loader.values_of(flat, prefix, options, targets)
         notes += more
-        notes += flatten.other_savers(flat, prefix, sources, names.needed) if options.var_map is None else ()
+        if options.var_map is None:
+            notes += flatten.other_savers(flat, prefix, sources, names.needed)
+            notes += flatten.unused_averages(flat, prefix, sources, targets)
     elif names.needed:
         some = ", ".join(names.needed[:5])
         remedy = "give the checkpoint that was saved with it: its prefix as PATH, and this file as --graph."

@@ -157,6 +157,13 @@ def test_an_input_that_was_optional_is_told(run: Run, tmp_path: Path) -> None:
     assert "signature serving_default: optional inputs become required: scale" in notes(taken)
 
 
+def test_moving_averages_that_the_outputs_do_not_read_are_told(run: Run, tmp_path: Path) -> None:
+    said = notes(adopted(made(tmp_path, odd_models.averages_unused), XY))
+    assert "the outputs read w, not its moving average w/ExponentialMovingAverage, which was saved: --var-map" in said
+    assert "the outputs read moments/mean, not its moving average moments/mean/ExponentialMovingAverage" in said
+    assert "loss/ExponentialMovingAverage" not in said
+
+
 @pytest.mark.parametrize("name", ["code", "json"])
 def test_a_module_of_the_users_wins_over_one_of_pythons(run: Run, tmp_path: Path, name: str) -> None:
     isolate.call(one_network_in_every_form.without_meta, tmp_path)

@@ -183,6 +183,25 @@ def optional_input(folder: Path) -> None:
     (folder / "fingerprint.pb").unlink()
 
 
+def averages_unused(folder: Path) -> None:
+    """A training's checkpoint: averages of its variables and of the moments of a batch, which y reads as they are."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 3], "x")
+        w = v1.get_variable("w", [3], initializer=v1.ones_initializer())
+        with v1.name_scope("moments"):
+            mean = tf.reduce_mean(x, 0, name="mean")
+        average = v1.train.ExponentialMovingAverage(0.5)
+        loss = tf.reduce_sum(w * x, name="loss")
+        maintain = average.apply([w, mean, loss])
+        tf.identity((x - mean) * w, "y")
+        session.run(v1.global_variables_initializer())
+        session.run(maintain, {x: [[1.0, 2.0, 3.0]]})
+        v1.train.Saver().save(session, str(folder / "model.ckpt"))
+
+
 def open_module(folder: Path) -> None:
     """A TF2 SavedModel with variables of open shape."""
     import tensorflow as tf
