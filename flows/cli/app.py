@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from flows.cli import doctor, gc, init, inspect, plan, predict, releases, run, serve, steps, termination, verify
+from flows.cli import doctor, gc, init, inspect, plan, predict, probe, releases, run, serve, steps, termination, verify
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ serve.register(app)
 inspect.register(app)
 verify.register(app)
 predict.register(app)
+probe.register(app)
 doctor.register(app)
 gc.register(app)
 

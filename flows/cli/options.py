@@ -28,7 +28,7 @@ _PIPELINE = STEPS | {"run", "plan", "convert"}
 _SHIPPING = frozenset({"run", "plan"})
 _SERVING = _SHIPPING | {"smoke-test"}
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
-_SIGNATURES = _PIPELINE | {"verify", "predict"}
+_SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
 _RELEASES = frozenset({"serve", "rollback", "releases"})
 _RUNNING = _PIPELINE - {"plan"}
 _PRINTING = _PIPELINE | {"verify", "inspect", "rollback", "releases", "doctor", "gc"}
@@ -235,7 +235,7 @@ TABLE: tuple[Option, ...] = (
         "--probe",
         Path,
         "The inputs to compare on: npz, npy, json, csv or TFRecord.",
-        commands=_SIGNATURES - {"predict"},
+        commands=_SIGNATURES - {"predict", "probe"},
         setting="probe.file",
         file="file",
     ),
@@ -300,6 +300,8 @@ TABLE: tuple[Option, ...] = (
         read=_tolerance,
     ),
     Option("explain", "--explain", bool, "Find the first tensor inside the graph that differs.", _only("verify")),
+    Option("rows", "--rows", int, "The number of rows.", _only("probe"), "probe.rows", range=(1, None)),
+    Option("seed", "--seed", int, "The seed to draw them with.", _only("probe"), "probe.seed", range=(0, None)),
     Option("file", "--inputs", Path, "Inputs: npz, npy, json, csv or TFRecord.", _only("predict"), required=True),
     Option("out", "--out", Path, "An npz file to write instead of JSON on stdout.", _only("predict")),
     Option("quick", "--quick", bool, "List tensors without reading them.", _only("inspect")),
@@ -339,7 +341,7 @@ TABLE: tuple[Option, ...] = (
     ),
     Option("no_server", "--no-server", bool, "Run without any Prefect server.", _RUNNING),
     Option("as_json", "--json", bool, "Print one JSON document.", _PRINTING),
-    Option("as_json", "--json", bool, "Print JSON, as without it.", _only("predict"), hidden=True),
+    Option("as_json", "--json", bool, "Print JSON, as without it.", _only("predict", "probe"), hidden=True),
     Option("verbose", "--verbose", bool, "Show Prefect's log and the output of child processes.", _RUNNING),
 )
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flows.cli import termination
+from flows.cli.json_tensors import jsonable
 from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
 from tasks.forms.detect import detect
 from tasks.records.signature import OutputRef
 from tasks.tensors import tensor_file
-from tasks.tensors.tensor_file import Array, Tensors
+from tasks.tensors.tensor_file import Tensors
 from tasks.verify import predict as prediction
 
 
@@ -66,7 +65,7 @@ def predict(
         {
             "signature_name": key,
             "outputs": {
-                name: _jsonable(array, in_base64=name.endswith("_bytes"))
+                name: jsonable(array, in_base64=name.endswith("_bytes"))
                 for name, array in tensor_file.select(answers, key).items()
             },
         }
@@ -75,40 +74,6 @@ def predict(
     document = documents[0] if len(documents) == 1 else {"predictions": documents}
     termination.show(json.dumps(document, allow_nan=False))
     return ExitCode.DONE
-
-
-def _jsonable(array: Array, *, in_base64: bool) -> Any:
-    """Return the values nested as the tensor is; a float32 as the shortest decimal number that is that float32."""
-    kind = tensor_file.dtype_name(array)
-    if kind == "string":
-        flat = [_text(bytes(item), in_base64=in_base64) for item in array.ravel().tolist()]
-    elif array.dtype.kind == "c":
-        flat = [[_number(item.real), _number(item.imag)] for item in array.ravel()]
-    elif array.dtype.kind in "fV":
-        wide = array.ravel() if array.dtype.kind == "f" else array.ravel().astype("float32")
-        flat = [_number(item) for item in wide]
-    else:
-        flat = array.ravel().tolist()
-    for size in reversed(array.shape[1:]):
-        flat = [flat[start : start + size] for start in range(0, len(flat), size)] if size else []
-    if 0 in array.shape:
-        return array.tolist()
-    return flat if array.ndim else flat[0]
-
-
-def _number(item: Any) -> float | str:
-    if math.isfinite(item):
-        return float(str(item))
-    return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
-
-
-def _text(item: bytes, *, in_base64: bool) -> Any:
-    try:
-        if not in_base64:
-            return item.decode()
-    except UnicodeDecodeError:
-        pass
-    return {"b64": base64.b64encode(item).decode()}
 
 
 def _write(out: Path, answers: Tensors, *, alone: bool) -> None:

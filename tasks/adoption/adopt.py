@@ -21,8 +21,9 @@ from tasks.graphs import rewrite
 from tasks.graphs.protos import GraphDef
 from tasks.graphs.variables import Slice
 from tasks.parity import compare
-from tasks.probe import establish
+from tasks.probe import establish, tfrecords
 from tasks.records.adoption import Adopted, Found, ModelOptions, ProbeSource
+from tasks.records.base import Record
 from tasks.records.baseline import Baseline, Variable
 from tasks.records.forms import Form
 from tasks.records.settings import SessionOptions
@@ -63,6 +64,31 @@ def probe_of(model: SourceModel, found: Found, source: ProbeSource) -> tuple[Ten
         remedy = "return rows for every input of every signature, or give them: --probe FILE."
         raise UsageError("probe()", f"rows for {', '.join(wanted)}", f"none for {', '.join(missing)}", remedy)
     return {name: own[name] for name in wanted}, "the model's own"
+
+
+class ProbeWritten(Record):
+    """A probe in a tensor file: its signatures, its origin, and, by signature, the features of rows that are tf.Examples."""
+
+    signatures: tuple[str, ...]
+    origin: str
+    examples: dict[str, tuple[dict[str, list[int | float | bytes]], ...]]
+
+
+def write_probe(
+    found: Found, given: ModelOptions, source: ProbeSource, options: SessionOptions, code: ModelSource | None, out: Path
+) -> ProbeWritten:
+    """Write the probe of a source model to `out`, without a call of the model. Raises as `opened` and `probe_of`."""
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix="scratch-") as scratch,
+        opened(found, given, code, options, Path(scratch)) as model,
+    ):
+        rows, origin = probe_of(model, found, source)
+        tensor_file.write_tensors(out, rows)
+        keys = tuple(one.key for one in model.names.signatures if one.inputs)
+        inputs = {key: list(tensor_file.select(rows, key).values()) for key in keys}
+        parsed = {key: tfrecords.as_examples(arrays[0]) for key, arrays in inputs.items() if len(arrays) == 1}
+        examples = {key: features for key, features in parsed.items() if features is not None}
+        return ProbeWritten(signatures=keys, origin=origin, examples=examples)
 
 
 def _leave(model: SourceModel, found: Found, source: ProbeSource, options: SessionOptions, run: TrainingRun) -> None:

@@ -56,7 +56,10 @@ class SourcePredictor(SessionPredictor):
             remedy = "give fewer or smaller rows (--probe FILE), or run where there is more memory."
             raise ChildFailed(f"{self.form}, signature {signature}", "an answer", _sentence(error), remedy) from None
         except tf.errors.OpError as error:
-            remedy = "the model may take only some inputs: give rows that it accepts with --probe FILE (tfship inspect shows the inputs)."
+            remedy = (
+                "the model may take only some inputs: `tfship probe PATH > probe.json` writes rows to correct, and "
+                "--probe probe.json gives them."
+            )
             raise UsageError(
                 f"{self.form}, signature {signature}", "an answer to the probe", _sentence(error), remedy
             ) from None

@@ -117,12 +117,19 @@ def _json(document: Any, where: str) -> Held:
     if document.keys() <= _REST and document.keys() & {"instances", "inputs", "examples"}:
         return _request(document, where)
     named: dict[str, Value] = {}
+    alone: dict[str | None, Value] = {}
     for key, value in document.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value.keys() == {"examples"} and _are_features(value["examples"]):
+            alone[key] = serialized(value["examples"], None, f"{where}, {key}")
+        elif isinstance(value, dict):
             named |= {str(OutputRef(key, name)): Nested(inner) for name, inner in value.items()}
         else:
             named[key] = Nested(value)
-    return Held("JSON", named)
+    return Held("JSON", named, alone)
+
+
+def _are_features(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and all(isinstance(row, dict) for row in rows)
 
 
 def _request(document: Mapping[str, Any], where: str) -> Held:

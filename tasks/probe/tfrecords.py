@@ -130,6 +130,30 @@ def _parsed(message: Any, record: bytes, kind: str, where: str) -> Any:
         raise UsageError(where, f"a {kind}, as the first", "bytes that do not parse", remedy) from None
 
 
+def as_examples(rows: Array) -> tuple[dict[str, list[Any]], ...] | None:
+    """Return the features of each row where all rows are serialized tf.Examples with any, else None."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    if rows.dtype != object:
+        return None
+    found = []
+    for row in rows.ravel():
+        try:
+            features = tf.train.Example.FromString(bytes(row)).features.feature
+        except DecodeError:
+            return None
+        if not features:
+            return None
+        found.append({name: [_shortest(item) for item in _values(features, name)] for name in sorted(features)})
+    return tuple(found)
+
+
+def _shortest(item: Any) -> Any:
+    """Return a float, which is a float32 here, with no more digits than that needs."""
+    return float(str(np.float32(item))) if isinstance(item, float) else item
+
+
 def _features(examples: Iterable[Any]) -> dict[str, Value]:
     """Features by name, one list a row; a row without the feature has an empty list."""
     rows = list(examples)

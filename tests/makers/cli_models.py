@@ -32,3 +32,10 @@ def keras_files(folder: Path) -> None:
     model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2, name="d")])
     model.save(folder / "model.keras")
     model.save_weights(folder / "model.weights.h5")
+
+
+def graded(folder: Path) -> None:
+    """A SavedModel that takes tf.Examples."""
+    from tests.makers import servables
+
+    servables.graded(folder)
