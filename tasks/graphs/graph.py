@@ -29,6 +29,7 @@ OTHER_STATE = re.compile(
 )
 # The inputs of these nodes close a loop; without them a graph has no cycles.
 BACK_EDGES = frozenset({"NextIteration", "RefNextIteration"})
+_FRAMES = frozenset({"Enter", "RefEnter", "Exit", "RefExit"})
 
 
 class CallSpec(NamedTuple):
@@ -113,6 +114,20 @@ def in_order(nodes: Mapping[str, NodeDef], stops: Collection[str] = ()) -> list[
     return list(sorter.static_order())
 
 
+def in_loops(nodes: Mapping[str, NodeDef]) -> set[str]:
+    """Return the names of nodes within TensorFlow 1's loops, whose outputs have one value in each iteration.
+
+    A loop is a frame between Enter and Exit; what an Exit gives is outside (tensorflow/core/ops/control_flow_ops.cc).
+    """
+    depths: dict[str, int] = {}
+    for name in in_order(nodes):
+        node = nodes[name]
+        sources = (node_name(source) for source in node.input)
+        below = max((depths[source] for source in sources if source in depths), default=0)
+        depths[name] = max(below + ("Enter" in node.op) - ("Exit" in node.op), 0) if node.op in _FRAMES else below
+    return {name for name, depth in depths.items() if depth}
+
+
 @dataclass(frozen=True, eq=False)
 class Body:
     """The nodes of a graph, or of the function `definition`.
@@ -175,6 +190,11 @@ class Graph:
     def nodes(self) -> Mapping[str, NodeDef]:
         """The nodes of the graph itself, by name."""
         return self.body.nodes
+
+    @cached_property
+    def in_loops(self) -> set[str]:
+        """The nodes of the graph itself that are `in_loops`."""
+        return in_loops(self.nodes)
 
     def every_node(self) -> Iterator[NodeDef]:
         """Yield the nodes of the graph and of every function of its library."""

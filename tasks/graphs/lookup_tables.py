@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts.manifest import hash_file
-from tasks.errors import DamagedError, UsageError
+from tasks.errors import CoverageError, DamagedError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import table_files
 from tasks.graphs import variables as graph_variables
@@ -19,6 +19,8 @@ from tasks.records.signature import Asset
 _TABLES = "tfship_tables"
 _INIT = "__saved_model_init_op"
 _MAIN = ("saved_model_main_op", "legacy_init_op")
+_STATIC_TABLES = frozenset({"HashTable", "HashTableV2"})
+_FILLING = table_files.FILLS | {"InitializeTable", "InitializeTableV2", "LookupTableImport", "LookupTableImportV2"}
 LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads beside the variables'
 
 
@@ -33,6 +35,7 @@ def find(
     Raises:
         DamagedError: the file of an asset is missing.
         UsageError: one file would have to be two assets.
+        CoverageError: nothing in the graph fills a table.
         UnsafeGraph: the outputs would fill a table from a file themselves.
     """
     outputs = list(outputs)
@@ -42,6 +45,7 @@ def find(
     if operation is None:
         needed = graphs.Graph(meta.graph_def).reach(outputs) - graph_variables.variable_facts(meta.graph_def).keys()
         filling = [node for node in _collected(meta) if node.input and graphs.node_name(node.input[0]) in needed]
+        _require_filled(meta.graph_def, needed, {graphs.node_name(node.input[0]) for node in filling})
         if not filling:
             return None, (), {}
         operation = _TABLES
@@ -92,6 +96,22 @@ def initialisers(meta: MetaGraphDef) -> list[str]:
         if collection in meta.collection_def:
             found += meta.collection_def[collection].node_list.value
     return found
+
+
+def _require_filled(graph_def: GraphDef, needed: Iterable[str], filled: Iterable[str]) -> None:
+    nodes = Graph(graph_def).nodes
+    tables = {name for name in needed if name in nodes and nodes[name].op in _STATIC_TABLES}
+    if empty := sorted(tables - set(filled)):
+        remedy = (
+            "keep the operation that fills it when the graph is frozen: name it among the outputs, "
+            "`tf.compat.v1.tables_initializer().name`, or export a SavedModel."
+        )
+        raise CoverageError(
+            f"the lookup table {empty[0]}, which the outputs read",
+            "an operation in the graph that fills it",
+            "none",
+            remedy,
+        )
 
 
 def _place(folder: Path, written: str, candidates: Iterable[str]) -> Path:
@@ -178,12 +198,17 @@ def _main_op(meta: MetaGraphDef) -> str | None:
 
 
 def _collected(meta: MetaGraphDef) -> list[Any]:
-    """Return the nodes that fill tables, from the collection of initialisers or the op that `find` added; groups are expanded."""
+    """Return the nodes that fill tables, from the collection of initialisers or the op that `find` added; groups are expanded.
+
+    A GraphDef has no collections: there they are known by their ops.
+    """
     nodes = Graph(meta.graph_def).nodes
-    held = (
-        meta.collection_def["table_initializer"].node_list.value if "table_initializer" in meta.collection_def else ()
-    )
-    waiting = [*_added(meta), *reversed(held)]
+    held: Iterable[str] = ()
+    if "table_initializer" in meta.collection_def:
+        held = meta.collection_def["table_initializer"].node_list.value
+    elif not _added(meta):
+        held = [name for name, node in nodes.items() if node.op in _FILLING]
+    waiting = [*_added(meta), *reversed(list(held))]
     found: dict[str, Any] = {}
     grouped: set[str] = set()
     while waiting:

@@ -70,7 +70,24 @@ class Specs:
             return value
         if types[index] in _HANDLES:
             raise UsageError(option, "a tensor with a value", f"{node}:{index}, a handle", "name what reads it.")
+        if node in self.graph.in_loops:
+            found = f"{node}:{index}, which has one in each iteration of a loop"
+            ends = ", ".join(self._ends_of_loop(node)) or "there is none"
+            raise UsageError(option, "a tensor of one value", found, f"name what leaves the loop: {ends}.")
         return f"{node}:{index}"
+
+    def _ends_of_loop(self, node: str) -> list[str]:
+        """Return the tensors that leave the loop of a node and depend on it, at most three."""
+        waiting, seen, found = [node], {node}, []
+        while waiting:
+            for read in self.graph.body.readers.get(waiting.pop(0), ()):
+                name = read.node.name
+                if name not in self.graph.in_loops:
+                    found.append(f"{name}:0")
+                elif name not in seen:
+                    waiting.append(name)
+                seen.add(name)
+        return sorted(set(found))[:3]
 
     def value_of(self, variable: str) -> str | None:
         """Return the tensor by which the graph reads a variable, or None; the variable's own `…/read` if there is one."""

@@ -20,13 +20,22 @@ from tasks.signatures.placeholder_roles import INPUT_NAME, PlaceholderRoles
 # Ops whose result is about a tensor, not of it, or that only pass a variable or a constant on.
 _NO_OUTPUT = re.compile(
     r"Const|Shape|ShapeN|Rank|Size|Placeholder\w*|Variable\w*|VarHandleOp|ReadVariableOp|Pack|Range|Fill|ZerosLike|OnesLike"
-    r"|Enter|Exit|NextIteration|LoopCond|Switch|Random\w+|TensorArray\w*|TensorList\w*|Iterator\w*|\w*Dataset\w*|\w*Queue\w*"
+    r"|NextIteration|LoopCond|Switch|Random\w+|TensorArray\w*|TensorList\w*|Iterator\w*|\w*Dataset\w*|\w*Queue\w*"
     r"|StopGradient|Slice|ExpandDims|\w*Table\w*|Where|Unique\w*|\w*Sparse\w*"
 )
 _GOOD_OP = {
     **{"Softmax": 5.0, "Sigmoid": 4.5, "LogSoftmax": 2.5, "ArgMax": 2.0, "BiasAdd": 3.0, "MatMul": 1.0, "TopKV2": 1.5},
     **{"Relu": 1.0, "Relu6": 1.0, "Tanh": 1.0, "StatefulPartitionedCall": 1.0, "PartitionedCall": 1.0},
-    **{"Reshape": -1.5, "Cast": -1.0, "Log": -2.0, "Neg": -2.0, "Sub": -2.0, "Square": -3.0, "SquaredDifference": -4.0},
+    **{
+        "Exit": -1.5,
+        "Reshape": -1.5,
+        "Cast": -1.0,
+        "Log": -2.0,
+        "Neg": -2.0,
+        "Sub": -2.0,
+        "Square": -3.0,
+        "SquaredDifference": -4.0,
+    },
     **{
         "Abs": -3.0,
         "Mean": -3.0,
@@ -102,6 +111,7 @@ class Candidates(PlaceholderRoles):
             and (reach[name] or not self.sources)
             and not _NO_OUTPUT.fullmatch(node.op)
             and name not in self.only_initial
+            and name not in self.specs.graph.in_loops
             and not self._reads_a_variable(node)
             and self._has_value(name)
         ]

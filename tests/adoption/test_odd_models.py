@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,34 @@ def test_an_unknown_op_that_loading_needs_is_named_with_its_library(run: Run, tm
 def test_an_input_that_was_optional_is_told(run: Run, tmp_path: Path) -> None:
     taken = adopted(made(tmp_path, odd_models.optional_input), ModelOptions())
     assert "signature serving_default: optional inputs become required: scale" in notes(taken)
+
+
+def test_the_table_of_a_frozen_graph_is_filled_by_its_own_operation(run: Run, tmp_path: Path) -> None:
+    named = ModelOptions(inputs=("words",), outputs=("ids",))
+    for filled in (True, False):
+        isolate.call(odd_models.frozen_with_a_table, tmp_path / f"{filled}.pb", filled)
+    assert adopted(tmp_path / "True.pb", named).path.is_dir()
+    with pytest.raises(CoverageError, match=r"lookup table hash_table(.|\n)*tables_initializer"):
+        adopted(tmp_path / "False.pb", named)
+
+
+def test_no_guess_lies_within_a_loop_and_none_can_be_named(run: Run, tmp_path: Path) -> None:
+    isolate.call(odd_models.loop_of_tensorflow_1, tmp_path / "model.ckpt")
+    with pytest.raises(UsageError) as guessed:
+        adopted(tmp_path, ModelOptions())
+    said = str(guessed.value)
+    assert (
+        "--input x:0 --input lengths:0 --output probs:0" in said
+        or "--input lengths:0 --input x:0 --output probs:0" in said
+    )
+    assert re.findall(r"while/(?!Exit)\S+", said) == []
+    assert "labels:0  int64 [?]  a label" in said and "lengths:0  int32 [?]  a placeholder" in said
+    within = ModelOptions(inputs=("x", "lengths"), outputs=("while/Tanh",))
+    with pytest.raises(
+        UsageError, match=r"while/Tanh:0, which has one in each iteration of a loop(.|\n)*while/Exit_1:0"
+    ):
+        adopted(tmp_path, within)
+    assert adopted(tmp_path, ModelOptions(inputs=("x", "lengths"), outputs=("probs",))).path.is_dir()
 
 
 def test_moving_averages_that_the_outputs_do_not_read_are_told(run: Run, tmp_path: Path) -> None:

@@ -202,6 +202,43 @@ def averages_unused(folder: Path) -> None:
         v1.train.Saver().save(session, str(folder / "model.ckpt"))
 
 
+def frozen_with_a_table(path: Path, filled: bool) -> None:
+    """A GraphDef of a lookup, with or without the operation that fills its table."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        words = v1.placeholder(tf.string, [None], "words")
+        initialiser = tf.lookup.KeyValueTensorInitializer(["a", "b"], tf.constant([1, 2], tf.int64))
+        tf.identity(tf.lookup.StaticHashTable(initialiser, -1).lookup(words), "ids")
+        kept = ["ids", v1.tables_initializer("fill").name] if filled else ["ids"]
+        path.write_bytes(v1.graph_util.extract_sub_graph(graph.as_graph_def(), kept).SerializeToString())
+
+
+def loop_of_tensorflow_1(prefix: Path) -> None:
+    """A recurrent network by TensorFlow 1's control flow, with lengths and labels."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    v1.disable_control_flow_v2()
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 5, 3], "x")
+        lengths = v1.placeholder(tf.int32, [None], "lengths")
+        labels = v1.placeholder(tf.int64, [None], "labels")
+        w, out = v1.get_variable("w", [3, 3]), v1.get_variable("out", [3, 2])
+
+        def step(number: Any, state: Any) -> Any:
+            moved = tf.tanh(state @ w + x[:, number])
+            return number + 1, tf.where((number < lengths)[:, None], moved, state)
+
+        _, state = tf.while_loop(lambda number, _: number < 5, step, [0, tf.zeros_like(x[:, 0])])
+        logits = tf.matmul(state, out, name="logits")
+        tf.nn.softmax(logits, name="probs")
+        v1.losses.sparse_softmax_cross_entropy(labels, logits)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(prefix))
+
+
 def open_module(folder: Path) -> None:
     """A TF2 SavedModel with variables of open shape."""
     import tensorflow as tf
