@@ -13,7 +13,7 @@ from tasks.records.settings import SessionOptions
 
 
 @contextmanager
-def _no_descriptor() -> Iterator[None]:
+def none_left() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
     held: list[int] = []
@@ -36,7 +36,7 @@ def reader(model: Path) -> None:
     listed = saver.files(prefix)
     saver.files = lambda _: listed
     saver.reader(prefix)
-    with _no_descriptor():
+    with none_left():
         saver.reader(prefix)
 
 
@@ -44,20 +44,20 @@ def read(model: Path) -> None:
     """Its data file, opened as a tensor is read."""
     prefix = model / "variables" / "variables"
     checkpoint = saver.reader(prefix)
-    with _no_descriptor():
+    with none_left():
         saver.read(checkpoint, "dense/kernel", prefix)
 
 
 def proto(model: Path) -> None:
     """A SavedModel's proto."""
     saved_model.meta_graph(model)
-    with _no_descriptor():
+    with none_left():
         saved_model.meta_graph(model)
 
 
 def loader(model: Path) -> None:
     """A SavedModel, by the loader."""
-    for starve in (nullcontext, _no_descriptor):
+    for starve in (nullcontext, none_left):
         with starve(), saved_model.session_of(model, [saved_model.SERVE], SessionOptions()):
             pass
 

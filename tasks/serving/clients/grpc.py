@@ -5,6 +5,7 @@ Protocol: tensorflow_serving/apis/*.proto. `rest.py` is the same over REST.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ChildFailed, PipelineError
+from tasks.parity.transient_errors import failure, transient
 from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
 from tasks.records.serving import Cause, Endpoint
@@ -35,7 +37,13 @@ class AnsweredError(Exception):
 
 @contextmanager
 def reaching(protocol: str, seconds: float) -> Iterator[None]:
-    """Raise ChildFailed for a server that cannot be reached or is too slow, AnsweredError for one that answers an error."""
+    """Turn what the libraries raise into errors of ours.
+
+    Raises:
+        AnsweredError: the server answered an error.
+        EnvironmentFailure: this machine cannot send the request.
+        ChildFailed: the server cannot be reached, or is too slow.
+    """
     import grpc
     import httpx
 
@@ -45,11 +53,21 @@ def reaching(protocol: str, seconds: float) -> Iterator[None]:
         found = f"{error.code().name}: {error.details()}"
         if error.code().name not in _TRANSIENT:
             raise AnsweredError(found) from None
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            _require_sent(protocol, found)
         raise _not_answered(protocol, seconds, found) from None
     except httpx.HTTPStatusError as error:
         raise _not_answered(protocol, seconds, f"{error.response.status_code} {error.response.text[:300]}") from None
     except httpx.TransportError as error:
-        raise _not_answered(protocol, seconds, f"{type(error).__name__}: {error}") from None
+        found = f"{type(error).__name__}: {error}"
+        _require_sent(protocol, found)
+        raise _not_answered(protocol, seconds, found) from None
+
+
+def _require_sent(protocol: str, found: str) -> None:
+    """Raise EnvironmentFailure where a connection failed for want of something on this machine: of file descriptors, say."""
+    if transient(about := OSError(found)):
+        raise failure(about, f"a connection to the server over {protocol}") from None
 
 
 def _not_answered(protocol: str, seconds: float, found: str) -> ChildFailed:
@@ -93,6 +111,7 @@ class GrpcPredictor:
         self.name, self.signatures, self.seconds = name, signatures, seconds
         self.versions: set[int] = set()
         self.turned_away = 0
+        self._counting = threading.Lock()
 
     def send(self, call: Any, request: Any) -> Any:
         """Return the answer to a request, sent again while the server is full.
@@ -105,7 +124,8 @@ class GrpcPredictor:
             return admitted(lambda left: call(request, timeout=left), self.seconds, self._count)
 
     def _count(self) -> None:
-        self.turned_away += 1
+        with self._counting:  # one predictor serves several threads
+            self.turned_away += 1
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`.

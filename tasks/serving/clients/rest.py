@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,6 +60,7 @@ class RestPredictor:
         self.signatures = signatures
         self.by_row = by_row
         self.turned_away = 0
+        self._counting = threading.Lock()
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> Tensors:
         """See `Predictor`.
@@ -184,7 +186,8 @@ class RestPredictor:
         return answer
 
     def _count(self) -> None:
-        self.turned_away += 1
+        with self._counting:  # one predictor serves several threads
+            self.turned_away += 1
 
     def values(self) -> Iterator[TensorFact]:
         """Return an empty iterator: a server does not expose its variables."""

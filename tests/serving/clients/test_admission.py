@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+
 import grpc
 import pytest
 
-from tasks.errors import ChildFailed
+from tasks import isolate
+from tasks.errors import ChildFailed, EnvironmentFailure
 from tasks.records.serving import Cause
 from tasks.serving.clients.admission import NO_THREAD, admitted
 from tasks.serving.clients.grpc import AnsweredError, reaching
+from tests.forms import no_descriptors
 
 
 class Answered(grpc.RpcError):  # type: ignore[misc]  # grpcio ships no types
@@ -70,3 +74,24 @@ def test_what_is_exhausted_has_its_own_cause_and_remedy(details: str, cause: Cau
     with pytest.raises(ChildFailed) as failed, reaching("gRPC", 1.0):
         raise Answered(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
     assert failed.value.cause is cause and remedy in failed.value.remedy and details in failed.value.found
+
+
+def _asked_without_descriptors(port: int) -> None:
+    """In a child: over both protocols, when this process can open no file or socket more."""
+    import httpcore  # noqa: F401 - imported at the first request, of which the descriptors are gone
+    import httpx
+
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    with httpx.Client() as client, no_descriptors.none_left():
+        with pytest.raises(EnvironmentFailure, match="Too many open files") as of_grpc, reaching("gRPC", 5.0):
+            channel.unary_unary("/a/b")(b"", timeout=5.0)
+        with pytest.raises(EnvironmentFailure, match="Too many open files") as of_rest, reaching("REST", 5.0):
+            client.get(f"http://127.0.0.1:{port}/")
+    channel.close()
+    for error in (of_grpc, of_rest):
+        assert "ulimit -n" in error.value.remedy and "too slow" not in str(error.value)
+
+
+def test_a_full_table_of_file_descriptors_is_this_machines_and_not_slow() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        isolate.call(_asked_without_descriptors, listening.getsockname()[1])
