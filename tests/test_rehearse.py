@@ -56,8 +56,9 @@ def test_a_change_of_versions_is_rehearsed_beside_production(run: Run, tmp_path:
     served(first, root)
     before = sorted(str(path) for path in root.rglob("*") if path.name != "lock")
 
-    found = rehearsed(first, blessed, root)
+    found = rehearsed(first, blessed, root, flags=["--grpc_max_threads=2"])
     assert found.passed and found.switch is not None
+    assert found.switch.turned_away, "two clients at once, of which one is let in"
     assert [(phase.name, phase.failed) for phase in found.switch.phases] == [("before", 0), ("during", 0), ("after", 0)]
     assert all(phase.requests > 0 for phase in found.switch.phases)
     assert found.switch.version == 2 and found.switch.switch_seconds is not None and found.peak_memory

@@ -201,6 +201,10 @@ def _of_object(live: LivePredictor, options: ModelOptions, scratch: Path) -> Sou
     sources = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
     requested = tuple(chosen[one.key].model_copy(update={"allow_nonfinite": one.allow_nonfinite}) for one in signatures)
     notes = _training_notes(meta.graph_def, outputs)
+    if others := [key for key in live.signatures if key not in chosen]:
+        notes += (
+            f"left out by --signature {options.signature}, and so neither proven nor served: {', '.join(others)}",
+        )
     return SourceModel(meta, prefix, sources, live, requested, names, places, notes, paths=paths)
 
 

@@ -22,7 +22,8 @@ class Switch(Record):
 
     `traffic` describes the requests, `failures` are the first errors, `switch_seconds` is the time from the rename of the
     new version until it is AVAILABLE and the old one unloaded (None if that did not happen), `load_seconds` the time from
-    its detection until it is AVAILABLE. `ended` is the error that the server reported if the load failed.
+    its detection until it is AVAILABLE. `ended` is the error that the server reported if the load failed. `turned_away`
+    counts attempts that a full server turned away and that were sent again.
     """
 
     previous: int
@@ -33,6 +34,7 @@ class Switch(Record):
     switch_seconds: float | None
     load_seconds: float | None = None
     ended: str = ""
+    turned_away: int = 0
 
 
 class RehearsalSummary(Record):

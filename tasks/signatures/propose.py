@@ -64,6 +64,9 @@ def declared(meta: MetaGraphDef, specs: Specs, notes: list[str], key: str | None
     if key is not None and key not in keys:
         remedy = "choose one of these, or name the tensors: --input … --output …"
         raise UsageError(f"--signature {key}", "a signature that the model declares", ", ".join(keys) or "none", remedy)
+    if key is not None and len(keys) > 1:
+        others = ", ".join(name for name in keys if name != key)
+        notes.append(f"left out by --signature {key}, and so neither proven nor served: {others}")
     found = []
     for name in keys if key is None else [key]:
         declared = meta.signature_def[name]

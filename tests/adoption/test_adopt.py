@@ -85,7 +85,10 @@ def test_a_shape_that_is_declared_narrower_than_the_graph_ships_as_declared_and_
     path = saved(tmp_path, "shared_placeholder")
     isolate.call(trainable_checkpoints.declare_rows, path, ["b"], 1)
     made = adopted(path, ModelOptions(signature="b"))
-    assert notes(made) == ("input x of b takes [1,3] only, as declared; the graph's own takes [?,3]",)
+    assert set(notes(made)) == {
+        "left out by --signature b, and so neither proven nor served: a",
+        "input x of b takes [1,3] only, as declared; the graph's own takes [?,3]",
+    }
     assert tensor_file.read_tensors(made.path / "probe.tensors")["b/x"].shape == (1, 3)
 
 
@@ -160,6 +163,7 @@ def test_rows_that_the_code_beside_a_checkpoint_does_not_give_are_asked_for(run:
     with pytest.raises(UsageError, match=r"probe\(\): expected rows for a/x, b/x, found none for b/x"):
         adopted(tmp_path / "model.ckpt", code=code)
     made = adopted(tmp_path / "model.ckpt", ModelOptions(signature="a"), code)
+    assert "left out by --signature a, and so neither proven nor served: b" in notes(made)
     np.testing.assert_array_equal(
         tensor_file.read_tensors(made.path / "baselines" / "0.tensors")["a/y"], np.full((4, 3), 2)
     )

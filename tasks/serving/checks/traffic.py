@@ -79,7 +79,12 @@ def switched(
         if found is None:
             return None
         traffic, requests = found
-        calls = [call for request in requests for call in _calls(over_grpc, endpoint, name, *request, request_timeout)]
+        away: list[None] = []  # an entry for each attempt; appending is atomic
+        calls = [
+            call
+            for request in requests
+            for call in _calls(over_grpc, endpoint, name, *request, request_timeout, lambda: away.append(None))
+        ]
         over = threading.Event()
         with ThreadPoolExecutor(len(calls) * CLIENTS) as pool:
             clients = [pool.submit(_client, call, over) for call in calls * CLIENTS]
@@ -107,6 +112,7 @@ def switched(
         switch_seconds=round(done - changed, 3) if settled.took_over else None,
         load_seconds=settled.load_seconds,
         ended=settled.ended,
+        turned_away=len(away),
     )
 
 
@@ -145,15 +151,21 @@ def _answered(over_grpc: GrpcPredictor, call: str, request: Any, name: str) -> b
 
 
 def _calls(
-    over_grpc: GrpcPredictor, endpoint: Endpoint, name: str, call: str, request: Any, seconds: float
+    over_grpc: GrpcPredictor,
+    endpoint: Endpoint,
+    name: str,
+    call: str,
+    request: Any,
+    seconds: float,
+    turned_away: Callable[[], None],
 ) -> Iterator[Callable[[], None]]:
-    """Yield calls that send the request over gRPC and, if JSON can carry it, over REST."""
+    """Yield calls that send the request over gRPC and, if JSON can carry it, over REST, and again while the server is full."""
     import httpx
 
     send = getattr(over_grpc.service, call)
 
     def over_wire() -> None:
-        admitted(lambda left: send(request, timeout=left), seconds, lambda: None)
+        admitted(lambda left: send(request, timeout=left), seconds, turned_away)
 
     yield over_wire
     if (document := _document(call, request)) is None:
@@ -163,7 +175,7 @@ def _calls(
     url = f"{endpoint.rest}/v1/models/{name}:{call.lower()}"
 
     def over_http() -> None:
-        admitted(lambda left: client.post(url, content=body, timeout=left).raise_for_status(), seconds, lambda: None)
+        admitted(lambda left: client.post(url, content=body, timeout=left).raise_for_status(), seconds, turned_away)
 
     with reaching("REST", seconds):
         over_http_works = client.post(url, content=body).status_code == 200
