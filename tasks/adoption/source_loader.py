@@ -60,8 +60,9 @@ class SourcePredictor(SessionPredictor):
                 "the model may take only some inputs: `tfship probe PATH > probe.json` writes rows to correct, and "
                 "--probe probe.json gives them."
             )
+            at = f"{error.op.type} {error.op.name}: " if error.op is not None else ""
             raise UsageError(
-                f"{self.form}, signature {signature}", "an answer to the probe", _sentence(error), remedy
+                f"{self.form}, signature {signature}", "an answer to the probe", f"{at}{_sentence(error)}", remedy
             ) from None
 
 

@@ -70,11 +70,16 @@ class Specs:
             return value
         if types[index] in _HANDLES:
             raise UsageError(option, "a tensor with a value", f"{node}:{index}, a handle", "name what reads it.")
+        self.require_one_value(f"{node}:{index}", option)
+        return f"{node}:{index}"
+
+    def require_one_value(self, tensor: str, option: str) -> None:
+        """Raise UsageError for a tensor within a loop of TensorFlow 1, which nothing outside of the loop can fetch."""
+        node = graphs.node_name(tensor)
         if node in self.graph.in_loops:
-            found = f"{node}:{index}, which has one in each iteration of a loop"
+            found = f"{tensor}, which has one in each iteration of a loop"
             ends = ", ".join(self._ends_of_loop(node)) or "there is none"
             raise UsageError(option, "a tensor of one value", found, f"name what leaves the loop: {ends}.")
-        return f"{node}:{index}"
 
     def _ends_of_loop(self, node: str) -> list[str]:
         """Return the tensors that leave the loop of a node and depend on it, at most three."""

@@ -64,6 +64,8 @@ def resolve(meta: MetaGraphDef, given: ModelOptions) -> Resolved:
         raise proposals.ask(meta, specs, "the names of its inputs and outputs", notes)
     guesses = Candidates(specs, proposals.machinery(meta))
     for signature in found:
+        for spec in (*signature.inputs.values(), *signature.outputs.values()):
+            specs.require_one_value(spec.tensor, f"signature {signature.key}")
         _require_complete(specs, guesses, signature, pins, notes)
     if given.allow_nonfinite:
         found = tuple(signature.model_copy(update={"allow_nonfinite": True}) for signature in found)

@@ -186,6 +186,13 @@ def test_no_guess_lies_within_a_loop_and_none_can_be_named(run: Run, tmp_path: P
     assert adopted(tmp_path, ModelOptions(inputs=("x", "lengths"), outputs=("probs",))).path.is_dir()
 
 
+def test_the_op_that_takes_no_such_input_is_named(run: Run, tmp_path: Path) -> None:
+    isolate.call(odd_models.asserting, tmp_path / "graph.pb")
+    named = ModelOptions(inputs=("x",), outputs=("y",))
+    with pytest.raises(UsageError, match=r"found Assert must_be_even.*: .*x must be even(.|\n)*tfship probe PATH"):
+        adopted(tmp_path / "graph.pb", named)
+
+
 def test_moving_averages_that_the_outputs_do_not_read_are_told(run: Run, tmp_path: Path) -> None:
     said = notes(adopted(made(tmp_path, odd_models.averages_unused), XY))
     assert "the outputs read w, not its moving average w/ExponentialMovingAverage, which was saved: --var-map" in said

@@ -202,6 +202,18 @@ def averages_unused(folder: Path) -> None:
         v1.train.Saver().save(session, str(folder / "model.ckpt"))
 
 
+def asserting(path: Path) -> None:
+    """A GraphDef that takes even numbers only."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.int32, [None], "x")
+        checked = tf.compat.v1.Assert(tf.reduce_all(x % 2 == 0), ["x must be even"], name="must_be_even")
+        with tf.control_dependencies([checked]):
+            tf.identity(x, "y")
+        path.write_bytes(graph.as_graph_def().SerializeToString())
+
+
 def frozen_with_a_table(path: Path, filled: bool) -> None:
     """A GraphDef of a lookup, with or without the operation that fills its table."""
     import tensorflow as tf
