@@ -67,7 +67,7 @@ def test_a_port_taken_meanwhile_is_chosen_again(
         monkeypatch.setattr(binary, "COLLISION_SECONDS", 20.0)  # a slow host must not hide the collision
         monkeypatch.setattr(binary, "free_ports", lambda _: next(offered))
         runtime = BinaryRuntime(listener, tmp_path / "logs")
-        endpoint = runtime.start("model", tmp_path, deadline=30)
+        endpoint = runtime.start("model", tmp_path, deadline=120)
         assert str(used) not in endpoint.grpc + endpoint.rest
         assert runtime.exited() is None
         runtime.stop()
@@ -84,12 +84,12 @@ def test_ports_that_are_always_taken_are_an_environment_failure(
         monkeypatch.setattr(binary, "COLLISION_SECONDS", 20.0)  # a slow host must not hide the collision
         monkeypatch.setattr(binary, "free_ports", lambda _: (used, used))
         with pytest.raises(EnvironmentFailure, match="two free ports"):
-            BinaryRuntime(listener, tmp_path / "logs").start("model", tmp_path, deadline=30)
+            BinaryRuntime(listener, tmp_path / "logs").start("model", tmp_path, deadline=120)
 
 
 def test_a_server_that_ignores_sigterm_is_killed_with_its_children(listener: Path, tmp_path: Path) -> None:
     runtime = BinaryRuntime(listener, tmp_path / "logs")
-    endpoint = runtime.start("stubborn", tmp_path, deadline=30)
+    endpoint = runtime.start("stubborn", tmp_path, deadline=120)
     until = time.monotonic() + 60
     while "up" not in runtime.logs() and time.monotonic() < until:
         time.sleep(0.02)
@@ -109,7 +109,7 @@ def test_the_server_outlives_the_thread_that_started_it(listener: Path, tmp_path
     """The kernel's death signal comes with the parent's thread: Prefect's threads come and go."""
     runtime = BinaryRuntime(listener, tmp_path / "logs")
     started: list[Endpoint] = []
-    thread = threading.Thread(target=lambda: started.append(runtime.start("model", tmp_path, deadline=30)))
+    thread = threading.Thread(target=lambda: started.append(runtime.start("model", tmp_path, deadline=120)))
     thread.start()
     thread.join()
     until = time.monotonic() + 60
@@ -129,7 +129,7 @@ def test_the_log_is_the_end_of_what_was_written(tmp_path: Path) -> None:
         "yes a line of thirty-two characters | head -c 1000000; echo the end\n",
     )
     runtime = BinaryRuntime(noisy, tmp_path / "logs")
-    runtime.start("model", tmp_path, deadline=30)
+    runtime.start("model", tmp_path, deadline=120)
     until = time.monotonic() + 10
     while runtime.exited() is None and time.monotonic() < until:
         time.sleep(0.02)
@@ -162,7 +162,7 @@ def test_our_stand_in_as_a_binary_is_called_one(model_server: Path, tmp_path: Pa
 def test_a_program_that_is_no_server_is_refused(tmp_path: Path, text: str, mode: int, found: str) -> None:
     runtime = BinaryRuntime(program(tmp_path, text, mode), tmp_path / "logs")
     with pytest.raises(EnvironmentFailure, match=found):
-        runtime.start("model", tmp_path, deadline=30)
+        runtime.start("model", tmp_path, deadline=120)
     runtime.stop()
 
 

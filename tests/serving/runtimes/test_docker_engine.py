@@ -38,7 +38,7 @@ def test_the_container_is_shut_in(client: Any, docker_image: str, run_id: str, h
         DockerParameters(image=docker_image, run_id=run_id, pull="never", memory_bytes=2048 * MIB, cpus=1.5, pids=200)
     )
     try:
-        endpoint = runtime.start("half_plus_two", half_plus_two, deadline=30)
+        endpoint = runtime.start("half_plus_two", half_plus_two, deadline=120)
         container = the_container(client, run_id)
         host = container.attrs["HostConfig"]
         assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (2048 * MIB, 1_500_000_000, 200)
@@ -73,7 +73,7 @@ def test_a_model_that_outgrows_its_memory_is_said_to(docker_image: str, run_id: 
     """Importing TensorFlow, our stand-in needs more than 32 MiB."""
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never", memory_bytes=32 * MIB))
     try:
-        runtime.start("half_plus_two", half_plus_two, deadline=30)
+        runtime.start("half_plus_two", half_plus_two, deadline=120)
         until = time.monotonic() + 60
         while runtime.exited() is None and time.monotonic() < until:
             time.sleep(0.1)
@@ -90,7 +90,7 @@ def test_a_server_that_refuses_its_flags_is_reported_with_its_log(
         DockerParameters(image=docker_image, run_id=run_id, pull="never", flags=("--file_system_poll_wait_seconds=x",))
     )
     try:
-        runtime.start("half_plus_two", half_plus_two, deadline=30)
+        runtime.start("half_plus_two", half_plus_two, deadline=120)
         until = time.monotonic() + 60
         while runtime.exited() is None and time.monotonic() < until:
             time.sleep(0.1)
@@ -104,7 +104,7 @@ def test_a_container_removed_by_somebody_else_counts_as_killed(
     client: Any, docker_image: str, run_id: str, half_plus_two: Path
 ) -> None:
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never"))
-    runtime.start("half_plus_two", half_plus_two, deadline=30)
+    runtime.start("half_plus_two", half_plus_two, deadline=120)
     the_container(client, run_id).remove(force=True)
     assert runtime.exited() == Exit(code=-9)
     assert "removed by another process" in runtime.logs()
@@ -115,7 +115,7 @@ def test_a_container_removed_by_somebody_else_counts_as_killed(
 def test_a_failed_start_leaves_no_container(client: Any, docker_image: str, run_id: str, tmp_path: Path) -> None:
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never"))
     with pytest.raises(EnvironmentFailure, match="bind source path does not exist"):
-        runtime.start("model", tmp_path / "not there", deadline=30)
+        runtime.start("model", tmp_path / "not there", deadline=120)
     assert client.containers.list(all=True, filters={"label": f"{RUN}={run_id}"}) == []
 
 
@@ -125,7 +125,7 @@ def test_reaping_takes_a_container_whose_owners_number_went_to_another_process(
     own = owner.owner()
     monkeypatch.setattr(owner, "owner", lambda: {**own, PID_START: "1"})  # this pid, but an earlier process
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never"))
-    runtime.start("half_plus_two", half_plus_two, deadline=30)
+    runtime.start("half_plus_two", half_plus_two, deadline=120)
     (container,) = client.containers.list(filters={"label": f"{RUN}={run_id}"})
     assert reap(client) == (str(container.id),)
     assert reap(client) == ()
@@ -167,7 +167,7 @@ def test_mounts_and_environment_are_the_servers_too(
     )
     runtime = DockerRuntime(asked)
     try:
-        runtime.start("half_plus_two", half_plus_two, deadline=30)
+        runtime.start("half_plus_two", half_plus_two, deadline=120)
         container = the_container(client, run_id)
         _, output = container.exec_run(["sh", "-c", "cat /opt/ops/op.so; echo; env; echo x > /opt/ops/x"])
         assert output.startswith(b"an op\n")
@@ -183,7 +183,7 @@ def test_a_mount_that_is_not_there_is_named_before_anything_starts(
 ) -> None:
     asked = DockerParameters(image=docker_image, run_id=run_id, pull="never", mounts={tmp_path / "gone": "/opt/ops"})
     with pytest.raises(UsageError, match="gone"):
-        DockerRuntime(asked).start("half_plus_two", half_plus_two, deadline=30)
+        DockerRuntime(asked).start("half_plus_two", half_plus_two, deadline=120)
     assert client.containers.list(all=True, filters={"label": f"{RUN}={run_id}"}) == []
 
 
@@ -195,6 +195,6 @@ def test_an_engine_without_gpus_says_what_to_install(
         pytest.skip("this engine has GPUs")
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never", gpus=gpus))
     with pytest.raises(EnvironmentFailure, match="gpu") as refused:
-        runtime.start("half_plus_two", half_plus_two, deadline=30)
+        runtime.start("half_plus_two", half_plus_two, deadline=120)
     assert "NVIDIA Container Toolkit" in refused.value.remedy
     assert client.containers.list(all=True, filters={"label": f"{RUN}={run_id}"}) == []

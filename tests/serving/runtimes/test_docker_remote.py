@@ -93,7 +93,7 @@ def test_a_model_is_served_by_an_engine_that_cannot_see_it(
         )
     )
     try:
-        endpoint = runtime.start("half_plus_two", private, deadline=60)
+        endpoint = runtime.start("half_plus_two", private, deadline=120)
         available(runtime, endpoint)
         answered = httpx.post(f"{endpoint.rest}/v1/models/half_plus_two:predict", json={"instances": [1.0]}, timeout=30)
         assert answered.json() == {"predictions": [2.5]}
@@ -122,7 +122,7 @@ def test_a_copy_that_fails_leaves_nothing(
     before = volumes(client)
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never", host=far))
     with pytest.raises(EnvironmentFailure, match="No such file"):
-        runtime.start("half_plus_two", tmp_path / "not there", deadline=60)
+        runtime.start("half_plus_two", tmp_path / "not there", deadline=120)
     assert client.containers.list(all=True, filters={"label": f"{RUN}={run_id}"}) == []
     assert volumes(client) == before
 
@@ -160,7 +160,7 @@ def test_a_model_is_served_by_an_engine_behind_ssh(
 ) -> None:
     runtime = DockerRuntime(DockerParameters(image=docker_image, run_id=run_id, pull="never", host=behind_ssh))
     try:
-        endpoint = runtime.start("half_plus_two", private, deadline=60)
+        endpoint = runtime.start("half_plus_two", private, deadline=120)
         available(runtime, endpoint)
         answered = httpx.post(f"{endpoint.rest}/v1/models/half_plus_two:predict", json={"instances": [1.0]}, timeout=30)
         assert answered.json() == {"predictions": [2.5]}
