@@ -169,7 +169,7 @@ def test_mounts_and_environment_are_the_servers_too(
     try:
         runtime.start("half_plus_two", half_plus_two, deadline=120)
         container = the_container(client, run_id)
-        _, output = container.exec_run(["sh", "-c", "cat /opt/ops/op.so; echo; env; echo x > /opt/ops/x"])
+        _, output = container.exec_run(["sh", "-c", "exec 2>&1; cat /opt/ops/op.so; echo; env; echo x > /opt/ops/x"])
         assert output.startswith(b"an op\n")
         assert b"TF_CPP_MIN_LOG_LEVEL=3\n" in output
         assert b"MODEL_NAME=half_plus_two\n" in output, "which model is served is not the environment's to say"
