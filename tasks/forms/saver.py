@@ -5,7 +5,6 @@ A prefix is a path stem, not a file: `…/model.ckpt-1200`. Functions that need 
 
 from __future__ import annotations
 
-import collections
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from tasks.artifacts import manifest as manifests
 from tasks.errors import CoverageError, DamagedError
-from tasks.forms import checkpoint_table, literal_path
+from tasks.forms import literal_path
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
@@ -100,14 +99,10 @@ def reader(prefix: Path) -> Any:
     if not files(prefix):
         return _NoTensors()
     try:
-        if (index := prefix.with_name(f"{prefix.name}.index")).is_file():
-            collections.deque(
-                checkpoint_table.entries(index), maxlen=0
-            )  # a shape that cannot be would end this process
         return tf.compat.v1.train.NewCheckpointReader(readable(prefix))
     # The reader maps TensorFlow's status codes to Python's own exceptions as it likes: out of range is an IndexError.
-    except (tf.errors.OpError, OSError, ValueError, RuntimeError, LookupError) as error:
-        if isinstance(error, OSError) or transient(error):
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+        if transient(error):
             raise failure(error, str(prefix)) from None
         remedy = "give a prefix whose files are all there (`.index` and every `.data-…`)."
         raise DamagedError(str(prefix), "a readable checkpoint", _sentence(error), remedy) from None

@@ -41,14 +41,15 @@ class Listing(NamedTuple):
 
 def of_checkpoint(prefix: Path, *, read: bool, values: bool) -> Listing:
     """List every tensor of a checkpoint of either version. With `read`, each is read and its checksum verified."""
+    index = prefix.with_name(f"{prefix.name}.index")
     try:
+        # Damage may have been passed over to list what is there, and a shape that cannot be would end this process.
+        entries = dict(checkpoint_table.entries(index)) if index.is_file() else {}
         checkpoint = saver.reader(prefix)
         shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
     except DamagedError as error:
         return Listing([], [said(error)], True)
     names = sorted(shapes)
-    index = prefix.with_name(f"{prefix.name}.index")
-    entries = dict(checkpoint_table.entries(index)) if index.is_file() else {}
     shards = checkpoint_table.shard_sizes(index)
 
     def value(name: str) -> tensor_file.Array:

@@ -86,6 +86,13 @@ class Releases:
         """Compute the digest of a version on disk from its bytes; None if it cannot be read."""
         return self._digests(version)[0] or None
 
+    def _held(self, version: int, line: JournalLine | None) -> tuple[str, str]:
+        """Return the two digests by which a version is held: those of its promotion, where the journal has them."""
+        if line is not None and line.model:
+            return line.digest, line.model
+        digest, model = self._digests(version)
+        return (line.digest if line is not None else digest), model
+
     def _digests(self, version: int) -> tuple[str, str]:
         """Return the digest of a version on disk, and that of what it computes; empty if it cannot be read."""
         try:
@@ -144,12 +151,8 @@ class Releases:
             there = ", ".join(map(str, present))
             remedy = f"choose an earlier version: `tfship releases {self.name}` lists them."
             raise UsageError(f"rollback {self.name}, now at {present[-1]}", what, f"versions {there}", remedy)
-        recorded = {
-            version: (line.digest, line.model)
-            for version, line in rules.published(self.journal()).items()
-            if line.model
-        }
-        digests = {v: recorded.get(v) or self._digests(v) for v in present if v >= target}
+        published = rules.published(self.journal())
+        digests = {version: self._held(version, published.get(version)) for version in present if version >= target}
         digest, _ = digests.pop(target)
         self.append(
             event=Event.ROLLING_BACK,

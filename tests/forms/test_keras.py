@@ -314,7 +314,17 @@ def test_code_in_a_file_of_keras_2_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", ["io.write_file", "io.read_file", "py_function", "numpy_function", "raw_ops.WriteFile", "math", "print"]
+    "function",
+    [
+        "io.write_file",
+        "io.read_file",
+        "py_function",
+        "numpy_function",
+        "raw_ops.WriteFile",
+        "io.decode_proto",
+        "math",
+        "print",
+    ],
 )
 def test_a_function_of_tensorflow_that_is_not_known_to_be_harmless_is_refused(tmp_path: Path, function: str) -> None:
     isolate.call(keras_2_models.save_with_function, tmp_path / "model.h5", function)

@@ -208,6 +208,18 @@ def test_what_is_held_is_what_a_model_computes(root: Path) -> None:
     assert not held(root, "b")
 
 
+def test_a_version_of_an_older_journal_is_held_by_the_digest_of_its_promotion(root: Path) -> None:
+    """Also where its files have changed since."""
+    publish(root, "a")
+    publish(root, "b")
+    file = root / "serving" / NAME / ".tfship" / "journal.jsonl"
+    written = [line.model_copy(update={"model": ""}) for line in journal(root)]
+    file.write_text("".join(line.model_dump_json() + "\n" for line in written))
+    (root / "serving" / NAME / "2" / "saved_model.pb").write_text("damaged")
+    roll_back(root)
+    assert rules.held(digest(model(root, "b")), "", journal(root)) is not None
+
+
 def test_a_version_that_came_by_hand_is_held_too(root: Path) -> None:
     publish(root, "a")
     shutil.copytree(model(root, "b by hand"), root / "serving" / NAME / "7")

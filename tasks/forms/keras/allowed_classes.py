@@ -50,7 +50,8 @@ _OF_OTHERS = {"TFSMLayer": "a SavedModel of another place", "TorchModuleWrapper"
 # Functions of TensorFlow that do nothing but compute, by their names in `tf`: a wrapper layer of Keras 2 names one.
 _FUNCTIONS = re.compile(
     r"(compat\.v[12]\.)?("
-    r"__operators__\.\w+|(bitwise|image|linalg|math|nn|signal|strings)(\.[a-z]\w*)+|io\.(decode|encode|parse)_\w+"
+    r"__operators__\.\w+|(bitwise|image|linalg|math|nn|signal|strings)(\.[a-z]\w*)+|io\.parse_\w+"
+    r"|io\.(decode_(and_crop_jpeg|base64|bmp|compressed|csv|gif|image|jpeg|json_example|png|raw)|encode_(base64|jpeg|png))"
     r"|reduce_\w+|clip_by_\w+|scatter_nd|gather(_nd)?|tensor_scatter_nd_\w+|(ones|zeros)(_like)?|a?(cos|sin|tan)h?|atan2"
     r"|arg(max|min|sort)|logical_(and|not|or|xor)|(batch_to|space_to)_(batch|batch_nd|space)|(floor|real|truncate)?div"
     r"|(floor|truncate)?mod|(greater|less)(_equal)?|(not_)?equal|(saturate_)?cast|(un)?stack|reverse(_sequence)?"
