@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks.errors import EnvironmentFailure, PipelineError
 from tasks.isolate.ports import free_ports
 from tasks.isolate.process import BoundProcess
+from tasks.presentation.terminal import say
 
 _START_SECONDS = 120.0
 
@@ -86,7 +87,7 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
             yield
     finally:
         if verbose:
-            print(server.log(), file=sys.stderr)
+            say(server.log(), file=sys.stderr)
         server.stop()
 
 

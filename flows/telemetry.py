@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from flows.config import STEPS
+from tasks.presentation.terminal import cell, printable, say
 from tasks.records.run import StepOutcome, StepState
 from tasks.step import Observer
 
@@ -54,7 +55,7 @@ class Plain(Silent):
 
     def write(self, line: str) -> None:
         """Write a line to stderr."""
-        print(line, file=sys.stderr, flush=True)
+        say(line, file=sys.stderr)
 
     def progress(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write a line, if the last one is some seconds old."""
@@ -79,7 +80,7 @@ class Logged(Plain):
         from prefect.exceptions import MissingContextError
 
         try:
-            get_run_logger().info(line)
+            get_run_logger().info(printable(line))
         except MissingContextError:
             logging.getLogger("tfship").info(line)
 
@@ -134,9 +135,9 @@ class Terminal(Silent):
                 outcome = self.outcomes[name]
                 mark, color = _MARKS[outcome.state]
                 state = f"[{color}]{mark} {outcome.state}[/]"
-                table.add_row(name, state, f"{outcome.seconds:.2f}", outcome.message)
+                table.add_row(name, state, f"{outcome.seconds:.2f}", cell(outcome.message))
             elif name in self.running:
-                table.add_row(name, "… running", "", self.notes.get(name, ""))
+                table.add_row(name, "… running", "", cell(self.notes.get(name, "")))
             else:
                 table.add_row(f"[dim]{name}[/]", "", "", "")
         return Group(table, self.bar)
@@ -163,9 +164,9 @@ def warn(message: str) -> None:
     if isinstance(watcher, Plain):
         watcher.write(f"warning: {message}")
     elif isinstance(watcher, Terminal):
-        watcher.live.console.print(f"[yellow]warning:[/] {message}")
+        watcher.live.console.print(f"[yellow]warning:[/] {cell(message)}")
     else:
-        print(f"warning: {message}", file=sys.stderr)
+        say(f"warning: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager

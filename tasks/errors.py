@@ -72,7 +72,8 @@ class PipelineError(Exception):
         super().__init__(where, expected, found, remedy)
 
     def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found}.\nRemedy: {self.remedy}"
+        happened = f"{self.where}: expected {self.expected}, found {self.found}.".replace("\n", "\\n")
+        return f"{happened}\nRemedy: {self.remedy}"  # no name of a model begins a line: it could pass for a remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PipelineError.decode, (self.encode(),)

@@ -10,6 +10,7 @@ import typer
 
 from flows.cli import doctor, gc, init, inspect, plan, predict, probe, releases, run, serve, steps, termination, verify
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
+from tasks.presentation.terminal import say
 
 app = typer.Typer(
     name="tfship",
@@ -54,7 +55,7 @@ def answer() -> int:
             return termination.stopped(signal.SIGTERM)
         if shown := getattr(error, "format_message", None):  # typer's and click's own usage errors
             if text := shown():  # without a command there is the help instead
-                print(f"tfship: {text}\nRemedy: see `tfship --help`.", file=sys.stderr)
+                say(f"tfship: {text}\nRemedy: see `tfship --help`.", file=sys.stderr)
                 wrong = ("the command line", "what `tfship --help` says", text, "see `tfship --help`.")
                 termination.failed(UsageError(*wrong).encode())
             return ExitCode.USAGE
@@ -75,6 +76,6 @@ def _require_text(words: list[str]) -> None:
 
 
 def _report(error: PipelineError) -> int:
-    print(f"tfship: {error}", file=sys.stderr)
+    say(f"tfship: {error}", file=sys.stderr)
     termination.failed(error.encode())
     return error.exit_code

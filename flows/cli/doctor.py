@@ -22,6 +22,7 @@ from flows.cli.options import Options, command
 from flows.config import PipelineConfig
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError
 from tasks.isolate import memory
+from tasks.presentation.terminal import cell, console, say
 from tasks.records.base import Record
 from tasks.records.settings import RuntimeChoice, Serving
 
@@ -238,7 +239,6 @@ def _gigabytes(count: int) -> str:
 
 
 def _show(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -248,9 +248,8 @@ def _show(findings: list[Finding]) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("check", "verdict"))
     for one in findings:
         words, color = marks[one.verdict]
-        table.add_row(one.check, Text(one.found), Text(words, color), Text(one.remedy))
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
-    console.print(table)
+        table.add_row(one.check, cell(one.found), Text(words, color), cell(one.remedy))
+    console().print(table)
     failed = [one.check for one in findings if one.verdict == "failed"]
-    print(f"\n{', '.join(failed)}: see the remedy" if failed else "\neverything that a run needs is here")
-    print("next    tfship doctor" if failed else "next    tfship run")
+    say(f"\n{', '.join(failed)}: see the remedy" if failed else "\neverything that a run needs is here")
+    say("next    tfship doctor" if failed else "next    tfship run")

@@ -14,6 +14,7 @@ from flows.cli.options import Options, command
 from tasks.artifacts.leftovers import Leftover, leftovers, remove
 from tasks.artifacts.store import Store
 from tasks.errors import PipelineError, UsageError
+from tasks.presentation.terminal import say
 from tasks.records.base import Record
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -95,19 +96,19 @@ def _show(collected: Collected, older_than: str) -> None:
 
     verb = "would remove" if collected.dry_run else "removed"
     for container in collected.containers:
-        print(f"{verb} container {container[:12]}, whose owner is dead")
+        say(f"{verb} container {container[:12]}, whose owner is dead")
     for leftover in collected.removed:
         days = leftover.age / _UNITS["d"]
-        print(f"{verb} {leftover.path} ({leftover.kind}, {decimal(leftover.size)}, {days:.1f} days old)")
+        say(f"{verb} {leftover.path} ({leftover.kind}, {decimal(leftover.size)}, {days:.1f} days old)")
     for path in collected.in_use:
-        print(f"kept {path}: a live process builds there")
+        say(f"kept {path}: a live process builds there")
     if collected.not_looked_at:
-        print(f"did not look for containers: {collected.not_looked_at}")
+        say(f"did not look for containers: {collected.not_looked_at}")
     count = len(collected.containers) + len(collected.removed)
     freed = f"{'would free' if collected.dry_run else 'freed'} {decimal(collected.freed_bytes)}"
-    print(f"{freed} in {collected.store}" if count else f"no leftovers older than {older_than}")
+    say(f"{freed} in {collected.store}" if count else f"no leftovers older than {older_than}")
     if collected.dry_run and count:
-        print(f"next    tfship gc --older-than {older_than} --store {collected.store}")
+        say(f"next    tfship gc --older-than {older_than} --store {collected.store}")
 
 
 def _seconds(text: str) -> float:

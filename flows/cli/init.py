@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from flows.cli.options import Options, command
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
+from tasks.presentation.terminal import one_line, say
 from tasks.records.adoption import ModelOptions
 from tasks.records.inspection import Inspection
 
@@ -46,8 +48,8 @@ def init(
         os.replace(scratch, out)
     except OSError as error:
         raise EnvironmentFailure.from_os(error, f"--out {out}") from None
-    print(f"written {out}")
-    print(f"next    tfship run --config {out}")
+    say(f"written {out}")
+    say(f"next    tfship run --config {out}")
     return 0
 
 
@@ -55,8 +57,8 @@ def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
     form = found.form.value if found.form else "unknown form"
     by = f", written by TensorFlow {found.written_by}" if found.written_by else ""
     lines = [
-        f"# {form}{by}.",
-        *(f"# {note}" for note in (found.chosen, *found.notes, found.needs) if note),
+        one_line(f"# {form}{by}."),
+        *(f"# {one_line(note)}" for note in (found.chosen, *found.notes, found.needs) if note),
         "# Every setting: README, Settings. Every tensor, op and signature: tfship inspect.",
         _entry("source", str(path.absolute())),
         _entry("name", name),
@@ -94,19 +96,23 @@ def _model_options(found: Inspection) -> list[str]:
     if proposal.declared:
         lines = ["# Signatures that the model declares; all of them are shipped. To ship one: given: {signature: KEY}"]
         for one in proposal.declared:
-            lines.append(f"#   {one.key}: {', '.join(one.inputs)} -> {', '.join(one.outputs)}")
+            lines.append(one_line(f"#   {one.key}: {', '.join(one.inputs)} -> {', '.join(one.outputs)}"))
         return lines
     lines = [
         "# The model declares no signature. This is a guess: check it, then remove the `# ` of the right lines.",
         "# given:",
         "#   inputs:",
     ]
-    lines += [f"#     - {one.tensor}  # {one.dtype} {_shape(one.shape)}: {one.why}" for one in proposal.inputs]
+    lines += [
+        _guess(f"- {_scalar(one.tensor)}", f"{one.dtype} {_shape(one.shape)}: {one.why}") for one in proposal.inputs
+    ]
     lines += ["#   outputs:"]
-    lines += [f"#     - {one.tensor}  # {one.dtype} {_shape(one.shape)}: {one.why}" for one in proposal.outputs]
+    lines += [
+        _guess(f"- {_scalar(one.tensor)}", f"{one.dtype} {_shape(one.shape)}: {one.why}") for one in proposal.outputs
+    ]
     if proposal.pins:
         lines += ["#   pins:"]
-        lines += [f"#     {one.tensor.removesuffix(':0')}: {one.value}  # {one.why}" for one in proposal.pins]
+        lines += [_guess(_entry(one.tensor.removesuffix(":0"), one.value), one.why) for one in proposal.pins]
     return lines
 
 
@@ -114,5 +120,20 @@ def _shape(shape: tuple[int | None, ...] | None) -> str:
     return "any" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
 
 
+def _guess(entry: str, why: str) -> str:
+    return f"#     {entry}  # {one_line(why)}"
+
+
 def _entry(name: str, value: Any) -> str:
-    return f"{name}: {yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix('...' + chr(10)).strip()}"
+    return f"{_scalar(name)}: {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    """Return a value as YAML of one line, whatever is in it."""
+    text = ""
+    for style in (None, '"'):
+        text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, default_style=style)
+        text = text.removesuffix("...\n").strip()
+        if text == one_line(text):
+            break
+    return text

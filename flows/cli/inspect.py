@@ -14,6 +14,7 @@ import typer
 from flows.cli import termination
 from flows.cli.options import Options, command, require_files
 from tasks.errors import ExitCode
+from tasks.presentation.terminal import say
 from tasks.records.inspection import Inspection
 
 
@@ -47,10 +48,10 @@ def inspect(
         from flows.cli.pages.inspection import show
 
         show(found, with_values=options["tensors"], with_ops=options["ops"])
-        print(f"next    {_next(found, path)}")
+        say(f"next    {_next(found, path)}")
     if found.whole is False:
-        print(f"tfship: {path} is damaged: {found.damage[0]}", file=sys.stderr)
-        print("Remedy: restore it from a backup, or take another checkpoint of it.", file=sys.stderr)
+        say(f"tfship: {path} is damaged: {found.damage[0]}", file=sys.stderr)
+        say("Remedy: restore it from a backup, or take another checkpoint of it.", file=sys.stderr)
         return ExitCode.GATE_REFUSED
     return ExitCode.DONE
 

@@ -9,6 +9,7 @@ import typer
 from flows.cli import run as pipeline
 from flows.cli import termination
 from flows.cli.options import Options, Source, command
+from tasks.presentation.terminal import cell, console, say
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,6 @@ def plan(
     """Show what a run with these options would do and why; nothing is done."""
     with termination.at_once():  # Prefect: seconds
         import flows.train_to_serve  # noqa: F401
-    from rich.console import Console
     from rich.table import Table
 
     from flows.plan import planned
@@ -41,7 +41,7 @@ def plan(
         table.add_column(column, overflow="fold", no_wrap=column != "why")
     words = {"cached": "be cached", "refused": "refuse again", "runs": "run", "waits": "wait"}
     for step in steps:
-        table.add_row(step.name, words[step.state], step.why)
-    Console().print(table)
-    print(f"next    tfship run {settings.source}")
+        table.add_row(step.name, words[step.state], cell(step.why))
+    console().print(table)
+    say(f"next    tfship run {settings.source}")
     return 0

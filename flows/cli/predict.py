@@ -17,6 +17,7 @@ from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
 from tasks.forms.detect import detect
+from tasks.presentation.terminal import say
 from tasks.records.signature import OutputRef
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
@@ -57,7 +58,7 @@ def predict(
         answers = tensor_file.read_tensors(answered)
     for note in (found.chosen, *predicted.notes):
         if note:
-            print(f"note    {note}", file=sys.stderr)
+            say(f"note    {note}", file=sys.stderr)
     if out is not None:
         _write(out, answers, alone=len(predicted.signatures) == 1)
         return ExitCode.DONE

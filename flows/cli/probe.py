@@ -18,6 +18,7 @@ from tasks import isolate
 from tasks.adoption import adopt as adoption
 from tasks.errors import ExitCode
 from tasks.forms.detect import detect
+from tasks.presentation.terminal import say
 from tasks.tensors import tensor_file
 
 
@@ -52,9 +53,9 @@ def probe(
                 written,
             )
         rows = tensor_file.read_tensors(written)
-    print(f"note    {made.origin}", file=sys.stderr)
+    say(f"note    {made.origin}", file=sys.stderr)
     following = shlex.join(["tfship", "run", str(path), *options.repeated(), "--probe"])
-    print(f"next    correct them, then: {following} FILE", file=sys.stderr)
+    say(f"next    correct them, then: {following} FILE", file=sys.stderr)
     document: dict[str, Any] = {
         key: {name: jsonable(array) for name, array in tensor_file.select(rows, key).items()} for key in made.signatures
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 from flows.cli import termination
 from flows.cli.options import Options, command
 from tasks.errors import UsageError
+from tasks.presentation.terminal import cell, console, say
 from tasks.releases.publish import Releases
 from tasks.releases.rules import versions
 
@@ -35,8 +35,8 @@ def rollback(
         termination.show(line.model_dump_json(indent=1))
     else:
         taken = ", ".join(str(version) for version in line.retired)
-        print(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
-        print(f"next    tfship releases {name} --serving-root {shlex.quote(str(root))}")
+        say(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
+        say(f"next    tfship releases {name} --serving-root {shlex.quote(str(root))}")
     return 0
 
 
@@ -45,7 +45,6 @@ def releases(
     options: Options,
 ) -> int:
     """Show a model's history: promotions with their proof, and rollbacks with their reason."""
-    from rich.console import Console
     from rich.table import Table
 
     root = options.settings().serving_root
@@ -66,11 +65,11 @@ def releases(
         if line.event.value.endswith("ing"):
             continue  # an intent; its outcome is the next line
         event = line.event.value + (" to" if line.retired else "")
-        table.add_row(line.time, event, str(line.version), line.digest[:12], line.verdict, line.by, line.reason)
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
-    console.print(table)
-    print(f"\nserved  version {served}" if served is not None else "\nserved  nothing")
-    print(f"next    {_next(found, root)}")
+        row = (line.time, event, str(line.version), line.digest[:12], line.verdict, line.by, line.reason)
+        table.add_row(*map(cell, row))
+    console().print(table)
+    say(f"\nserved  version {served}" if served is not None else "\nserved  nothing")
+    say(f"next    {_next(found, root)}")
     return 0
 
 

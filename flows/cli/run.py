@@ -16,6 +16,7 @@ from tasks.artifact_views import Exported, Frozen
 from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, Refusal, UsageError
 from tasks.forms import literal_path
 from tasks.forms.detect import detect
+from tasks.presentation.terminal import cell, console, say
 from tasks.records.parity import form_of
 from tasks.records.rehearsal import RehearsalSummary
 from tasks.records.run import ParitySummary, QualitySummary, RunSummary, StepState
@@ -92,10 +93,10 @@ def ran(settings: PipelineConfig, options: Options) -> RunSummary:
         if summary and as_json:
             termination.show(summary.model_dump_json(indent=1))
         if verbose and isinstance(error, ChildFailed) and error.output:
-            print(error.output, file=sys.stderr)
+            say(error.output, file=sys.stderr)
         if summary and summary.report and not as_json:
-            print(f"report  {summary.report}")
-            print(f"next    {next_after(error, settings, options, summary)}")
+            say(f"report  {summary.report}")
+            say(f"next    {next_after(error, settings, options, summary)}")
         raise error
     assert summary is not None
     return summary
@@ -158,9 +159,8 @@ def assisted(summary: RunSummary) -> bool:
 def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     """Print the comparisons of every form, the smoke test, the quality and the release."""
     if assisted(summary):
-        print(*summary.notes, sep="\n")
+        say(*summary.notes)
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -176,7 +176,7 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         compared = [row for row in rows if row.passed is not None]
         verdict = "not made" if not compared else "equal" if all(row.passed for row in compared) else "DIFFERS"
         table.add_row(
-            candidate,
+            cell(candidate),
             test,
             str(len(compared)),
             f"{max((row.max_abs for row in rows), default=0.0):.3g}",
@@ -185,39 +185,39 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
             verdict,
         )
     if summary.parity:
-        Console().print(table)
+        console().print(table)
     if summary.smoke:
         runtime = summary.smoke.image or summary.smoke.runtime
-        print(f"\nsmoke   {summary.smoke.verdict} in {runtime}, loaded in {summary.smoke.load_seconds:.2f} s")
+        say(f"\nsmoke   {summary.smoke.verdict} in {runtime}, loaded in {summary.smoke.load_seconds:.2f} s")
     for one in summary.servers if len(summary.servers) > 1 else ():
-        print(f"server  {one.verdict} in {one.server}{': ' if one.reason else ''}{one.reason}")
+        say(f"server  {one.verdict} in {one.server}{': ' if one.reason else ''}{one.reason}")
     if summary.rehearsal:
-        print(f"change  {_rehearsed(summary.rehearsal)}")
+        say(f"change  {_rehearsed(summary.rehearsal)}")
     for note in summary.notes:
-        print(f"note    {note}")
+        say(f"note    {note}")
     if summary.adopted:
         adopted = summary.adopted
-        print(f"model   {adopted.form.value}{', ' + adopted.chosen if adopted.chosen else ''}")
+        say(f"model   {adopted.form.value}{', ' + adopted.chosen if adopted.chosen else ''}")
         if adopted.probe:
-            print(f"probe   {adopted.probe}")
+            say(f"probe   {adopted.probe}")
         for note in adopted.notes:
-            print(f"note    {note}")
+            say(f"note    {note}")
     if summary.quality:
         _print_quality(summary.quality)
     promotion = summary.promotion
     if promotion and promotion.version is not None:
-        print(f"release {promotion.name} version {promotion.version}, {promotion.outcome}")
-        print(f"path    {promotion.path}")
+        say(f"release {promotion.name} version {promotion.version}, {promotion.outcome}")
+        say(f"path    {promotion.path}")
     elif promotion:
-        print(f"release none: promotion {promotion.outcome}")
+        say(f"release none: promotion {promotion.outcome}")
     last = summary.steps[-2] if len(summary.steps) > 1 else None
     if settings.until and last:
-        print(f"path    {last.artifact}")
-    print(f"report  {summary.report}")
+        say(f"path    {last.artifact}")
+    say(f"report  {summary.report}")
     if promotion and promotion.version is not None:
-        print(f"next    tfship releases {summary.name} --serving-root {shlex.quote(str(settings.serving_root))}")
+        say(f"next    tfship releases {summary.name} --serving-root {shlex.quote(str(settings.serving_root))}")
     else:
-        print(f"next    tfship run {shlex.quote(settings.source)}")
+        say(f"next    tfship run {shlex.quote(settings.source)}")
 
 
 def _print_quality(quality: QualitySummary) -> None:
@@ -226,9 +226,9 @@ def _print_quality(quality: QualitySummary) -> None:
     if found and found.accuracy is not None:
         worst = min(found.classes, key=lambda row: row.f1, default=None)
         tail = f"; worst class {worst.label}, F1 {worst.f1:.3f}" if worst else ""
-        print(f"quality accuracy {found.accuracy:.4f} on {found.rows} rows of {found.file}{tail}")
+        say(f"quality accuracy {found.accuracy:.4f} on {found.rows} rows of {found.file}{tail}")
     elif found:
-        print(f"quality mean absolute error {found.mae:.4g} on {found.rows} rows of {found.file}")
+        say(f"quality mean absolute error {found.mae:.4g} on {found.rows} rows of {found.file}")
     if quality.probe is None:
         return
     for names, what in (
@@ -237,7 +237,7 @@ def _print_quality(quality: QualitySummary) -> None:
         (quality.probe.unnoticed, "can change without changing any output of the probe"),
     ):
         for name in names:
-            print(f"note    {name} {what}")
+            say(f"note    {name} {what}")
 
 
 def _rehearsed(found: RehearsalSummary) -> str:

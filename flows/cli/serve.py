@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flows.cli.options import Options, command
+from tasks.presentation.terminal import say
 
 _LOOPBACK = "127.0.0.1"
 
@@ -35,9 +36,7 @@ def serve(
     base_path = _base_path(root, name)
     _require_free(bind, port, rest_port)
     if not _is_loopback(bind):
-        print(
-            f"warning: listening on {bind}: everybody who can reach this machine can query the model.", file=sys.stderr
-        )
+        say(f"warning: listening on {bind}: everybody who can reach this machine can query the model.", file=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's remarks on CPU instructions
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,6 +19,7 @@ from tasks.artifact_views import PARITY, Compared, form_in, written_by
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.forms import frozen_graph
 from tasks.forms.keras import model as keras
+from tasks.presentation.terminal import say
 from tasks.records.forms import Target
 from tasks.records.run import RunSummary
 
@@ -75,7 +76,7 @@ def convert(
     settings = options.settings(source=source, until=step, also=[to] if step == "convert" else None)
     summary = pipeline.ran(settings, options)
     if pipeline.assisted(summary):
-        print(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))
+        say(summary.model_dump_json(indent=1) if options["as_json"] else "\n".join(summary.notes))
         return 0
     artifact = next(Path(one.artifact) for one in summary.steps if one.name == step and one.artifact)
     compared = Compared(artifact).parity()
@@ -94,8 +95,8 @@ def convert(
 
 def _show(summary: RunSummary, settings: Any, to: Target, out: Path) -> None:
     pipeline.print_summary(summary, settings)
-    print(f"written {out} ({to.value})")
-    print(f"next    tfship inspect {shlex.quote(str(out))}")
+    say(f"written {out} ({to.value})")
+    say(f"next    tfship inspect {shlex.quote(str(out))}")
 
 
 def _require_named_as(to: Target, out: Path) -> None:

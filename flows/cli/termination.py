@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
+from tasks.presentation.terminal import say
+
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _REMEDY = "run again to go on from here."
 _shown = False  # True once this command's document is printed
@@ -64,7 +66,7 @@ def show(document: str) -> None:
     """Print the document of `--json`."""
     global _shown
     _shown = True
-    print(document)
+    say(document)
 
 
 def failed(error: Mapping[str, Any]) -> None:
@@ -95,7 +97,7 @@ def leave(code: int) -> NoReturn:
 
 def stopped(number: signal.Signals) -> int:
     """Report that a signal ended the command, and return its exit code."""
-    print(_message(number), file=sys.stderr)
+    say(_message(number), file=sys.stderr)
     failed(_error(number))
     return 128 + number
 

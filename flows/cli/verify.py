@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,8 @@ from flows.cli import termination
 from flows.cli.options import Options, command, require_files
 from tasks import isolate
 from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
+from tasks.presentation import terminal
+from tasks.presentation.terminal import cell, say
 from tasks.records.parity import ParityRow
 from tasks.records.signature import OutputRef
 from tasks.verify import compare_models
@@ -98,24 +99,22 @@ def _document(found: Comparison) -> dict[str, Any]:
 
 def _show(found: Comparison, next_command: str) -> None:
     """Print the table of differences; the last lines name the first form that differs."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    print(f"first   {found.baseline.path} ({found.baseline.form}), run twice: it agrees with itself")
-    print(f"probe   {found.baseline.probe}")
+    say(f"first   {found.baseline.path} ({found.baseline.form}), run twice: it agrees with itself")
+    say(f"probe   {found.baseline.probe}")
     for one in (found.baseline, *found.candidates):
         for note in (one.chosen, *one.notes):
             if note:
-                print(f"note    {one.path}: {note}")
-    print()
-    table = Table(title=f"against {escape(found.baseline.path)}", title_justify="left", box=None, pad_edge=False)
+                say(f"note    {one.path}: {note}")
+    say()
+    table = Table(title=f"against {cell(found.baseline.path)}", title_justify="left", box=None, pad_edge=False)
     for column in ("form", "output", "test", "max abs", "max rel", "mismatched", "", ""):
         table.add_column(column, justify="right" if column in ("max abs", "max rel", "mismatched") else "left")
     for one in found.candidates:
         for row in one.rows:
-            table.add_row(*(escape(cell) for cell in _cells(one.path, row)))
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
+            table.add_row(*map(cell, _cells(one.path, row)))
+    console = terminal.console()
     console.print(table)
     if found.explanation is not None:
         _explain(found.explanation)
@@ -123,10 +122,10 @@ def _show(found: Comparison, next_command: str) -> None:
     if divergent is None:
         exact = all(row.note == "bit for bit" for one in found.candidates for row in one.rows if row.passed is not None)
         forms = len(found.candidates) + 1
-        print(f"\nequal   {forms} forms, {'bit for bit' if exact else 'within the tolerance'}")
+        say(f"\nequal   {forms} forms, {'bit for bit' if exact else 'within the tolerance'}")
     else:
-        print(f"\ndiffers {divergent.path} is the first that differs from {found.baseline.path}")
-    print(f"next    {next_command}")
+        say(f"\ndiffers {divergent.path} is the first that differs from {found.baseline.path}")
+    say(f"next    {next_command}")
 
 
 def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
@@ -141,22 +140,22 @@ def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
 
 
 def _explain(explanation: Explanation) -> None:
-    print(f"\nexplain {explanation.candidate}: {explanation.sentence}")
+    say(f"\nexplain {explanation.candidate}: {explanation.sentence}")
     if explanation.first is not None:
         first = explanation.first
-        print(f"        inputs    {', '.join(first.inputs[0]) or 'none'}")
+        say(f"        inputs    {', '.join(first.inputs[0]) or 'none'}")
         if first.inputs[1] != first.inputs[0]:
-            print(f"        inputs    {', '.join(first.inputs[1]) or 'none'} (in {explanation.candidate})")
-        print(f"        max abs   {first.row.max_abs:.3g}, {first.row.mismatched} of {first.row.compared} differ")
+            say(f"        inputs    {', '.join(first.inputs[1]) or 'none'} (in {explanation.candidate})")
+        say(f"        max abs   {first.row.max_abs:.3g}, {first.row.mismatched} of {first.row.compared} differ")
         if first.row.worst is not None:
             worst = first.row.worst
-            print(f"        at {list(worst.index)}  expected {worst.expected}, got {worst.got}")
+            say(f"        at {list(worst.index)}  expected {worst.expected}, got {worst.got}")
         if first.note:
-            print(f"        {first.note}")
+            say(f"        {first.note}")
     if explanation.others:
-        print(f"        others that differ while all before them agree: {', '.join(explanation.others)}")
+        say(f"        others that differ while all before them agree: {', '.join(explanation.others)}")
     if explanation.unlooked:
-        print(
+        say(
             f"        {explanation.unlooked} tensors could not be evaluated: inside loops, or in branches that were not taken"
         )
 

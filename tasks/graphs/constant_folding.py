@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tasks.graphs import graph as graphs
 from tasks.graphs import op_registry, scan
-from tasks.graphs.graph import Graph, Placed
+from tasks.graphs.graph import CARRIES, Graph, Placed
 from tasks.graphs.protos import GraphDef, NodeDef
 
 _GUARD = "tfship_unfolded/"
@@ -16,8 +16,13 @@ _GUARD = "tfship_unfolded/"
 
 def guard(graph_def: GraphDef) -> None:
     """Keep, in place, what must not run from being folded; the graph computes what it did."""
-    for at in list(Graph(graph_def).placed(None)):
-        if not _would_fold(at):
+    graph = Graph(graph_def)
+    own = {id(body) for body in (graph.body, *graph.functions.values())}
+    every = list(graph.placed(None))
+    unsafe = [at.name for at in every if scan.does(at)]
+    for at in every:
+        carries = at.node.op in CARRIES and any(name.startswith(f"{at.name}/") for name in unsafe)
+        if id(at.body) not in own or not (carries or _would_fold(at)):
             continue
         name = f"{_GUARD}{at.node.name}"
         while name in at.body.nodes:

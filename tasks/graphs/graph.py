@@ -54,6 +54,12 @@ CALLS: Mapping[str, CallSpec] = {
 }
 
 
+# Ops that run a whole GraphDef, which they are handed serialized at this input (tensorflow/core/kernels/data/dataset_ops.cc).
+CARRIES: Mapping[str, int] = {"DatasetFromGraph": 0}
+# Levels of graphs in graphs that are looked into.
+_DEEPEST = 8
+
+
 def node_name(tensor: str) -> str:
     """Return the name of the node that a tensor or control input comes from."""
     return tensor.lstrip("^").split(":")[0]
@@ -168,20 +174,50 @@ class Body:
         return readers(self.every)
 
 
+def _carried(body: Body, node: NodeDef) -> tuple[GraphDef | None, bool]:
+    """Return the GraphDef in the constant that a node reads, if there is one; False beside it if another can be fed."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.framework import graph_pb2
+
+    position, fixed = CARRIES[node.op], True
+    source = body.nodes.get(node_name(node.input[position])) if len(node.input) > position else None
+    passed: set[str] = set()
+    while source is not None and source.op in ("Identity", "PlaceholderWithDefault") and source.input:
+        fixed = fixed and source.op == "Identity"
+        passed.add(source.name)
+        name = node_name(source.input[0])
+        source = body.nodes.get(name) if name not in passed else None
+    held = list(attribute(source, "value").tensor.string_val) if source is not None and source.op == "Const" else []
+    if len(held) != 1:
+        return None, False
+    try:
+        graph_def: GraphDef = graph_pb2.GraphDef.FromString(held[0])
+    except DecodeError:
+        return None, False
+    return graph_def, fixed
+
+
 class Placed(NamedTuple):
-    """A node with its body. `name` is `function/node` in a function; `gpu_only` marks a function that prefers a GPU."""
+    """A node with its body. `name` is `function/node` in a function, `carrier/node` in a graph that a node carries.
+
+    `gpu_only` marks a function that prefers a GPU. `seen_through` is False for a node that runs a graph which is handed to
+    it as data, unless that is a constant; then its nodes follow.
+    """
 
     name: str
     node: NodeDef
     body: Body
     gpu_only: bool = False
+    seen_through: bool = True
 
 
 class Graph:
     """An index of a GraphDef and its function library, built in linear time."""
 
-    def __init__(self, graph_def: GraphDef) -> None:
+    def __init__(self, graph_def: GraphDef, depth: int = 0) -> None:
         self.graph_def = graph_def
+        self._depth = depth
+        self._inner: dict[int, tuple[Graph | None, bool]] = {}
         self.body = Body(list(graph_def.node))
         self._library = [Body(list(function.node_def), function) for function in graph_def.library.function]
         self.functions = {body.function: body for body in self._library}
@@ -197,10 +233,13 @@ class Graph:
         return in_loops(self.nodes)
 
     def every_node(self) -> Iterator[NodeDef]:
-        """Yield the nodes of the graph and of every function of its library."""
-        yield from self.body.every
-        for body in self._library:
-            yield from body.every
+        """Yield the nodes of the graph, of every function of its library, and of the graphs that these carry."""
+        for body in (self.body, *self._library):
+            for node in body.every:
+                yield node
+                inner, _ = self._carried(body, node)
+                if inner is not None:
+                    yield from inner.every_node()
 
     def reach(self, targets: Iterable[str], stops: Collection[str] = ()) -> set[str]:
         """Return the names of all nodes that `targets` (tensors or operations) depend on, themselves included.
@@ -239,6 +278,8 @@ class Graph:
     def placed(self, targets: Iterable[str] | None, *, swapped_in: bool = False) -> Iterator[Placed]:
         """Yield every node that `targets` reach, function bodies included; without targets every node there is.
 
+        The nodes of a graph that a node carries as data follow that node, all of them.
+
         With `swapped_in`, also the nodes of functions that TensorFlow may put in another's place: gradients, and those
         that implement the same interface (tensorflow/core/grappler/optimizers/implementation_selector.cc).
 
@@ -247,7 +288,8 @@ class Graph:
         """
         names: Collection[str] = self.nodes.keys() if targets is None else self.reach(targets)
         reached = [node for node in self.body.every if node.name in names]
-        yield from (Placed(node.name, node, self.body) for node in reached)
+        for node in reached:
+            yield from self._placed(node.name, node, self.body)
         functions = set(self.functions)
         if targets is not None:
             functions = self.called(reached)
@@ -256,7 +298,23 @@ class Graph:
         for body in self._library:
             if body.function in functions and body.definition is not None:
                 gpu_only = attribute(body.definition, "api_preferred_device").s == b"GPU"
-                yield from (Placed(f"{body.function}/{node.name}", node, body, gpu_only) for node in body.every)
+                for node in body.every:
+                    yield from self._placed(f"{body.function}/{node.name}", node, body, gpu_only)
+
+    def _placed(self, name: str, node: NodeDef, body: Body, gpu_only: bool = False) -> Iterator[Placed]:
+        inner, constant = self._carried(body, node)
+        yield Placed(name, node, body, gpu_only, inner is not None and constant if node.op in CARRIES else True)
+        if inner is not None:
+            yield from (at._replace(name=f"{name}/{at.name}") for at in inner.placed(None))
+
+    def _carried(self, body: Body, node: NodeDef) -> tuple[Graph | None, bool]:
+        """Return the graph that a node carries as data, and whether it is a constant; nothing deeper than a few levels."""
+        if node.op not in CARRIES or self._depth >= _DEEPEST:
+            return None, False
+        if id(node) not in self._inner:
+            graph_def, constant = _carried(body, node)
+            self._inner[id(node)] = (None if graph_def is None else Graph(graph_def, self._depth + 1), constant)
+        return self._inner[id(node)]
 
     def _in_place_of(self, functions: set[str]) -> set[str]:
         def interface(name: str) -> bytes:

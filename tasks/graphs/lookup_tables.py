@@ -10,7 +10,7 @@ from typing import Any
 from tasks.artifacts.manifest import hash_file
 from tasks.errors import CoverageError, DamagedError, UsageError
 from tasks.graphs import graph as graphs
-from tasks.graphs import table_files
+from tasks.graphs import model_files
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.graph import Graph, full_name
 from tasks.graphs.protos import GraphDef, MetaGraphDef
@@ -20,7 +20,7 @@ _TABLES = "tfship_tables"
 _INIT = "__saved_model_init_op"
 _MAIN = ("saved_model_main_op", "legacy_init_op")
 _STATIC_TABLES = frozenset({"HashTable", "HashTableV2"})
-_FILLING = table_files.FILLS | {"InitializeTable", "InitializeTableV2", "LookupTableImport", "LookupTableImportV2"}
+_FILLING = model_files.FILLS | {"InitializeTable", "InitializeTableV2", "LookupTableImport", "LookupTableImportV2"}
 LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads beside the variables'
 
 
@@ -39,7 +39,7 @@ def find(
         UnsafeGraph: the outputs would fill a table from a file themselves.
     """
     outputs = list(outputs)
-    table_files.require_own(meta.graph_def, outputs, (), str(folder))
+    model_files.require_own(meta.graph_def, outputs, (), str(folder))
     operation, written, declared = _main_op(meta), paths(meta), _declared(meta)
     _constant_paths(meta.graph_def, declared)
     if operation is None:
@@ -83,7 +83,7 @@ def paths(meta: MetaGraphDef) -> dict[str, str]:
     if _main_op(meta) is not None:
         return declared
     nodes = Graph(meta.graph_def).nodes
-    filled = [node.input[1] for node in _collected(meta) if node.op in table_files.FILLS and len(node.input) > 1]
+    filled = [node.input[1] for node in _collected(meta) if node.op in model_files.FILLS and len(node.input) > 1]
     return {full_name(tensor): _path_in(nodes, tensor) for tensor in filled} | declared
 
 

@@ -1,91 +1,51 @@
-"""Ops by what they touch: files, the network, Python, the process; and the libraries that define ops of their own.
+"""Ops by what they do: a table of every op that TensorFlow registers, and the libraries that define ops of their own.
 
-Derived from the op list of TensorFlow 2.21. `tests/graphs/test_scan.py` checks every registered op: one whose name
-suggests files, Python or the network must be in a list here, so that no new TensorFlow adds such an op unnoticed.
+What is not known to be harmless does not run. `ops.tsv` has a line for each op of TensorFlow 2.21, the op and its Effect;
+`tests/graphs/test_scan.py` holds that it names the registered ops and no others, so that a new TensorFlow brings no op
+unnoticed.
 """
 
 from __future__ import annotations
 
 import re
+from enum import StrEnum
+from functools import cache
+from importlib import resources
 
-# What an op that must not run does, for the message.
-UNSAFE = {
-    **dict.fromkeys(("PyFunc", "PyFuncStateless", "EagerPyFunc"), "runs Python"),
-    **dict.fromkeys(
-        (
-            "WriteFile",
-            "ReadFile",
-            "MatchingFiles",
-            "FileSystemSetConfiguration",
-            "ImmutableConst",
-            "Save",
-            "SaveV2",
-            "SaveSlices",
-            "Restore",
-            "RestoreV2",
-            "RestoreSlice",
-            "DTensorRestoreV2",
-            "MergeV2Checkpoints",
-            "LoadAndRemapMatrix",
-            "GenerateVocabRemapping",
-            "RecordInput",
-            "Skipgram",
-            "WholeFileReader",
-            "WholeFileReaderV2",
-            "TextLineReader",
-            "TextLineReaderV2",
-            "TFRecordReader",
-            "TFRecordReaderV2",
-            "FixedLengthRecordReader",
-            "FixedLengthRecordReaderV2",
-            "LMDBReader",
-            "CalibrationStatisticsSaver",
-            "DumpTensor",
-            "ImportEvent",
-            "StatsAggregatorSetSummaryWriter",
-            "DistributedSave",
-        ),
-        "touches files",
-    ),
-    "Abort": "ends the process",
+
+class Effect(StrEnum):
+    """What an op does besides, or instead of, computing its outputs from its inputs alone.
+
+    Functions that an op calls by name are judged by themselves: such an op is `PURE`, and so is `XlaCallModule`, whose
+    StableHLO only computes, and calls the TensorFlow functions that the op names
+    (tensorflow/compiler/tf2xla/kernels/xla_call_module_loader.cc).
+    """
+
+    PURE = "pure"
+    STATE = "state"  # makes or reads variables, tables, queues, iterators
+    WRITES = "writes"  # changes them, or a tensor in place
+    RANDOM = "random"  # draws anew each time
+    CLOCK = "clock"
+    ASSET = "asset"  # reads a file that may be the model's own: see model_files.py
+    GRAPH = "graph"  # runs a graph or code that it is handed as data
+    FILES = "files"
+    NETWORK = "network"
+    PYTHON = "python"
+    PROCESS = "process"
+    TPU = "tpu"
+    DISTRIBUTED = "distributed"  # runs on several devices or hosts together
+
+
+# What an op does that must not run, for the message. An asset's file and a graph that is handed over may be found and judged.
+REFUSED = {
+    Effect.FILES: "touches files",
+    Effect.NETWORK: "talks to other processes",
+    Effect.PYTHON: "runs Python",
+    Effect.PROCESS: "ends the process",
+    Effect.TPU: "needs a TPU",
+    Effect.DISTRIBUTED: "needs other devices or hosts",
+    Effect.GRAPH: "runs a graph or code that is not in the file as such",
 }
-# Families, for ops come in versions (`…V2`) and with prefixes (`Experimental…`).
-UNSAFE_FAMILIES = (
-    (
-        re.compile(
-            r"(Experimental)?(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB|MatchingFiles|Load|Save|Snapshot"
-            r"|SnapshotChunk|ListSnapshotChunks)Dataset(V\d+)?"
-            r"|Snapshot(Nested)?DatasetReader|(Experimental)?DatasetToTFRecord"
-            r"|CreateSummary(File|Db)Writer|Write\w*Summary|(Flush|Close)SummaryWriter"
-        ),
-        "touches files",
-    ),
-    (
-        re.compile(
-            r"(Try)?Rpc\w*|DeleteRpcFutureResource|DataServiceDataset(V\d+)?|RegisterDataset(V\d+)?"
-            r"|(_|_Host|Collective\w*|_Nccl\w*|_?Xla)?(Send|Recv)(V\d+)?|_?Xla(Send|Recv)\w*Host(V\d+)?"
-            r"|\w*(ZeroMQ|ZMQ|Kafka|Kinesis|Bigtable|BigQuery|Ignite|GcsConfigure|Socket)\w*"
-        ),
-        "talks to other processes",
-    ),
-    (re.compile(r"\w*PyFunc\w*|\w*NumpyFunc\w*"), "runs Python"),
-)
-# Ops whose names only sound like it: why each is harmless.
-HARMLESS = (
-    (
-        re.compile(r"(_?Read|DisableCopyOn)\w*Variable\w*|DisableCopyOnRead|RngReadAndSkip|BarrierReadySize|Snapshot"),
-        "memory",
-    ),
-    (re.compile(r"TensorArray(Read|Write)(V\d+)?"), "memory"),
-    (re.compile(r"Reader\w+|IdentityReader(V2)?"), "the reader that it is given stands in the list, or reads no file"),
-    (re.compile(r"InitializeTableFromTextFile(V2)?"), "judged by where its file's name comes from: table_files.py"),
-    (re.compile(r"Sharded(Filename|Filespec)"), "makes a name only"),
-    (re.compile(r"SummaryWriter|WorkerHeartbeat"), "a handle; what opens and writes it stands in the list"),
-    (re.compile(r"\w*TPU\w*|_?Xla(Send|Recv)TPU\w*"), "has no kernel outside a TPU"),
-    (re.compile(r"BoostedTreesExampleDebugOutputs"), "has no kernel any more"),
-    (re.compile(r"Debug(Gradient(Ref)?Identity|NumericSummaryV2)"), "computes only"),
-    (re.compile(r"DecodeCompressed|DebugIdentity(V\d)?|DebugNanCount|DebugNumericSummary"), "judged by its attributes"),
-)
 # Debugging ops send what they see to these URLs (tensorflow/core/debug/debug_io_utils.cc: file://, grpc://, memcbk://).
 DEBUG_URLS = "debug_urls"
 # Ops that read message descriptors from a file, unless these are TensorFlow's own or in the attribute itself
@@ -167,13 +127,14 @@ def library_of(op: str) -> str:
     return namespace if found else ""
 
 
-def unsafe_family(op: str) -> str:
-    """Return what an op does that must not be run; "" if it is allowed or depends on its attributes."""
-    if op in UNSAFE:
-        return UNSAFE[op]
-    return next((does for pattern, does in UNSAFE_FAMILIES if pattern.fullmatch(op)), "")
+@cache
+def table() -> dict[str, Effect]:
+    """The table: every op that is known, with its effect."""
+    lines = resources.files(__package__).joinpath("ops.tsv").read_text(encoding="utf-8").splitlines()
+    return {op: Effect(effect) for op, effect in (line.split("\t") for line in lines)}
 
 
-def harmless(op: str) -> bool:
-    """Return True if an op's name is known to sound worse than it is."""
-    return any(pattern.fullmatch(op) for pattern, _ in HARMLESS)
+def refused(op: str) -> str:
+    """Return what an op of TensorFlow's does that must not run; "" if it is allowed, or judged by its attributes or inputs."""
+    effect = table().get(op)
+    return "is not in the table of the ops that are known to be harmless" if effect is None else REFUSED.get(effect, "")

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 from tasks.errors import UnsafeGraph, UnsupportedGraph
 from tasks.graphs import graph as graphs
-from tasks.graphs import lookup_tables, op_policy, op_registry, table_files, training_ops
-from tasks.graphs.graph import Graph, Placed
+from tasks.graphs import lookup_tables, model_files, op_policy, op_registry, training_ops
+from tasks.graphs.graph import CARRIES, Graph, Placed
+from tasks.graphs.op_policy import Effect
 from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
 from tasks.graphs.validate import and_more, require_valid_graph
 from tasks.records.adoption import OpsFound
@@ -27,7 +28,6 @@ __all__ = [
     "scan",
 ]
 
-_RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
 _SAVES = frozenset({"Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"})
 
 
@@ -60,7 +60,9 @@ def scan(graph_def: GraphDef, targets: Iterable[str] | None) -> OpsFound:
         unknown=dict(sorted(unknown.items())),
         no_kernel=tuple(sorted(no_kernel - set(unknown))),
         unsafe=tuple(sorted({f"{at.name} ({at.node.op})" for at in hostile if does(at)})),
-        of_saver=tuple(sorted({f"{at.name} ({at.node.op})" for at in hostile if at.node.op in _RESTORES | _SAVES})),
+        of_saver=tuple(
+            sorted({f"{at.name} ({at.node.op})" for at in hostile if at.node.op in model_files.RESTORES | _SAVES})
+        ),
         train_mode=training_ops.found(reached, reached=targets is not None),
         devices=tuple(sorted({node.device for node in every if node.device})),
     )
@@ -160,7 +162,7 @@ def require_loadable(meta: MetaGraphDef, where: str) -> None:
     """Refuse what a loader would run by itself: the operations that initialise and restore, before any output is requested.
 
     (tensorflow/cc/saved_model/loader.cc runs `restore_op_name` and the main op.) Besides computing, a restore may only read
-    a checkpoint, and the others may only fill tables from the model's own files.
+    the checkpoint whose path it is given, and the others may only fill tables from the model's own files.
 
     Raises:
         UnsafeGraph: one of them touches other files or the network, runs Python, or ends the process.
@@ -172,21 +174,29 @@ def require_loadable(meta: MetaGraphDef, where: str) -> None:
         if graphs.node_name(start) not in graph.nodes:
             continue
         for at in graph.placed([start], swapped_in=True):
-            if does(at) and not (start == restore and at.node.op in _RESTORES):
+            if does(at) and not (start == restore and at.node.op in model_files.RESTORES):
                 raise UnsafeGraph(
                     f"{where}: {at.name} ({at.node.op}), which runs when the model is loaded ({start})",
                     "ops that only compute or restore",
                     f"one that {does(at)}",
                     "export the model again without it; nothing of this graph was run.",
                 )
-        table_files.require_own(meta.graph_def, [start], () if start == restore else lookup_tables.paths(meta), where)
+        own = {meta.saver_def.filename_tensor_name} if start == restore else lookup_tables.paths(meta)
+        model_files.require_own(meta.graph_def, [start], own, where)
 
 
 def does(at: Placed) -> str:
-    """Describe what a node does that must not be run; "" if it only computes."""
+    """Describe what a node does that must not be run; "" if it only computes.
+
+    An op that this TensorFlow does not register is judged elsewhere: it cannot run.
+    """
     node = at.node
-    if family := op_policy.unsafe_family(node.op):
-        return family
+    if node.op in CARRIES:
+        return "" if at.seen_through else op_policy.REFUSED[Effect.GRAPH]
+    if node.op in model_files.RESTORES:
+        return op_policy.REFUSED[Effect.FILES]
+    if (refused := op_policy.refused(node.op)) and op_registry.definition(node.op) is not None:
+        return refused
     if node.op.startswith("Debug") and any(graphs.attribute(node, op_policy.DEBUG_URLS).list.s):
         return "sends what it sees to files or over the network"
     if node.op == "PrintV2" and graphs.attribute(node, "output_stream").s.startswith(b"file:"):

@@ -37,7 +37,7 @@ def found(placed: Iterable[Placed], *, reached: bool) -> tuple[str, ...]:
     """
     names: set[str] = set()
     bodies: dict[int, tuple[Mapping[str, NodeDef], dict[str, str]]] = {}
-    for name, node, body, _ in placed:
+    for name, node, body, *_ in placed:
         _, here = bodies.setdefault(id(body), (body.nodes, {}))
         here[node.name] = name
         statistics = _BATCH_STATISTICS.fullmatch(node.name) and node.op == "Mean"

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 from tasks.presentation.numbers import counted, number
+from tasks.presentation.terminal import one_line
 from tasks.records.serving import Latency
 
 _NOT_METRICS = frozenset({"step", "of", "loss"})
@@ -24,6 +25,7 @@ _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
+    "text.parse_math": False,  # a name may hold dollar signs
 }
 _drawing = Lock()  # matplotlib's settings belong to the process
 
@@ -124,7 +126,7 @@ def latencies(lines: tuple[Latency, ...]) -> str:
     """Draw p50, p90 and p99 of each latency as one bar: solid to p50, lighter to p90 and p99."""
     if not lines:
         return ""
-    labels = [f"{_request(one)}, {_load(one)}" for one in lines]
+    labels = [one_line(f"{_request(one)}, {_load(one)}") for one in lines]
     places = range(len(lines) - 1, -1, -1)
     with _axes("Latency", height=0.6 + 0.3 * len(lines)) as (axes, drawn):
         for colour, read in ((3, "p99"), (2, "p90"), (0, "p50")):

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from tasks.presentation import chain, curves, numbers, usage, verdict
 from tasks.presentation.facts import ReportFacts
+from tasks.presentation.terminal import printable
 from tasks.records.run import StepOutcome
 
 _HERE = Path(__file__).parent
@@ -50,7 +51,12 @@ def render(facts: ReportFacts) -> str:
 @functools.cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # a Markup is one already
     )
     environment.filters |= {
         "number": numbers.number,
@@ -67,7 +73,7 @@ def _environment() -> Environment:
 
 def _breakable(name: str) -> Markup:
     """Return a name with line breaks allowed after a slash or an underscore, but not within brackets."""
-    kept = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
+    kept = re.sub(r"\([^()]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(name))
     return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[/_])", kept))
 
 

@@ -294,7 +294,13 @@ def test_a_model_that_keeps_state_between_calls_is_told_so(tmp_path: Path) -> No
     assert "stateful=False" in error.remedy and "dropout" not in error.remedy
 
 
-@pytest.mark.parametrize("kind", ["WriteFile", "ReadFile", "PyFunc", "EagerPyFunc", "WriteFile in a function"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("WriteFile", "ReadFile", "PyFunc", "EagerPyFunc"),
+        *("WriteFile in a function", "WriteFile in a carried graph"),
+    ],
+)
 @pytest.mark.parametrize("wrapped", ["GraphDef", "MetaGraphDef", "SavedModel"])
 def test_a_hostile_graph_is_refused_and_nothing_of_it_runs(tmp_path: Path, kind: str, wrapped: str) -> None:
     target = tmp_path / "target"
@@ -317,6 +323,18 @@ def test_what_a_saved_models_loader_would_run_is_judged_too(tmp_path: Path) -> N
     error = refusal(path, ModelOptions(), tmp_path / "out")
     assert isinstance(error, UnsafeGraph)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("form", ["MetaGraphDef", "SavedModel"])
+def test_a_model_that_restores_another_checkpoint_than_its_own_is_refused(tmp_path: Path, form: str) -> None:
+    """It would be served with that one's values, while its own are what is inspected."""
+    (tmp_path / "other").mkdir()
+    folder = tmp_path / "model"
+    isolate.call(hostile_models.restoring_another, form, tmp_path / "other" / "model.ckpt", folder)
+    error = refusal(folder, ModelOptions() if form == "SavedModel" else XY, tmp_path / "out")
+    assert isinstance(error, UnsafeGraph)
+    assert "RestoreV2" in error.where and "reads a file of this machine" in error.found
+    assert "the model's own checkpoint" in error.expected
 
 
 @pytest.mark.parametrize("there", ["/etc/passwd", "elsewhere"])

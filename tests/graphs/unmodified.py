@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
-from tasks.graphs import scan, table_files, tensor_specs, validate
+from tasks.graphs import model_files, scan, tensor_specs, validate
 from tasks.records.adoption import ModelOptions
 from tasks.signatures import resolve
 from tests.makers import graphs
@@ -52,7 +52,7 @@ def looked_at(meta: Any) -> bool:
         lambda: resolve.resolve(meta, ModelOptions(outputs=tuple(outputs))),
         lambda: scan.require_runnable(meta.graph_def, outputs, "model"),
         lambda: scan.require_loadable(meta, "model"),
-        lambda: table_files.require_own(meta.graph_def, outputs, (), "model"),
+        lambda: model_files.require_own(meta.graph_def, outputs, (), "model"),
         lambda: validate.require_valid_meta_graph(meta, "model"),
     ):
         with suppress(PipelineError):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.adoption import source_graph
 from tasks.forms.detect import detect
-from tasks.graphs import rewrite, scan
+from tasks.graphs import op_policy, rewrite, scan
 from tasks.records.adoption import ModelOptions, OpsFound, Proposal
 from tasks.signatures import propose, resolve
 from tasks.signatures.resolve import Resolved
@@ -53,6 +53,13 @@ def empty() -> Any:
     graph_def = graph_pb2.GraphDef()
     graph_def.versions.producer = 1000
     return graph_def
+
+
+def carry(graph_def: Any, name: str, carried: Any) -> Any:
+    """Add a node that runs the graph `carried`, handed to it in a constant."""
+    handed = node(graph_def, f"{name}_def", "Const", dtype=7)
+    handed.attr["value"].tensor.string_val.append(carried.SerializeToString())
+    return node(graph_def, name, "DatasetFromGraph", handed.name)
 
 
 def hostile(kind: str) -> Any:
@@ -103,6 +110,31 @@ def hostile(kind: str) -> Any:
         node(made, "y", "EncodeProto", descriptor_source=b"local://x")
     elif kind == "abort":
         node(made, "y", "Abort")
+    elif kind == "carried graph":
+        carry(made, "y", hostile("plain"))
+    elif kind == "carried graph in a carried graph":
+        carry(made, "y", hostile("carried graph in a function"))
+    elif kind == "carried graph in a function":
+        function(made, "f")
+        call(made, "y", "f")
+        carry(made, "carrier", hostile("dataset"))
+        while made.node[-1].name != "y":  # into the function
+            made.library.function[0].node_def.append(made.node.pop())
+    elif kind == "graph made by the graph":
+        handed = node(made, "handed", "StringJoin", "part", "part")
+        handed.attr["N"].i = 2
+        node(made, "part", "Const").attr["value"].tensor.string_val.append(b"")
+        node(made, "y", "DatasetFromGraph", "handed")
+    elif kind == "graph that can be fed":
+        carry(made, "y", harmless("beside")).input[0] = "fed"
+        node(made, "fed", "PlaceholderWithDefault", "y_def")
+    elif kind == "code in an attribute":
+        node(made, "y", "MlirPassthroughOp", mlir_module=b"module {}")
+    elif kind == "device of others":
+        node(made, "y", "CollectiveReduceV2")
+    elif kind == "op of nobody's table":
+        op_policy.table().pop("Erf")
+        node(made, "y", "Erf")
     else:
         raise AssertionError(kind)
     return made
@@ -139,6 +171,11 @@ def harmless(kind: str) -> Any:
         call(made, "y", "f")
     elif kind == "rewritten":
         node(made, "y", "AccumulateNV2", T=1)
+    elif kind == "carried graph":
+        carry(made, "y", harmless("print"))
+    elif kind == "carried graph beside":
+        carry(made, "x", hostile("plain"))
+        node(made, "y", "NoOp")
     elif kind == "gpu twin":
         function(made, "cpu", ("inner", "NoOp"), api_implements=b"lstm", api_preferred_device=b"CPU")
         function(made, "gpu", ("inner", "CudnnRNNV3"), api_implements=b"lstm", api_preferred_device=b"GPU")
@@ -205,12 +242,14 @@ def loadable(kind: str) -> None:
     from tensorflow.core.protobuf import meta_graph_pb2
 
     meta = meta_graph_pb2.MetaGraphDef()
-    node(meta.graph_def, "read", "RestoreV2")
+    node(meta.graph_def, "path", "Const")
+    node(meta.graph_def, "own", "Const")
+    node(meta.graph_def, "read", "RestoreV2", "own" if kind == "another checkpoint" else "path")
     node(meta.graph_def, "restore", "NoOp", "^read")
-    meta.saver_def.restore_op_name = "restore"
+    meta.saver_def.restore_op_name, meta.saver_def.filename_tensor_name = "restore", "path:0"
     if kind == "restore":
         node(meta.graph_def, "w", "WriteFile")
-        meta.graph_def.node[1].input.append("^w")
+        meta.graph_def.node[3].input.append("^w")
     elif kind == "main op":
         node(meta.graph_def, "w", "WriteFile")
         node(meta.graph_def, "init", "NoOp", "^w")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.makers import graphs
 
-FLOAT, STRING, INT64, INT32 = 1, 7, 9, 3
+FLOAT, STRING, INT64, INT32, VARIANT = 1, 7, 9, 3, 21
 
 
 def _constant(graph_def: Any, name: str, value: Any, dtype: int = STRING) -> str:
@@ -44,6 +44,21 @@ def attack(kind: str, target: Path, out: Path) -> None:
         bad.attr["Tin"].list.type.append(FLOAT)
         bad.attr["Tout"].list.type.append(FLOAT)
         _identity(graph_def, "y", "bad")
+    elif kind == "WriteFile in a carried graph":
+        carried = graphs.empty()
+        element = _constant(carried, "element", 1.0, FLOAT)
+        inputs = _constant(carried, "name", str(target)), _constant(carried, "contents", "written")
+        graphs.node(carried, "bad", "WriteFile", *inputs)
+        made = graphs.node(carried, "set", "TensorDataset", element, "^bad")
+        made.attr["Toutput_types"].list.type.append(FLOAT)
+        made.attr["output_shapes"].list.shape.add()
+        graphs.node(carried, "dataset", "_Retval", "set", T=VARIANT).attr["index"].i = 0
+        _constant(graph_def, "carried", carried.SerializeToString())
+        graphs.node(graph_def, "from", "DatasetFromGraph", "carried")
+        element = graphs.node(graph_def, "element", "DatasetToSingleElement", "from")
+        element.attr["output_types"].list.type.append(FLOAT)
+        element.attr["output_shapes"].list.shape.add()
+        graphs.node(graph_def, "y", "AddV2", x, "element", T=FLOAT)
     elif kind == "WriteFile in a function":
         _write_in_function(graph_def, "inner", target)
         outer = _function(graph_def, "outer")
@@ -222,6 +237,39 @@ def saved_table_of(asset: Path, pointed_at: Path, folder: Path) -> None:
             entry = meta_graph_pb2.AssetFileDef.FromString(packed.value)
             entry.filename = str(pointed_at)
             packed.Pack(entry)
+    path.write_bytes(model.SerializeToString())
+
+
+def restoring_another(form: str, other: Path, out: Path) -> None:
+    """A model whose Saver restores the checkpoint `other`, by a constant path, whatever path it is given.
+
+    Its own checkpoint holds 2.0, the other 3.0.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        w = v1.get_variable("w", initializer=3.0, use_resource=False)
+        y = tf.multiply(x, w, name="y")
+        saver = v1.train.Saver(sharded=True)
+        session.run(v1.global_variables_initializer())
+        saver.save(session, str(other), write_meta_graph=False)
+        session.run(w.assign(2.0))
+        if form == "MetaGraphDef":
+            out.mkdir()
+            saver.save(session, str(out / "model.ckpt"))
+        else:
+            v1.saved_model.simple_save(session, str(out), {"x": x}, {"y": y})
+    path = out / ("model.ckpt.meta" if form == "MetaGraphDef" else "saved_model.pb")
+    model = (meta_graph_pb2.MetaGraphDef if form == "MetaGraphDef" else saved_model_pb2.SavedModel)()
+    model.ParseFromString(path.read_bytes())
+    graph_def = (model if form == "MetaGraphDef" else model.meta_graphs[0]).graph_def
+    _constant(graph_def, "another", str(other))
+    for node in graph_def.node:
+        if node.op == "RestoreV2":
+            node.input[0] = "another"
     path.write_bytes(model.SerializeToString())
 
 

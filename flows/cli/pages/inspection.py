@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from tasks.presentation import terminal
+from tasks.presentation.terminal import cell, say
 from tasks.records.adoption import Candidate, OpsFound, Proposal
 from tasks.records.inspection import Inspection, TensorRow
 
@@ -19,9 +19,9 @@ _COMPLETE = {True: "yes, every tensor was read", False: "NO", None: "not checked
 
 def show(found: Inspection, *, with_values: bool, with_ops: bool) -> None:
     """Print an inspection, except the last line with the next command."""
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file's lines need not fold
+    console = terminal.console()
     for name, value in _heading(found):
-        print(f"{name:<12}{value}")
+        say(f"{name:<12}{value}")
     if found.keras:
         _table(
             console,
@@ -30,7 +30,7 @@ def show(found: Inspection, *, with_values: bool, with_ops: bool) -> None:
             found.keras.layers,
         )
         if found.keras.lambdas:
-            print(f"lambdas     {', '.join(found.keras.lambdas)}: Python code in the file, refused when it is loaded")
+            say(f"lambdas     {', '.join(found.keras.lambdas)}: Python code in the file, refused when it is loaded")
     if found.variables:
         _variables(console, found.variables, with_values)
     if found.proposal:
@@ -42,7 +42,7 @@ def show(found: Inspection, *, with_values: bool, with_ops: bool) -> None:
         _table(console, "hyper-parameters", ("name", "value"), [(k, str(v)) for k, v in found.hyperparameters.items()])
     if found.ops:
         _ops(console, found, found.ops, with_ops)
-    print()
+    say()
 
 
 def _heading(found: Inspection) -> Iterable[tuple[str, str]]:
@@ -107,7 +107,7 @@ def _signatures(console: Console, proposal: Proposal) -> None:
             rows,
         )
     for key, held in proposal.collected.items():
-        print(f"collection  {key} names {', '.join(held)}")
+        say(f"collection  {key} names {', '.join(held)}")
     if proposal.declared:
         return
     guesses = [
@@ -148,7 +148,7 @@ def _ops(console: Console, found: Inspection, ops: OpsFound, with_ops: bool) -> 
     ]
     _table(console, f"ops of {reached}", ("", ""), [(name, held or "none") for name, held in rows])
     if ops.devices:
-        print(f"devices     {', '.join(ops.devices)}")
+        say(f"devices     {', '.join(ops.devices)}")
 
 
 def _shape(shape: tuple[int | None, ...] | None) -> str:
@@ -158,15 +158,15 @@ def _shape(shape: tuple[int | None, ...] | None) -> str:
 def _table(
     console: Console, title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]], limit: int | None = _LISTED
 ) -> None:
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=cell(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(
             column, overflow="fold", justify="right" if column in ("bytes", "count", "entries") else "left"
         )
     rows = list(rows)
     for row in rows[:limit]:
-        table.add_row(*(escape(cell) for cell in row))
-    print()
+        table.add_row(*map(cell, row))
+    say()
     console.print(table)
     if limit is not None and len(rows) > limit:
-        print(f"… and {len(rows) - limit} more; --json has all")
+        say(f"… and {len(rows) - limit} more; --json has all")

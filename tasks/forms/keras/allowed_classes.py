@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from tasks.errors import DamagedError, UnsafeGraph, UnsupportedGraph
-from tasks.graphs import op_policy, op_registry
+from tasks.graphs import op_policy
 
 # Modules of Keras whose classes do nothing but compute. `keras.utils.get_file` is a function of Keras, too.
 _MODULES = frozenset(
@@ -151,7 +151,7 @@ def _require_harmless(where: str, config: Any) -> None:
 
 
 def _computes(op: str) -> bool:
-    return op_registry.definition(op) is not None and not op_policy.unsafe_family(op)
+    return op_policy.table().get(op) in (op_policy.Effect.PURE, op_policy.Effect.RANDOM)
 
 
 def _of_keras(module: str) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import pytest
 import yaml
 
 from flows.config import PipelineConfig
 from tasks import isolate
 from tests.flows.cli.process import tfship
-from tests.makers import inspected_files, odd_models
+from tests.makers import cli_models, inspected_files, odd_models
 
 
 def test_a_cut_file_is_no_model_to_configure(folder: Path) -> None:
@@ -37,6 +38,24 @@ def test_several_meta_graphs_are_listed_and_the_next_command_takes_one(folder: P
     assert PipelineConfig.model_validate(yaml.safe_load(text)).given.tags is None, "a guess is a comment"
     chosen = PipelineConfig.model_validate(yaml.safe_load(text.replace("# given:", "given:")))
     assert chosen.given.tags == ("gpu", "serve")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_names_write_no_settings_and_nothing_over_the_terminal(folder: Path, declared: bool) -> None:
+    isolate.call(cli_models.evil_names, folder / "model", declared=declared)
+    path = "model" if declared else "model/graph.pb"
+    answers = [tfship(command, path) for command in ("init", "inspect", "adopt")]
+    answers.append(tfship("inspect", path, "--json"))
+    assert answers[0].code == 0, answers[0].err
+    text = (folder / "tfship.yaml").read_text()
+    for shown in (text, *(said for answer in answers for said in (answer.out, answer.err))):
+        assert not set(shown) & {"\x1b", "\u202e"}
+        assert not any(line.startswith(("name: evil", "serving_root:")) for line in shown.splitlines())
+    guessed = text.replace("# given:", "given:").replace("#   ", "  ").replace("#     ", "    ")
+    if not declared:
+        assert yaml.safe_load(guessed)["given"]["inputs"] == [f"{cli_models.EVIL_NODE}:0"]
+    assert "evil" in text and set(yaml.safe_load(text)) <= PipelineConfig.model_fields.keys()
+    assert yaml.safe_load(text)["name"] != "evil"
 
 
 def test_a_step_that_measures_no_quality_takes_no_labelled_rows(folder: Path) -> None:

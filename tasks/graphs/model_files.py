@@ -1,7 +1,7 @@
-"""Files that fill lookup tables: the name of a file is followed to its origin, through function bodies too.
+"""Files that a model's operations read: the name of each is followed to its origin, through function bodies too.
 
-A table may be filled from a file that comes with the model, whose path the loader feeds. With any other name a file of
-this machine would be read, and its lines returned as the answers of a lookup.
+A table may be filled from a file that comes with the model, and variables restored from the model's own checkpoint: paths
+that the loader feeds. With any other name a file of this machine would be read, and its contents served as answers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from tasks.graphs.graph import CALLS, Body, Graph, Placed, full_name
 from tasks.graphs.protos import GraphDef, NodeDef
 
 FILLS = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
+RESTORES = frozenset({"Restore", "RestoreV2", "RestoreSlice"})
+# The input that names a file, by op.
+_NAMES_FILE = dict.fromkeys(FILLS, 1) | dict.fromkeys(RESTORES, 0)
 
 
 def require_own(graph_def: GraphDef, targets: list[str], paths: Collection[str], where: str) -> None:
-    """Refuse to run `targets` where they fill a table from a file whose name is not surely one of the tensors `paths`.
+    """Refuse to run `targets` where they read a file whose name is not surely one of the tensors `paths`.
 
     Raises:
         UnsafeGraph: they do.
@@ -27,13 +30,19 @@ def require_own(graph_def: GraphDef, targets: list[str], paths: Collection[str],
     reached = list(graph.placed(targets, swapped_in=True))
     origins = _Origins(graph, reached, paths)
     for at in reached:
-        if at.node.op in FILLS and not origins.known(at, at.node.input[1] if len(at.node.input) > 1 else ""):
-            raise UnsafeGraph(
-                f"{where}: {at.name} ({at.node.op}), which {', '.join(targets[:4])} would run",
-                "tables that are filled when the model is loaded, from files that are its assets",
-                "one that reads a file of this machine, by a name that the graph makes up",
-                "export the model again with that file as an asset; nothing of this graph was run.",
-            )
+        named = _NAMES_FILE.get(at.node.op)
+        if named is None or origins.known(at, at.node.input[named] if len(at.node.input) > named else ""):
+            continue
+        fills = at.node.op in FILLS
+        raise UnsafeGraph(
+            f"{where}: {at.name} ({at.node.op}), which {', '.join(targets[:4])} would run",
+            "tables that are filled when the model is loaded, from files that are its assets"
+            if fills
+            else "variables that are restored from the model's own checkpoint, whose path the loader gives",
+            "one that reads a file of this machine, by a name that the graph makes up",
+            f"export the model again {'with that file as an asset' if fills else 'with its own values'}; "
+            "nothing of this graph was run.",
+        )
 
 
 class _Origins:
@@ -51,11 +60,10 @@ class _Origins:
         waiting, seen = [(at, tensor)], set()
         while waiting:
             at, tensor = waiting.pop()
-            here = at.body.function
-            if (here, tensor) in seen:
+            if (id(at.body), tensor) in seen:
                 continue
-            seen.add((here, tensor))
-            if not here and full_name(tensor) in self._paths:
+            seen.add((id(at.body), tensor))
+            if at.body is self._graph.body and full_name(tensor) in self._paths:
                 continue
             sources = list(self._sources(at, tensor))
             if not sources:
@@ -79,6 +87,8 @@ class _Origins:
     def _callers(self, body: Body, position: int) -> Iterator[tuple[Placed, str]]:
         assert body.definition is not None
         lists = any(one.number_attr or one.type_list_attr for one in body.definition.signature.input_arg)
+        if self._graph.functions.get(body.function) is not body:  # of a graph that a node carries
+            return
         for at in self._reached:
             if body.function not in self._graph.named_functions(at.node):
                 continue
