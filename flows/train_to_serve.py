@@ -48,7 +48,9 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
         assist(config.model if files is None else None, config.training, config.given, config.probe)
         raise Reached  # the chief goes on
     if files is None:
-        trained = train(config.model, config.training, **({"given": config.given} if start else {}))
+        trained = train(
+            config.model, config.training, **({"given": config.given} if start or config.given.impure else {})
+        )
     elif start is not None:
         trained = train(None, config.training, config.given, config.probe)
     else:

@@ -17,7 +17,7 @@ from tasks.step import Facts, step
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
-VERSION = 3
+VERSION = 4
 
 
 def _facts(

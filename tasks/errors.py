@@ -7,6 +7,7 @@
     │   ├── ParityError                   a form no longer computes what the baseline computed
     │   ├── CoverageError                 a restore does not write what the outputs need
     │   ├── NondeterministicError         the source model differs from itself
+    │   ├── ImpureError                   an output depends on more than the inputs
     │   ├── UnsafeGraph                   what would run touches files, runs Python, or is a Lambda
     │   ├── UnsupportedGraph              an op or a kernel that this TensorFlow does not have
     │   ├── SmokeRefused                  a server refused the model, or gave other answers
@@ -183,6 +184,7 @@ class ParityError(Refusal):
             "verified checkpoint (--refresh), and find who changed it.",
             "exact": "look for dropout or batch normalisation still in training mode, swapped outputs, "
             "or a graph that was rebuilt with other constants.",
+            "structure": "the graph is not the one that was proven; make the form again (--refresh), and find who changed it.",
             "served": "look for dropout or batch normalisation in training mode, swapped outputs, or a server of another "
             "version; widen `tolerance` only if you know why the values move.",
         }
@@ -203,6 +205,10 @@ class CoverageError(Refusal):
 
     coverage: Coverage | None = None
     missing: tuple[str, ...] = ()
+
+
+class ImpureError(Refusal):
+    """An output depends on random numbers, the clock, or state that requests change, and that is not declared."""
 
 
 class NondeterministicError(Refusal):

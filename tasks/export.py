@@ -19,7 +19,7 @@ from tasks.records.forms import CandidateForm, Form
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.step import step
 
-VERSION = 4
+VERSION = 5
 _LOADERS = (CandidateForm.SAVED_MODEL_V1, CandidateForm.SAVED_MODEL_V2)
 
 

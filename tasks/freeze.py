@@ -19,7 +19,7 @@ from tasks.records.forms import CandidateForm, Form
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.step import step
 
-VERSION = 2
+VERSION = 3
 
 
 @step(version=VERSION, verifies=True)

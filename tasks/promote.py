@@ -13,6 +13,7 @@ from tasks.artifact_views import Exported, Pinned, Smoked, model_files
 from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
 from tasks.forms.detect import SAVED_MODEL
 from tasks.records.parity import ParityReport, Tolerance
@@ -50,6 +51,7 @@ def promote(
     report = require_blessing(exported, blessed, checkpoint, run, release)
     files = model_files(exported)
     digest, model = digest_of(files), rules.model_digest(files)
+    impure = TrainingRun(run.path).names().impure
     if not release.promote:
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
     with Releases(release.serving_root, release.name).open() as releases:
@@ -99,6 +101,7 @@ def promote(
             blessing=blessed.digest,
             verdict=report.verdict,
             server=report.identity.exactly,
+            impure=impure,
             reason=release.reason,
         )
         promotion = Promotion(

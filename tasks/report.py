@@ -169,10 +169,19 @@ def _servers_notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
 
 
 def _notes(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
-    """Return the notes of the comparisons, and the reasons why forms were not made."""
+    """Return what was declared impure, the notes of the comparisons, and the reasons why forms were not made."""
     notes = [note for report in _reports(artifacts) for note in report.notes]
     not_made = [row for row in parity_rows(artifacts) if row.passed is None and row.output == "*"]
-    return (*notes, *dict.fromkeys(f"{row.form}: {row.note}" for row in not_made))
+    return (*_declared(artifacts), *notes, *dict.fromkeys(f"{row.form}: {row.note}" for row in not_made))
+
+
+def _declared(artifacts: Mapping[str, Artifact]) -> tuple[str, ...]:
+    first = artifacts.get("train") or artifacts.get("adopt")
+    trained = TrainingRun(first.path) if first else None
+    impure = trained.names().impure if trained and trained.names_file.exists() else ()
+    on = " and ".join(impure)
+    note = f"declared impure ({on}): other answers to the same inputs are legitimate, and equal ones prove less"
+    return (note,) * bool(impure)
 
 
 def _smokes(artifacts: Mapping[str, Artifact]) -> tuple[SmokeReport, ...]:

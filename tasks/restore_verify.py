@@ -31,7 +31,7 @@ from tasks.records.signature import GraphNames
 from tasks.step import Facts, step
 from tasks.tensors import tensor_file
 
-VERSION = 2
+VERSION = 3
 _WORTH_SECONDS = 20.0  # a large model's probe is tried on its largest variables only
 _NONE = LabelledData()
 _HYPERPARAMETERS = "hyperparameters"
@@ -74,7 +74,7 @@ def verify(
     batch = tensor_file.read_tensors(trained.batch_file) if trained.batch_file.exists() else None
     signatures = reference.names.signatures
     rows = evaluations.labelled(labelled.file, signatures, labelled.label) if labelled.file else None
-    recorded = _hyperparameters(saver.meta_graph(trained.graph_file))
+    recorded = _hyperparameters(reference.meta)
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
     meta = saver.meta_graph(saver.meta_file(prefix))
@@ -85,6 +85,8 @@ def verify(
     with saver.restored(moved, prefix, names, reference.session) as opened:
         constants = list(graphs.Graph(meta.graph_def).constants(_outputs(names), names.assets))
         parity = proof.judge(opened, moved, reference, variables, constants, tolerance)
+        structure = proof.structure_rows(opened.form, meta.graph_def, signatures, reference)
+        parity = parity.model_copy(update={"rows": (*parity.rows, *structure)})
         if not hidden:
             parity = parity.model_copy(update={"notes": (*parity.notes, NOT_HIDDEN)})
         worth = evaluation = None

@@ -23,7 +23,7 @@ from tasks.training import train as trainings
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
-VERSION = 2
+VERSION = 3
 _NOTHING, _DRAWN = ModelOptions(), ProbeSource()
 
 

@@ -20,6 +20,7 @@ from flows.config import PipelineConfig
 from tasks.errors import UsageError
 from tasks.records.forms import Target
 from tasks.records.settings import RuntimeChoice
+from tasks.records.signature import Impurity
 
 MODEL, SERVER, TRAINING = "Source model", "Server of the smoke test", "Training from a checkpoint"
 
@@ -238,6 +239,16 @@ TABLE: tuple[Option, ...] = (
         commands=_SIGNATURES - {"predict", "probe"},
         setting="probe.file",
         file="file",
+    ),
+    Option(
+        "impure",
+        "--allow-impure",
+        list[Impurity],
+        "What outputs may depend on besides the inputs; repeatable.",
+        _PIPELINE | {"verify"},
+        "given.impure",
+        panel=MODEL,
+        repeated=True,
     ),
     Option(
         "evaluate", "--evaluate", Path, "Labelled rows to measure quality on.", _QUALITY, "evaluate.file", file="file"

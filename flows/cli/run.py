@@ -17,7 +17,7 @@ from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldErro
 from tasks.forms import literal_path
 from tasks.forms.detect import detect
 from tasks.presentation.terminal import cell, console, say
-from tasks.records.parity import form_of
+from tasks.records.parity import ParityTest, form_of
 from tasks.records.rehearsal import RehearsalSummary
 from tasks.records.run import ParitySummary, QualitySummary, RunSummary, StepState
 
@@ -174,7 +174,8 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for (candidate, test), rows in _grouped(summary.parity).items():
         compared = [row for row in rows if row.passed is not None]
-        verdict = "not made" if not compared else "equal" if all(row.passed for row in compared) else "DIFFERS"
+        equal = "same" if test == ParityTest.STRUCTURE else "equal"
+        verdict = "not made" if not compared else equal if all(row.passed for row in compared) else "DIFFERS"
         table.add_row(
             cell(candidate),
             test,

@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from tasks.adoption import flatten, graph_names
+from tasks.adoption import flatten
 from tasks.adoption.source_model import SourceModel, global_step, opened, outputs_of
 from tasks.baseline import record as baselines
 from tasks.baseline import reference
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import CoverageError, NondeterministicError, ParityError, UsageError
+from tasks.errors import CoverageError, ParityError, UsageError
 from tasks.graphs import graph as graphs
-from tasks.graphs import rewrite
-from tasks.graphs.protos import GraphDef
+from tasks.graphs import purity, rewrite
 from tasks.graphs.variables import Slice
 from tasks.parity import compare
 from tasks.probe import establish, tfrecords
@@ -39,6 +38,7 @@ def adopt(
     """Leave a training run of a source model in `out`.
 
     Raises:
+        ImpureError: an output depends on more than the inputs, and that is not declared.
         NondeterministicError, ParityError: the original differs from itself, or its answers hold NaN.
         Others: as `opened`.
     """
@@ -46,6 +46,9 @@ def adopt(
         tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch,
         opened(found, given, code, options, Path(scratch)) as model,
     ):
+        where = f"{found.path.name}, the {model.live.form}"
+        impure = purity.require_pure(model.meta.graph_def, model.names.signatures, given.impure, where)
+        model.names = model.names.model_copy(update={"impure": impure})
         _leave(model, found, source, options, TrainingRun(out))
 
 
@@ -118,7 +121,7 @@ def _leave(model: SourceModel, found: Found, source: ProbeSource, options: Sessi
         graphs.Graph(meta.graph_def).constants(outputs, names.assets),
         options,
     )
-    _require_usable(record, reference.must_be_finite(run.graph_file, names), meta.graph_def, outputs)
+    _require_usable(record, reference.must_be_finite(run.graph_file, names))
     adopted = Adopted(
         form=found.form,
         source=found.path.name,
@@ -132,19 +135,10 @@ def _leave(model: SourceModel, found: Found, source: ProbeSource, options: Sessi
     run.write_adopted(adopted)
 
 
-def _require_usable(record: Baseline, finite: Container[str], graph_def: GraphDef, outputs: list[str]) -> None:
+def _require_usable(record: Baseline, finite: Container[str]) -> None:
     """Check as `compare.require_usable`, with remedies for a model that is not trained here."""
     try:
         compare.require_usable(record, finite)
-    except NondeterministicError as error:
-        if not (writing := graph_names.writing_nodes(graph_def, outputs)):
-            raise
-        first = writing[0].partition("@")[0]
-        found = f"{error.found}; each call writes what the next one reads: {first}"
-        remedy = (
-            "build it without state between calls (a recurrent layer with stateful=False): a server has many clients."
-        )
-        raise error.changed(found=found, remedy=remedy) from None
     except ParityError as error:
         remedy = (
             "give inputs for which it answers in numbers: --probe FILE; or, if these are its answers, declare it in the "

@@ -5,9 +5,10 @@ The baseline is in the folder of a training run: see `training_run.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -17,16 +18,19 @@ from tasks.baseline.training_run import TrainingRun
 from tasks.errors import PipelineError
 from tasks.forms import frozen_graph, saved_model, saver
 from tasks.graphs import graph as graphs
+from tasks.graphs import structure
+from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
 from tasks.parity import compare, predictor
 from tasks.parity.predictor import Predictor
 from tasks.records.baseline import Baseline, TensorFact, Variable
 from tasks.records.forms import CandidateForm
-from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import GraphNames
+from tasks.records.signature import GraphNames, Signature
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 
+GRAPH = "(graph)"  # what a structure row is about, in place of an output
 Opener = Callable[[Path, SessionOptions], AbstractContextManager[Predictor]]
 OPENERS: dict[str, Opener] = {
     CandidateForm.FROZEN_GRAPH: frozen_graph.loaded,
@@ -39,9 +43,10 @@ OPENERS: dict[str, Opener] = {
 class Reference:
     """The baseline of a training run at one step, with which every form is compared.
 
-    `smaller` are the outputs for the first rows of the probe alone, by their number, of signatures with an open batch.
+    `graph_file` is the source's graph. `smaller` are the outputs for the first rows of the probe alone, by their number, of signatures with an open batch.
     """
 
+    graph_file: Path
     names: GraphNames
     baseline: Baseline
     probe: Tensors
@@ -61,6 +66,7 @@ class Reference:
         compare.require_usable(baseline, must_be_finite(trained.graph_file, names))
         answered = tensor_file.read_tensors(trained.outputs_file(step))
         reference = cls(
+            graph_file=trained.graph_file,
             names=names,
             baseline=baseline,
             probe=tensor_file.read_tensors(trained.probe_file),
@@ -86,6 +92,11 @@ class Reference:
                     "return rows from `probe()`, then train again.",
                 )
         return reference
+
+    @cached_property
+    def meta(self) -> MetaGraphDef:
+        """The source's graph, read when it is first asked for."""
+        return saver.meta_graph(self.graph_file)
 
     @property
     def session(self) -> SessionOptions:
@@ -121,11 +132,16 @@ def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -
         DamagedError: the form cannot be loaded.
     """
     reference = Reference.read(run, step)
-    constants = (
-        frozen_graph.constants(folder) if OPENERS[form] is frozen_graph.loaded else saved_model.constants(folder)
-    )
+    frozen = OPENERS[form] is frozen_graph.loaded
+    constants = frozen_graph.constants(folder) if frozen else saved_model.constants(folder)
     with OPENERS[form](folder, reference.session) as opened:
-        return judge(opened, folder, reference, reference.needed, constants, tolerance)
+        report = judge(opened, folder, reference, reference.needed, constants, tolerance)
+    if form != CandidateForm.SAVED_MODEL_V2:  # whose files are those of the other loader
+        graph_def = frozen_graph.graph(folder) if frozen else saved_model.meta_graph(folder).graph_def
+        signatures = reference.names.signatures if frozen else tuple(saved_model.signatures(folder))
+        rows = structure_rows(form, graph_def, signatures, reference)
+        report = report.model_copy(update={"rows": (*report.rows, *rows)})
+    return report
 
 
 def judge(
@@ -156,6 +172,52 @@ def judge(
         tolerance,
     )
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
+
+
+def structure_rows(
+    form: str, graph_def: GraphDef, signatures: Iterable[Signature], reference: Reference
+) -> list[ParityRow]:
+    """Compare the graph of a form with the source's, signature by signature; both stand for the values of the baseline."""
+    declared = {one.key: one for one in signatures}
+    facts = {one.name: one.value.model_copy(update={"name": ""}) for one in reference.baseline.variables}
+    assets = {graphs.node_name(asset.tensor): asset.filename for asset in reference.names.assets}
+
+    def value(node: NodeDef, function: str) -> Hashable:
+        if node.op in graphs.VARIABLE_OPS:
+            return facts.get(node.name, node.name)
+        if not function and node.name in assets:
+            return assets[node.name]
+        return tensor_file.fact("", graphs.constant(node))
+
+    source = structure.Side(reference.meta.graph_def, value)
+    found = structure.Side(graph_def, value)
+    rows = []
+    for wanted in reference.names.signatures:
+        count, difference = 0, None
+        passed: bool | None = True
+        try:
+            count, difference = structure.compare(source, found, wanted, declared[wanted.key])
+            note = f"same ({count} node{'s' * (count != 1)})"
+        except (KeyError, IndexError, ValueError, RecursionError) as error:
+            passed, note = None, f"not compared: {type(error).__name__}: {error}"[:200]
+        worst = None
+        if difference is not None:
+            passed, note = False, f"differs: {difference.found}, where the source has {difference.source}"
+            worst = Difference(expected=difference.source, got=difference.found)
+        rows.append(
+            ParityRow(
+                candidate=form,
+                signature=wanted.key,
+                output=GRAPH,
+                test=ParityTest.STRUCTURE,
+                compared=count,
+                mismatched=int(difference is not None),
+                passed=passed,
+                note=note,
+                worst=worst,
+            )
+        )
+    return rows
 
 
 def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:

@@ -114,6 +114,12 @@ def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
         yield SessionPredictor(CandidateForm.FROZEN_GRAPH, session, names.signatures, {})
 
 
+def graph(folder: Path) -> GraphDef:
+    """Return the frozen graph. Raises DamagedError."""
+    found: GraphDef = _read(folder)[1]
+    return found
+
+
 def constants(folder: Path) -> list[TensorFact]:
     """Yield the constants that its signatures read, including former variables, from its file."""
     names, graph_def = _read(folder)

@@ -18,6 +18,7 @@ from tasks.errors import PipelineError
 from tasks.graphs.protos import AttrValue, FunctionDef, GraphDef, NodeDef
 from tasks.records.baseline import TensorFact
 from tasks.tensors import tensor_file
+from tasks.tensors.tensor_file import Array
 
 # Every op that holds a variable's state; the first two are TF1's reference variables.
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "TemporaryVariable", "AutoReloadVariable"})
@@ -86,6 +87,13 @@ def _no_attribute() -> AttrValue:
 
     empty: AttrValue = attr_value_pb2.AttrValue()
     return empty
+
+
+def constant(node: NodeDef) -> Array:
+    """Return the value of a Const."""
+    import tensorflow as tf
+
+    return tensor_file.as_array(tf.make_ndarray(attribute(node, "value").tensor))
 
 
 class Read(NamedTuple):
@@ -237,8 +245,7 @@ class Graph:
         for body in (self.body, *self._library):
             for node in body.every:
                 yield node
-                inner, _ = self._carried(body, node)
-                if inner is not None:
+                if (inner := self.carried(body, node)) is not None:
                     yield from inner.every_node()
 
     def reach(self, targets: Iterable[str], stops: Collection[str] = ()) -> set[str]:
@@ -302,13 +309,17 @@ class Graph:
                     yield from self._placed(f"{body.function}/{node.name}", node, body, gpu_only)
 
     def _placed(self, name: str, node: NodeDef, body: Body, gpu_only: bool = False) -> Iterator[Placed]:
-        inner, constant = self._carried(body, node)
+        inner, constant = self._carrying(body, node)
         yield Placed(name, node, body, gpu_only, inner is not None and constant if node.op in CARRIES else True)
         if inner is not None:
             yield from (at._replace(name=f"{name}/{at.name}") for at in inner.placed(None))
 
-    def _carried(self, body: Body, node: NodeDef) -> tuple[Graph | None, bool]:
-        """Return the graph that a node carries as data, and whether it is a constant; nothing deeper than a few levels."""
+    def carried(self, body: Body, node: NodeDef) -> Graph | None:
+        """Return the graph that a node carries as data, or None."""
+        return self._carrying(body, node)[0]
+
+    def _carrying(self, body: Body, node: NodeDef) -> tuple[Graph | None, bool]:
+        """Return the graph that a node carries, and whether it is a constant; nothing deeper than a few levels."""
         if node.op not in CARRIES or self._depth >= _DEEPEST:
             return None, False
         if id(node) not in self._inner:
@@ -365,12 +376,10 @@ class Graph:
 
     def constants(self, targets: Iterable[str], assets: Iterable[Any]) -> Iterator[TensorFact]:
         """Yield the facts of every constant that `targets` read, paths of assets excluded: weights can be constants."""
-        import tensorflow as tf
-
         paths = {node_name(asset.tensor) for asset in assets}
         for name, node in self.reached_nodes(targets).items():
             if node.op == "Const" and name not in paths:
-                yield tensor_file.fact(name, tensor_file.as_array(tf.make_ndarray(attribute(node, "value").tensor)))
+                yield tensor_file.fact(name, constant(node))
 
 
 class Cone:

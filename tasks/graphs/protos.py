@@ -42,7 +42,7 @@ class AttrList(Protocol):
     func: MutableSequence[NameAttrList]
 
 
-class AttrValue(Protocol):
+class AttrValue(Message, Protocol):
     """The value of a node's attribute: one of its fields is set."""
 
     s: bytes

@@ -196,7 +196,9 @@ def does(at: Placed) -> str:
     if node.op in model_files.RESTORES:
         return op_policy.REFUSED[Effect.FILES]
     if (refused := op_policy.refused(node.op)) and op_registry.definition(node.op) is not None:
-        return refused
+        # What runs elsewhere only, and has no kernel here, cannot run: said by `require_runnable`.
+        elsewhere = op_policy.table().get(node.op) in (Effect.TPU, Effect.DISTRIBUTED)
+        return "" if elsewhere and not op_registry.has_kernel(node) else refused
     if node.op.startswith("Debug") and any(graphs.attribute(node, op_policy.DEBUG_URLS).list.s):
         return "sends what it sees to files or over the network"
     if node.op == "PrintV2" and graphs.attribute(node, "output_stream").s.startswith(b"file:"):

@@ -167,10 +167,13 @@ def cell(row: ParityRow) -> Cell:
     """Return the cell of a row: a symbol, a few words, and the test."""
     test = row.test.value
     if row.passed is None:
-        return Cell("absent", _NOTHING, f"not made: {row.note.removeprefix('not made: ') or 'no reason was given'}")
+        note = row.note if row.test is ParityTest.STRUCTURE else f"not made: {row.note.removeprefix('not made: ')}"
+        return Cell("absent", _NOTHING, note if row.note else "not made: no reason was given")
     mismatched = f"{row.mismatched:,} of {row.compared:,} mismatched" if row.mismatched > 0 else ""
     if not row.passed:
         return _differs(row, ", ".join(part for part in (test, mismatched) if part))
+    if row.test is ParityTest.STRUCTURE:
+        return Cell("equal", "=", row.note.partition(" ")[0], f"structure, {row.compared:,} nodes")
     if row.test is ParityTest.VALUES:
         return Cell("equal", "=", "byte for byte", f"values, {row.compared:,} compared" if row.compared else test)
     if row.max_abs == 0 and not row.mismatched:

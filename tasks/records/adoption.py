@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tasks.records.base import Record
 from tasks.records.forms import Form
-from tasks.records.signature import Signature
+from tasks.records.signature import Impurity, Signature
 
 
 class Found(Record):
@@ -47,7 +47,8 @@ class ModelOptions(Record):
     are values of placeholders that are not inputs (the keep probability of dropout). `signature` selects one of the
     signatures that the model declares, `tags` the MetaGraph of a SavedModel. `graph` is a GraphDef file for a checkpoint
     without `.meta`, `model` is Python code (`module:Model`) for one, `var_map` a YAML or JSON file that maps names of
-    variables to keys of the checkpoint. `allow_nonfinite` declares that NaN and infinities are legitimate answers.
+    variables to keys of the checkpoint. `allow_nonfinite` declares that NaN and infinities are legitimate answers, `impure`
+    that outputs may depend on more than the inputs.
     Paths are in no key; the contents of the files are.
     """
 
@@ -60,6 +61,7 @@ class ModelOptions(Record):
     model: str | None = None
     var_map: Path | None = Field(None, exclude=True)
     allow_nonfinite: bool = False
+    impure: tuple[Impurity, ...] = ()
 
 
 class ProbeSource(Record):

@@ -15,11 +15,12 @@ from tasks.records.signature import OutputRef
 
 
 class ParityTest(StrEnum):
-    """The test that a comparison applied (README.md, "Three tests")."""
+    """The test that a comparison applied (README.md, "Four tests")."""
 
     VALUES = "values"
     EXACT = "exact"
     SERVED = "served"
+    STRUCTURE = "structure"
 
 
 Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from tasks.records.base import Record
+from tasks.records.signature import Impurity
 
 
 class Event(StrEnum):
@@ -24,7 +25,7 @@ class JournalLine(Record):
     `digest` is that of all files of a version, `model` that of the files that decide what it computes.
     `version` is the subject of the event (for a rollback, the version served again), `retired` maps the versions that a
     rollback removed to their digests, `retired_models` to what they computed; `previous` was served before. `server` is the server that gave the blessing: the
-    image with its digest, or the runtime with its version.
+    image with its digest, or the runtime with its version. `impure` is what the outputs depend on besides the inputs.
     """
 
     time: str
@@ -39,5 +40,6 @@ class JournalLine(Record):
     blessing: str = ""
     verdict: str = ""
     server: str = ""
+    impure: tuple[Impurity, ...] = ()
     reason: str = ""
     by: str = ""

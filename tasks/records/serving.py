@@ -74,6 +74,7 @@ class Cause(StrEnum):
     VERSION_DIFFERS = "version differs"
     ANSWER_DIFFERS = "answer differs"
     VALUE_DIFFERS = "value differs"
+    STRUCTURE_DIFFERS = "structure differs"
     UNSAFE = "does more than compute"
     DAMAGED = "damaged"
     NOT_REFUSED = "answered what it must refuse"

@@ -116,11 +116,19 @@ class Asset(Record):
     sha256: str
 
 
+class Impurity(StrEnum):
+    """What an output may depend on besides the inputs."""
+
+    CLOCK = "clock"
+    RANDOM = "random"
+    STATE = "state"
+
+
 class GraphNames(Record):
     """The names by which later steps find what they need in the graph, without the model's source code.
 
     `needed` are the variables that the signatures' outputs read; `table_init` is the operation that fills lookup
-    tables, which never touches a variable.
+    tables, which never touches a variable. `impure` is what the outputs depend on besides the inputs, and was declared.
     """
 
     signatures: tuple[Signature, ...]
@@ -130,6 +138,7 @@ class GraphNames(Record):
     train_op: str | None = None
     loss: str | None = None
     global_step: str | None = None
+    impure: tuple[Impurity, ...] = ()
 
     def signature(self, key: str) -> Signature:
         """Return the signature of a key. Raises KeyError."""

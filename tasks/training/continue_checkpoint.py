@@ -63,6 +63,7 @@ def train(given: ModelOptions, source: ProbeSource, training: Training, out: Pat
     with tempfile.TemporaryDirectory(dir=out, prefix="scratch-") as scratch:
         with source_model.opened(found, given, None, training.session, Path(scratch)) as model:
             start = _Start.of(model, found, training)
+            start.names = loop.require_pure(model.meta.graph_def, start.names, given)
             _write_inputs(model, source, out)
             resumable = loop.complete_checkpoints(out)
             rows = tensor_file.read_tensors(TrainingRun(out).probe_file)

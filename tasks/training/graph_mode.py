@@ -62,6 +62,7 @@ def train(
     # What `var_list` leaves out is in no checkpoint: such a training cannot be resumed.
     complete = {variable.op.name for variable in _variables(graph)} <= set(keys)
     loop.require_declared(names, source, training)
+    names = loop.require_pure(graph.as_graph_def(), names, given)
     probe = _write_once(out, names, built, model, graph, saving)
     with predictors.session(graph, training.session) as session:
         live = SessionPredictor(LIVE_SESSION, session, names.signatures, readers)

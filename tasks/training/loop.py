@@ -15,7 +15,10 @@ from typing import Any, Protocol
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, PipelineError
 from tasks.forms import saver
+from tasks.graphs import purity
+from tasks.graphs.protos import GraphDef
 from tasks.isolate import progress
+from tasks.records.adoption import ModelOptions
 from tasks.records.settings import Training
 from tasks.records.signature import GraphNames, OutputRef
 from tasks.tensors import tensor_file
@@ -131,6 +134,12 @@ def require_declared(names: GraphNames, source: ModelSource, training: Training)
             unknown[0],
             f"add it: DATA = (…, {unknown[0]!r}).",
         )
+
+
+def require_pure(graph_def: GraphDef, names: GraphNames, given: ModelOptions) -> GraphNames:
+    """Return the names with what the outputs depend on besides the inputs. Raises ImpureError where that is not declared."""
+    impure = purity.require_pure(graph_def, names.signatures, given.impure, "the trained model")
+    return names.model_copy(update={"impure": impure})
 
 
 def complete_checkpoints(out: Path, also: Callable[[Path], bool] = lambda prefix: True) -> list[Path]:

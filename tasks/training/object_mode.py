@@ -25,6 +25,7 @@ from tasks.forms import saver
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
 from tasks.parity import predictor as predictors
+from tasks.records.adoption import ModelOptions
 from tasks.records.baseline import Variable
 from tasks.records.cluster import Cluster
 from tasks.records.settings import Training
@@ -47,6 +48,7 @@ def train(
     model: Any,
     source: ModelSource,
     training: Training,
+    given: ModelOptions,
     cluster: Cluster,
     out: Path,
     steps: int,
@@ -70,13 +72,14 @@ def train(
             made_of, _ = sources.digests(source, training.data)
             identity = [made_of, training.model_dump(mode="json"), steps, dict(hyperparameters), tf.version.VERSION]
             workers.require_same(json.dumps(identity, sort_keys=True))
-        _train(model, source, training, workers, out, steps, hyperparameters)
+        _train(model, source, training, given, workers, out, steps, hyperparameters)
 
 
 def _train(
     model: Any,
     source: ModelSource,
     training: Training,
+    given: ModelOptions,
     workers: Workers | None,
     out: Path,
     steps: int,
@@ -102,6 +105,7 @@ def _train(
     with tempfile.TemporaryDirectory(dir=out, prefix="exported-") as scratch:
         flat = _Flat.of(live, Path(scratch), out, training, hyperparameters)
         loop.require_declared(flat.names, source, training)
+        flat.names = loop.require_pure(flat.graph.as_graph_def(), flat.names, given)
         probe = _write_once(out, flat, model, Path(scratch))
     with closing(
         predictors.session(flat.graph, training.session)

@@ -57,7 +57,7 @@ def train(
         clusters.require_alone(cluster, "a model that builds a TF1 graph")
         graph_mode.train(model, source, training, given, out, steps, hyperparameters)
     elif training.start is None:
-        object_mode.train(model, source, training, cluster, out, steps, hyperparameters)
+        object_mode.train(model, source, training, given, cluster, out, steps, hyperparameters)
     else:
         remedy = "load the values in its build(): tf.train.Checkpoint(…).read(…), or load_weights(…)."
         raise UsageError(

@@ -16,6 +16,7 @@ from tasks.baseline import record as baselines
 from tasks.errors import UsageError
 from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
+from tasks.graphs import purity
 from tasks.parity import compare
 from tasks.parity.predictor import Predictor
 from tasks.records.adoption import Found, ModelOptions
@@ -234,9 +235,15 @@ def subject(path: Path, given: ModelOptions, code: ModelSource | None, options: 
 
 @contextmanager
 def opened(one: Subject, scratch: Path) -> Iterator[tuple[SourceModel, tuple[str, ...]]]:
-    """Open the model, and return it with the options that applied to it. Raises as `source_model.opened`."""
+    """Open the model, and return it with the options that applied to it.
+
+    Raises:
+        ImpureError: an output depends on more than the inputs, and that is not declared.
+        Others: as `source_model.opened`.
+    """
     given = pairing.given_for(_graph(one), one.given)
     with source_model.opened(one.found, given, one.code, one.options, scratch) as brought:
+        purity.require_pure(brought.meta.graph_def, brought.names.signatures, given.impure, one.name)
         yield brought, pairing.words(given, one.code)
 
 

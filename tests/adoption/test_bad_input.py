@@ -17,7 +17,7 @@ from tasks.errors import (
     ChildFailed,
     CoverageError,
     DamagedError,
-    NondeterministicError,
+    ImpureError,
     PipelineError,
     UnsafeGraph,
     UnsupportedGraph,
@@ -290,7 +290,7 @@ def test_a_keras_3_model_that_tensorflow_saved_is_told_how_to_be_exported(tmp_pa
 def test_a_model_that_keeps_state_between_calls_is_told_so(tmp_path: Path) -> None:
     isolate.call(keras_3_models.with_state, tmp_path / "model.keras")
     error = refusal(tmp_path / "model.keras", ModelOptions(), tmp_path / "out")
-    assert isinstance(error, NondeterministicError) and "memory" in error.found
+    assert isinstance(error, ImpureError) and "state that requests change, by " in error.found
     assert "stateful=False" in error.remedy and "dropout" not in error.remedy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks import isolate
-from tasks.errors import CoverageError, NondeterministicError, UsageError
+from tasks.errors import CoverageError, ImpureError, NondeterministicError, UsageError
 from tasks.records.forms import Form
 from tests.adoption.pipeline import Shipyard, require_shipped
 from tests.makers import one_network_in_every_form
@@ -69,8 +69,11 @@ def test_lenet_ships_with_the_pin_and_is_nondeterministic_with_dropout_on(yard: 
     shipped = yard.ship(wild / "lenet-traffic", "lenet", given=given)
     require_shipped(shipped)
     assert shipped.adopted.pins == {"Placeholder_2:0": 1.0}
+    on = given | {"pins": {"Placeholder_2": 0.5}}
+    with pytest.raises(ImpureError, match=r"serving_default/add_4.*random numbers, by dropout"):
+        yard.ship(wild / "lenet-traffic", "lenet-on", given=on)
     with pytest.raises(NondeterministicError, match="serving_default/add_4"):
-        yard.ship(wild / "lenet-traffic", "lenet-on", given=given | {"pins": {"Placeholder_2": 0.5}})
+        yard.ship(wild / "lenet-traffic", "lenet-declared", given=on | {"impure": ["random"]})
 
 
 def test_threaded_lstm_is_refused_and_what_was_never_saved_is_named(yard: Shipyard, wild: Path) -> None:

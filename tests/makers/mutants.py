@@ -44,6 +44,7 @@ def _served(output: str, form: str = "served (gRPC)") -> tuple[type[PipelineErro
 _ANSWERS = ParityError, "served (gRPC) serving_default/"
 _PROBABILITIES = _served("serving_default/probabilities")
 _CLASSES = _served("classify/classes")
+_STRUCTURE = ParityError, "(graph) structure"
 _LABELS = _on_disk("asset sundaynet_labels.txt")
 _LOAD = SmokeRefused, "load error"
 _UNKNOWN = SmokeRefused, "unknown op"
@@ -135,6 +136,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("NaN in the last row", g.graft(g.LOGITS, g.one_nan), *_ANSWERS),
     Mutant("noise of a thousandth", g.graft(g.PROBABILITIES, g.noise), *_PROBABILITIES),
     Mutant("weights that move with every request", g.graft(g.LOGITS, g.drifting), *_ANSWERS),
+    # What no answer to the probe shows
+    Mutant("a limit that nothing reaches", g.graft(g.LOGITS, g.limited), *_STRUCTURE),
+    Mutant("a branch that is never taken", g.graft(g.LOGITS, g.with_a_branch), *_STRUCTURE),
+    Mutant("Relu6 for Relu", g.another_op("conv2/Relu", "Relu6"), *_STRUCTURE),
+    Mutant("an epsilon other in the ninth digit", g.epsilon(g.next_float), *_STRUCTURE),
+    Mutant("an attribute that changes nothing today", g.attribute("StridedSlice", "begin_mask", 1), *_STRUCTURE),
+    Mutant("another op in the branch of training", g.another_op_in_a_function("GreaterEqual", "Greater"), *_STRUCTURE),
     # Warmup requests
     Mutant("warmup: no PredictionLog", v.records(lambda before: [b"\xff\xff\xff", *before]), *_WARMUP),
     Mutant("warmup: an empty record", v.records(lambda before: [b"", *before]), *_WARMUP),
@@ -169,6 +177,7 @@ HARMLESS: tuple[Mutant, ...] = (
     Mutant("a node that nothing reads", g.meta(g.unused_node)),
     Mutant("an inner node renamed", g.meta(g.internal_node_renamed)),
     Mutant("a constant renamed", g.meta(g.constant_renamed)),
+    Mutant("an equal constant read", g.epsilon(float)),
     Mutant("debug information stripped", g.meta(g.without_debug_information)),
     Mutant("other versions in the meta information", g.meta(g.by_another_writer)),
     Mutant("a later producer", g.meta(g.by_a_later_producer)),

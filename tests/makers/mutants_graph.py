@@ -166,6 +166,67 @@ def another_op(name: str, op: str) -> Callable[[Path], None]:
     return meta(change)
 
 
+# What no answer to the probe shows --------------------------------------------------------------------------------------
+
+
+def limited(tensor: Any) -> Any:
+    """A limit that nothing reaches."""
+    import tensorflow as tf
+
+    return tf.clip_by_value(tensor, -1e6, 1e6)
+
+
+def with_a_branch(tensor: Any) -> Any:
+    """Zeros for images that are brighter than any."""
+    import tensorflow as tf
+
+    brightest = tf.reduce_max(tensor.graph.get_tensor_by_name(IMAGES))
+    return tf.where(brightest > 1e3, tf.zeros_like(tensor), tensor)
+
+
+def epsilon(change: Callable[[float], float]) -> Callable[[Path], None]:
+    """The first batch normalisation reads another constant, made from its own, which something still reads."""
+
+    def changed(meta_graph: Any) -> None:
+        import tensorflow as tf
+
+        own = tf.make_ndarray(_node(meta_graph, "conv1/batchnorm/add/y").attr["value"].tensor)
+        constant = meta_graph.graph_def.node.add(name="epsilon", op="Const")
+        constant.attr["dtype"].type = tf.float32.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(change(own), tf.float32))
+        node = _node(meta_graph, "conv1/batchnorm/add")
+        node.input[:] = [node.input[0], "epsilon", f"^{node.input[1]}"]
+
+    return meta(changed)
+
+
+def next_float(value: Any) -> float:
+    """The float32 above."""
+    import numpy as np
+
+    return float(np.nextafter(np.float32(value), np.float32(1)))
+
+
+def attribute(op: str, name: str, value: int) -> Callable[[Path], None]:
+    """An attribute of the first node of an op."""
+
+    def changed(meta_graph: Any) -> None:
+        node = next(node for node in meta_graph.graph_def.node if node.op == op)
+        node.attr[name].i = value
+
+    return meta(changed)
+
+
+def another_op_in_a_function(op: str, other: str) -> Callable[[Path], None]:
+    """The first node of an op in a function computes something else."""
+
+    def changed(meta_graph: Any) -> None:
+        nodes = (node for function in meta_graph.graph_def.library.function for node in function.node_def)
+        next(node for node in nodes if node.op == op).op = other
+
+    return meta(changed)
+
+
 # What a server can load but not fill ----------------------------------------------------------------------------------
 
 

@@ -13,13 +13,15 @@ from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
 from tasks.checkpoint import checkpoint
-from tasks.errors import ChildFailed, NondeterministicError, PipelineError, UsageError
+from tasks.errors import ChildFailed, ImpureError, NondeterministicError, PipelineError, UsageError
 from tasks.export import export
 from tasks.forms import saver
 from tasks.freeze import freeze
+from tasks.records.adoption import ModelOptions
 from tasks.records.baseline import Baseline
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Serving, Training
+from tasks.records.signature import Impurity
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
@@ -201,7 +203,10 @@ def test_what_the_code_does_not_say_is_asked_for(run: Run, tmp_path: Path, name:
 
 
 def test_a_function_that_answers_twice_differently_is_nondeterministic(run: Run, tmp_path: Path) -> None:
-    made = trained(odd(tmp_path, "Noisy"), steps=0)
+    with pytest.raises(ImpureError, match=r"serving_default/y.*random numbers"):
+        trained(odd(tmp_path, "Noisy"), steps=0)
+    training = Training(hyperparameters={"steps": 0}, saver=SaverPolicy(every_steps=10))
+    made = train(odd(tmp_path, "Noisy"), training, given=ModelOptions(impure=(Impurity.RANDOM,)))
     assert baseline(made, 0).unstable == ("serving_default/y",)
     with pytest.raises(NondeterministicError, match="serving_default/y"):
         restore_verify(checkpoint(made, Selection()), made, TOLERANCE)

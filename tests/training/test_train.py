@@ -14,11 +14,21 @@ from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
 from tasks.checkpoint import checkpoint
-from tasks.errors import ChildFailed, CoverageError, NondeterministicError, ParityError, PipelineError, UsageError
+from tasks.errors import (
+    ChildFailed,
+    CoverageError,
+    ImpureError,
+    NondeterministicError,
+    ParityError,
+    PipelineError,
+    UsageError,
+)
 from tasks.forms import saver
+from tasks.records.adoption import ModelOptions
 from tasks.records.checkpoint import RestoreReport
 from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
+from tasks.records.signature import Impurity
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.train import train
@@ -156,8 +166,12 @@ def test_a_torn_last_checkpoint_is_passed_over_when_training_resumes(run: Run) -
     assert lines == [10, 20, 30]
 
 
-def test_a_live_model_that_answers_twice_differently_is_nondeterministic(run: Run) -> None:
-    artifact = trained(steps=10, noise=0.1)
+def test_a_live_model_that_answers_twice_differently_is_nondeterministic_even_where_that_is_declared(run: Run) -> None:
+    with pytest.raises(ImpureError, match=r"serving_default/y.*random numbers, by random_normal"):
+        trained(steps=10, noise=0.1)
+    noisy = Training(hyperparameters={"steps": 10, "noise": 0.1})
+    artifact = train(LINE, noisy, given=ModelOptions(impure=(Impurity.RANDOM,)))
+    assert TrainingRun(artifact.path).names().impure == ("random",)
     with pytest.raises(NondeterministicError, match="serving_default/y"):
         restore_verify(checkpoint(artifact, Selection()), artifact, Tolerance())
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tasks import isolate
-from tasks.errors import NondeterministicError, ParityError, UsageError
+from tasks.errors import ImpureError, NondeterministicError, ParityError, UsageError
 from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.baseline import TensorFact
 from tasks.records.parity import ParityRow, ParityTest, Tolerance
 from tasks.records.settings import SessionOptions
-from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.records.signature import Impurity, Method, Signature, TensorSpec
 from tasks.tensors import tensor_file
 from tasks.verify import compare_models, pairing
 from tasks.verify.candidate import Answered, values_row
@@ -70,10 +70,14 @@ def test_a_tolerance_widens_and_the_row_says_that_it_did(forms: Path) -> None:
 
 
 def test_a_first_model_that_differs_from_itself_is_nondeterministic_and_another_one_differs(forms: Path) -> None:
+    for names in (("noisy", "frozen"), ("frozen", "noisy")):
+        with pytest.raises(ImpureError, match=r"random numbers, by noise \(RandomUniform\)"):
+            _compare(*(forms / f"{name}.pb" for name in names))
+    declared = GIVEN.model_copy(update={"impure": (Impurity.RANDOM,)})
     with pytest.raises(NondeterministicError, match=r"noise \(RandomUniform\).*") as raised:
-        _compare(forms / "noisy.pb", forms / "frozen.pb")
+        _compare(forms / "noisy.pb", forms / "frozen.pb", given=declared)
     assert "--pin" in raised.value.remedy
-    found = _compare(forms / "frozen.pb", forms / "noisy.pb")
+    found = _compare(forms / "frozen.pb", forms / "noisy.pb", given=declared)
     assert found.divergent is not None
     assert all("differs from itself" in row.note for row in found.candidates[0].rows[:2])
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.errors import ChildFailed, EnvironmentFailure, ParityError, PipelineError, SmokeRefused
+from tasks.records.parity import ParityTest
 from tasks.records.serving import Cause, Endpoint
 from tasks.serving.clients.grpc import status
 from tasks.serving.runtimes.protocol import ServingRuntime
@@ -222,7 +223,8 @@ def refused(runtime: ServingRuntime, cause: Cause, what: str, expected: str, fou
 
 def differs(runtime: ServingRuntime, error: ParityError) -> ParityError:
     """Return the refusal of the model's answers, with its cause and the end of the server's log."""
-    cause = Cause.ANSWER_DIFFERS
+    structural = error.report.failures and error.report.failures[0].test is ParityTest.STRUCTURE
+    cause = Cause.STRUCTURE_DIFFERS if structural else Cause.ANSWER_DIFFERS
     where = error.where
     if image := runtime.identity.image:  # one among several, perhaps
         where = f"{image}: {where}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.baseline.reference import Reference, asset_rows
+from tasks.baseline.reference import Reference, asset_rows, structure_rows
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, SmokeRefused
 from tasks.forms import saved_model
@@ -39,6 +39,14 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
     if all(row.passed is not False for row in rows):
         require_self_contained(folder)
         rows += _values_as_loaded(folder, reference)
+    return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
+
+
+def structure_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
+    """Compare the graph of the SavedModel in `folder` with the source's."""
+    reference = Reference.read(run, step)
+    graph_def, signatures = saved_model.meta_graph(folder).graph_def, saved_model.signatures(folder)
+    rows = structure_rows(ON_DISK, graph_def, signatures, reference)
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 

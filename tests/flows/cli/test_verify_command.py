@@ -61,7 +61,10 @@ def test_json_is_one_document_whatever_the_verdict(forms: Path) -> None:
     ).document
     assert differs["verdict"] == "differs" and differs["first_divergent"] == str(forms / "op changed.pb")
     assert differs["explanation"]["first"]["tensor"] == "relu:0"
-    answer = tfship("verify", forms / "noisy.pb", forms / "frozen.pb", *compared_models.OPTIONS, "--json")
+    noisy = (forms / "noisy.pb", forms / "frozen.pb", *compared_models.OPTIONS)
+    refused = tfship("verify", *noisy, "--json")
+    assert refused.code == 3 and refused.document["error"]["error"] == "ImpureError"
+    answer = tfship("verify", *noisy, "--allow-impure", "random", "--json")
     assert answer.code == 3 and answer.document["verdict"] == "nondeterministic"
 
 
