@@ -23,7 +23,7 @@ from tasks.freeze import freeze
 from tasks.promote import promote
 from tasks.records.run import RunSummary
 from tasks.rehearse import rehearse
-from tasks.report import keep, report, require_writable, summary
+from tasks.report import keep, report, reproduction, require_writable, summary
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Reached, Run, running, together
@@ -109,12 +109,13 @@ def _report(run: Run, name: str, config: PipelineConfig, error: Exception | None
 
     A non-chief worker writes no page: the chief reports the training.
     """
-    page = None
+    page = script = None
     if run.cluster.index:
         summaries.append(summary(run, name, page))
         return
     try:
         page = report(run, name, config.reports, error)
+        script = reproduction(run, error, page.with_name("reproduce"), config.tolerance)
     finally:
-        summaries.append(summary(run, name, page))
+        summaries.append(summary(run, name, page, script))
     keep(summaries[-1])

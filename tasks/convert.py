@@ -130,7 +130,9 @@ def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance:
     with saver.restored(folder, prefix, reference.names, reference.session) as opened:
         opened.form = to.value
         constants = list(graphs.Graph(meta.graph_def).constants(outputs, reference.names.assets))
-        return proof.judge(opened, folder, reference, reference.needed, constants, tolerance)
+        report = proof.judge(opened, folder, reference, reference.needed, constants, tolerance)
+    rows = proof.structure_rows(to.value, meta.graph_def, reference.names.signatures, reference)
+    return report.model_copy(update={"rows": (*report.rows, *rows)})
 
 
 def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> ParityReport:
@@ -144,6 +146,9 @@ def prove_archive(archive: Path, run: Path, step: int, tolerance: Tolerance) -> 
         test = compare.test_for(reference.baseline.environment, here)
         signatures = reference.names.signatures
         rows += compare.outputs(opened, signatures, reference.probe, reference.outputs, test, tolerance)
+        rows += proof.structure_not_compared(
+            opened.form, reference, "Keras builds the model again from its configuration"
+        )
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 

@@ -7,29 +7,34 @@ not keep.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.artifact_views import Compared, Pinned, Rehearsed, Restored, Smoked, server_log
+from tasks.artifact_views import Compared, Exported, Frozen, Pinned, Rehearsed, Restored, Smoked, server_log
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, Refusal
+from tasks.errors import EnvironmentFailure, ExitCode, ParityError, PipelineError, Refusal
+from tasks.forms import saver
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
 from tasks.records.checkpoint import RestoreReport
-from tasks.records.parity import ParityReport, ParityRow
+from tasks.records.forms import CandidateForm
+from tasks.records.parity import ParityReport, ParityRow, Tolerance
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import ParitySummary, QualitySummary, RunSummary, SmokeSummary, StepState
 from tasks.records.serving import RuntimeIdentity, ServerVerdict, SmokeReport
 from tasks.records.signature import GraphNames
 from tasks.step import Run, action
 from tasks.tensors import tensor_file
+from tasks.verify import reproduction as reproductions
 
 _CHAIN = ("restore_verify", "freeze", "export", "convert", "smoke_test")
 
@@ -65,7 +70,7 @@ def report(run: Run, name: str, folder: Path, error: BaseException | None) -> tu
     return page, StepState.BUILT
 
 
-def summary(run: Run, name: str, page: Path | None) -> RunSummary:
+def summary(run: Run, name: str, page: Path | None, script: Path | None = None) -> RunSummary:
     """Return the document that `tfship run --json` prints."""
     smokes, restored = _smokes(run.artifacts), _restored(run.artifacts)
     return RunSummary(
@@ -76,12 +81,60 @@ def summary(run: Run, name: str, page: Path | None) -> RunSummary:
         smoke=SmokeSummary.of(min(smokes, key=lambda smoke: smoke.passed)) if smokes else None,
         servers=servers(run),
         rehearsal=_rehearsal(run.artifacts),
+        reproduction=str(script) if script else None,
         promotion=run.promotion,
         report=str(page) if page else None,
         adopted=TrainingRun(run.artifacts["adopt"].path).adopted() if "adopt" in run.artifacts else None,
         quality=QualitySummary(evaluation=restored.evaluation, probe=restored.worth) if restored else None,
         notes=(*_notes(run.artifacts), *_servers_notes(run.artifacts), *_assisted(run)),
     )
+
+
+def reproduction(run: Run, error: BaseException | None, folder: Path, tolerance: Tolerance) -> Path | None:
+    """Write a folder that repeats a form's first difference without this project, and return its script.
+
+    None where the run was not refused for an answer or a value. See `verify/reproduction.py`.
+
+    Raises:
+        EnvironmentFailure: it cannot be written.
+    """
+    first = run.artifacts.get("train") or run.artifacts.get("adopt")
+    if not isinstance(error, ParityError) or first is None or "checkpoint" not in run.artifacts:
+        return None
+    trained, pin = TrainingRun(first.path), Pinned(run.artifacts["checkpoint"].path).record()
+    pinned, names, baseline = run.artifacts["checkpoint"].path, trained.names(), trained.baseline(pin.step)
+    keys = {one.key: one.key for one in baseline.variables} | {one.name: one.key for one in baseline.variables}
+    probe = tensor_file.read_tensors(trained.probe_file)
+    for row in error.report.failures:
+        source = reproductions.source_of_run(
+            trained.graph_file, trained.prefix(pin.step), names, row.signature, trained.assets, error.report.baseline
+        )
+        source = dataclasses.replace(source, keys=keys)
+        candidate = _candidate(run.artifacts, row, source, pinned / pin.prefix)
+        rows = tensor_file.select(probe, row.signature)
+        try:
+            script = candidate and reproductions.write(folder, source, candidate, row, rows, tolerance)
+        except OSError as failure:
+            raise EnvironmentFailure.from_os(failure, f"the reproduction in {folder}") from failure
+        if script:
+            return script
+    return None
+
+
+def _candidate(
+    made: Mapping[str, Artifact], row: ParityRow, source: reproductions.Side, prefix: Path
+) -> reproductions.Side | None:
+    """Return the form that a row is about, as it lies in the store."""
+    form = CandidateForm(row.form) if row.form in tuple(CandidateForm) else None
+    side = partial(dataclasses.replace, source, name=row.candidate)
+    if form is CandidateForm.CHECKPOINT:
+        return side(path=prefix, graph=saver.meta_file(prefix))
+    if form is CandidateForm.FROZEN_GRAPH and "freeze" in made:
+        return side(kind="frozen", path=Frozen(made["freeze"].path).graph, graph=None)
+    if form is not None and "export" in made:
+        kind = "served" if form.startswith("served") else "saved_model"
+        return side(kind=kind, path=Exported(made["export"].path).model, graph=None)
+    return None
 
 
 def _assisted(run: Run) -> tuple[str, ...]:

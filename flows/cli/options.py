@@ -311,6 +311,7 @@ TABLE: tuple[Option, ...] = (
         read=_tolerance,
     ),
     Option("explain", "--explain", bool, "Find the first tensor inside the graph that differs.", _only("verify")),
+    Option("reproduce", "--reproduce", Path, "A folder to repeat the first difference in.", _only("verify")),
     Option("rows", "--rows", int, "The number of rows.", _only("probe"), "probe.rows", range=(1, None)),
     Option("seed", "--seed", int, "The seed to draw them with.", _only("probe"), "probe.seed", range=(0, None)),
     Option("file", "--inputs", Path, "Inputs: npz, npy, json, csv or TFRecord.", _only("predict"), required=True),

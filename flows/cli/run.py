@@ -96,6 +96,8 @@ def ran(settings: PipelineConfig, options: Options) -> RunSummary:
             say(error.output, file=sys.stderr)
         if summary and summary.report and not as_json:
             say(f"report  {summary.report}")
+            if summary.reproduction:
+                say(f"repeat  python {shlex.quote(summary.reproduction)}")
             say(f"next    {next_after(error, settings, options, summary)}")
         raise error
     assert summary is not None

@@ -36,12 +36,16 @@ def verify(
     """Send one probe through every form of a model and compare each with the first, which must agree with itself.
 
     With --json: {"verdict": "equal" | "differs" | "nondeterministic", "baseline", "candidates", "probe",
-    "first_divergent", "parity", "explanation"}, the rows of `parity` as those of `run --json`.
+    "first_divergent", "parity", "reproduction", "explanation"}, the rows of `parity` as those of `run --json`.
     """
     if len(paths) < 2:
         raise UsageError("tfship verify", "two paths or more", f"{len(paths)}", "type `tfship verify A B`.")
-    settings = options.settings()
+    settings, place = options.settings(), options["reproduce"]
     require_files(settings)
+    if place is not None and place.exists():
+        raise UsageError(
+            f"--reproduce {place}", "a folder that does not exist", "something there", "name a new folder."
+        )
     try:
         with isolate.limits(settings.child_limits):
             found = compare_models.compare(
@@ -52,6 +56,7 @@ def verify(
                 settings.probe,
                 settings.tolerance,
                 explained=options["explain"],
+                reproduce=place,
             )
     except NondeterministicError as error:
         if options["as_json"]:
@@ -93,6 +98,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         "probe": found.baseline.probe,
         "first_divergent": divergent.path if divergent else None,
         "parity": [row.model_dump(mode="json") for one in found.candidates for row in one.rows],
+        "reproduction": found.reproduction,
         "explanation": found.explanation.model_dump(mode="json") if found.explanation else None,
     }
 
@@ -125,6 +131,8 @@ def _show(found: Comparison, next_command: str) -> None:
         say(f"\nequal   {forms} forms, {'bit for bit' if exact else 'within the tolerance'}")
     else:
         say(f"\ndiffers {divergent.path} is the first that differs from {found.baseline.path}")
+    if found.reproduction is not None:
+        say(f"repeat  python {shlex.quote(found.reproduction)}")
     say(f"next    {next_command}")
 
 

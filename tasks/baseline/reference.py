@@ -204,20 +204,21 @@ def structure_rows(
         if difference is not None:
             passed, note = False, f"differs: {difference.found}, where the source has {difference.source}"
             worst = Difference(expected=difference.source, got=difference.found)
-        rows.append(
-            ParityRow(
-                candidate=form,
-                signature=wanted.key,
-                output=GRAPH,
-                test=ParityTest.STRUCTURE,
-                compared=count,
-                mismatched=int(difference is not None),
-                passed=passed,
-                note=note,
-                worst=worst,
-            )
-        )
+        row = _structure_row(form, wanted.key, passed, note)
+        differs = int(difference is not None)
+        rows.append(row.model_copy(update={"compared": count, "mismatched": differs, "worst": worst}))
     return rows
+
+
+def structure_not_compared(form: str, reference: Reference, why: str) -> list[ParityRow]:
+    """Return the rows of a form whose graph is not that of the source, nor made from it."""
+    return [_structure_row(form, one.key, None, f"not compared: {why}") for one in reference.names.signatures]
+
+
+def _structure_row(form: str, signature: str, passed: bool | None, note: str) -> ParityRow:
+    return ParityRow(
+        candidate=form, signature=signature, output=GRAPH, test=ParityTest.STRUCTURE, passed=passed, note=note
+    )
 
 
 def asset_rows(form: str, folder: Path, names: GraphNames) -> list[ParityRow]:

@@ -115,7 +115,7 @@ class QualitySummary(Record):
 
 
 class RunSummary(Record):
-    """The JSON document of a run."""
+    """The JSON document of a run. `reproduction` is the script that repeats its refusal."""
 
     run_id: str
     name: str
@@ -129,3 +129,4 @@ class RunSummary(Record):
     notes: tuple[str, ...] = ()
     servers: tuple[ServerVerdict, ...] = ()
     rehearsal: RehearsalSummary | None = None
+    reproduction: str | None = None

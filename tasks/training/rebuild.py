@@ -114,7 +114,8 @@ def prove_checkpoint(
         constants = list(graphs.Graph(meta.graph_def).constants(outputs, names.assets))
         assets = Path(scratch) / EXPORTED
         report = proof.judge(opened, assets, reference, needed, constants, tolerance)
-        return report.model_copy(update={"rows": (*rows, *report.rows)})
+        structure = proof.structure_not_compared(form, reference, "the object's code builds its functions again")
+        return report.model_copy(update={"rows": (*rows, *report.rows, *structure)})
 
 
 def _by_its_name(variable: Variable) -> Variable:

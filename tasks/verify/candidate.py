@@ -40,7 +40,7 @@ _NAMED = 4
 class Answered(Record):
     """A model and its results; `rows` is empty for the first, `applied` are the options that applied to it.
 
-    `signatures` are those that were compared, `values` are the values with which its outputs are computed, `unstable` the
+    `signatures` are those that were asked, `values` are the values with which its outputs are computed, `unstable` the
     outputs that differ between two calls, `random` the operations that may be the reason.
     """
 
@@ -88,6 +88,7 @@ def candidate(
             chosen=one.found.chosen,
             notes=brought.notes,
             applied=applied,
+            signatures=asked(brought),
             rows=tuple(found),
         )
 

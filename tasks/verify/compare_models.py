@@ -16,7 +16,7 @@ from tasks import isolate
 from tasks.adoption.adopt import probe_of
 from tasks.adoption.source_model import SourceModel, outputs_of
 from tasks.baseline import record as baselines
-from tasks.errors import NondeterministicError, UsageError
+from tasks.errors import EnvironmentFailure, NondeterministicError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
 from tasks.parity.predictor import Predictor
@@ -29,7 +29,7 @@ from tasks.records.signature import Signature
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Tensors
 from tasks.user_code.source import ModelSource
-from tasks.verify import pairing
+from tasks.verify import pairing, reproduction
 from tasks.verify.candidate import BASELINE, PROBE, Answered, Subject, asked, candidate, opened, subject
 from tasks.verify.divergence import Explanation
 from tasks.verify.explain import explain
@@ -44,6 +44,7 @@ class Comparison(Record):
     baseline: Answered
     candidates: tuple[Answered, ...]
     explanation: Explanation | None = None
+    reproduction: str | None = None
 
     @property
     def divergent(self) -> Answered | None:
@@ -72,8 +73,9 @@ def compare(
     tolerance: Tolerance,
     *,
     explained: bool = False,
+    reproduce: Path | None = None,
 ) -> Comparison:
-    """Compare every model with the first one.
+    """Compare every model with the first one; `reproduce` is a folder to repeat the first difference in.
 
     Raises:
         NondeterministicError: the first one differs from itself.
@@ -100,7 +102,45 @@ def compare(
             one = subjects[others.index(divergent) + 1]
             told = isolate.call(explain, subjects[0], one, divergent.rows, tolerance, folder)
             found = found.model_copy(update={"explanation": told})
+        if reproduce is not None and (divergent := found.divergent) is not None:
+            one = subjects[others.index(divergent) + 1]
+            probe = tensor_file.read_tensors(folder / PROBE)
+            script = _reproduction(reproduce, (subjects[0], first), (one, divergent), probe, tolerance)
+            found = found.model_copy(update={"reproduction": str(script) if script else None})
         return found
+
+
+def _reproduction(
+    folder: Path, first: tuple[Subject, Answered], other: tuple[Subject, Answered], probe: Tensors, tolerance: Tolerance
+) -> Path | None:
+    """Write the folder that repeats the first difference, and return its script; None where no script can open both.
+
+    Raises:
+        EnvironmentFailure: it cannot be written.
+    """
+    pairs, *_ = pairing.pair(first[1].signatures, other[1].signatures, other[1].path)
+    for row in other[1].rows:
+        pair = next((one for one in pairs if one.baseline.key == row.signature), None)
+        if row.passed is not False or pair is None or row.output not in pair.outputs:
+            continue
+        mine = pair.candidate
+        paired = mine.model_copy(
+            update={
+                "inputs": {alias: mine.inputs[name] for alias, name in pair.inputs.items()},
+                "outputs": {alias: mine.outputs[name] for alias, name in pair.outputs.items()},
+            }
+        )
+        sides = [reproduction.side_of(first[0].found, first[0].given, first[1].path, pair.baseline)]
+        sides.append(reproduction.side_of(other[0].found, other[0].given, other[1].path, paired))
+        try:
+            source, candidate = sides
+            if source is None or candidate is None:
+                return None
+            rows = tensor_file.select(probe, row.signature)
+            return reproduction.write(folder, source, candidate, row, rows, tolerance)
+        except OSError as error:
+            raise EnvironmentFailure.from_os(error, f"--reproduce {folder}") from None
+    return None
 
 
 def baseline(one: Subject, source: ProbeSource, folder: Path) -> Answered:
