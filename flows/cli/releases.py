@@ -65,7 +65,8 @@ def releases(
         if line.event.value.endswith("ing"):
             continue  # an intent; its outcome is the next line
         event = line.event.value + (" to" if line.retired else "")
-        row = (line.time, event, str(line.version), line.digest[:12], line.verdict, line.by, line.reason)
+        verdict = ", ".join((line.verdict, *(f"declared impure: {kind}" for kind in line.impure)))
+        row = (line.time, event, str(line.version), line.digest[:12], verdict, line.by, line.reason)
         table.add_row(*map(cell, row))
     console().print(table)
     say(f"\nserved  version {served}" if served is not None else "\nserved  nothing")

@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
-from tasks.presentation.terminal import say
-
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _REMEDY = "run again to go on from here."
 _shown = False  # True once this command's document is printed
@@ -65,6 +63,8 @@ def at_once() -> Iterator[None]:
 def show(document: str) -> None:
     """Print the document of `--json`."""
     global _shown
+    from tasks.presentation.terminal import say
+
     _shown = True
     say(document)
 
@@ -97,7 +97,7 @@ def leave(code: int) -> NoReturn:
 
 def stopped(number: signal.Signals) -> int:
     """Report that a signal ended the command, and return its exit code."""
-    say(_message(number), file=sys.stderr)
+    sys.stderr.write(f"{_message(number)}\n")
     failed(_error(number))
     return 128 + number
 

@@ -100,7 +100,7 @@ def test_a_trained_object_is_written_as_its_checkpoint_and_adopted_again_equal(r
     written = converted(made, OBJECTS, source)
     report = reported(written)
     assert report.passed
-    assert {row.test.value for row in report.rows} == {"values", "exact"}
+    assert {row.test.value for row in report.rows} == {"values", "exact", "structure"}
     folder = written.path / "object_checkpoint"
     found = detect(folder)
     assert (found.form, found.path.name) == (Form.OBJECT_CHECKPOINT, "model.ckpt-40")
@@ -150,7 +150,7 @@ def test_a_keras_file_without_code_is_written_as_an_object_checkpoint(run: Run, 
     made = adopted(path, None)
     written = converted(made, OBJECTS, None, path)
     report = reported(written)
-    assert report.passed and {row.test.value for row in report.rows} == {"values", "exact"}
+    assert report.passed and {row.test.value for row in report.rows} == {"values", "exact", "structure"}
     assert isolate.call(object_calls.restored_as_saved, "cnn", detect(written.path / "object_checkpoint").path)
 
 

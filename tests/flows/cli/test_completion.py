@@ -25,6 +25,7 @@ def bash(home: Path, script: str) -> str:
     """Return what an interactive bash with this HOME prints."""
     assert BASH is not None
     environment = {**os.environ, "HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PS1": "$ "}
+    script += "\nexit $?"  # or bash would become the last command, which would find no shell above it
     found = subprocess.run([BASH, "-i", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     return found.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.flows.cli.process import QUICK, STEPS, Shell, tfship
 
 DOCUMENT = {"run_id", "name", "steps", "parity", "smoke", "promotion", "report"}
-DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal"}
+DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal", "reproduction"}
 STEP = {"name", "state", "seconds", "artifact", "digest"}
 ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed"}
 SMOKE = {"runtime", "image", "load_seconds", "latency_ms", "passed", "verdict"}
@@ -58,7 +58,7 @@ def test_json_is_one_document_a_second_run_is_cached_and_the_flows_process_never
     assert set(first["promotion"]) == PROMOTION
     assert sorted(step["name"] for step in first["steps"]) == sorted(STEPS)
     assert {step["state"] for step in first["steps"]} == {"built"}
-    assert {row["test"] for row in first["parity"]} == {"values", "exact", "served"}
+    assert {row["test"] for row in first["parity"]} == {"values", "exact", "served", "structure"}
     assert first["promotion"]["outcome"] == "promoted" and first["promotion"]["version"] == 1
     assert Path(first["promotion"]["path"], "saved_model.pb").is_file()
     assert json.loads(Path(first["report"]).with_name("run.json").read_text()) == first
