@@ -19,8 +19,8 @@ from tasks.records.signature import Asset
 _TABLES = "tfship_tables"
 _INIT = "__saved_model_init_op"
 _MAIN = ("saved_model_main_op", "legacy_init_op")
-_STATIC_TABLES = frozenset({"HashTable", "HashTableV2"})
-_FILLING = model_files.FILLS | {"InitializeTable", "InitializeTableV2", "LookupTableImport", "LookupTableImportV2"}
+TABLES = frozenset({"HashTable", "HashTableV2"})
+FILLING = model_files.FILLS | {"InitializeTable", "InitializeTableV2", "LookupTableImport", "LookupTableImportV2"}
 LOADED = (*_MAIN, "saved_model_assets")  # the collections that a loader reads beside the variables'
 
 
@@ -100,7 +100,7 @@ def initialisers(meta: MetaGraphDef) -> list[str]:
 
 def _require_filled(graph_def: GraphDef, needed: Iterable[str], filled: Iterable[str]) -> None:
     nodes = Graph(graph_def).nodes
-    tables = {name for name in needed if name in nodes and nodes[name].op in _STATIC_TABLES}
+    tables = {name for name in needed if name in nodes and nodes[name].op in TABLES}
     if empty := sorted(tables - set(filled)):
         remedy = (
             "keep the operation that fills it when the graph is frozen: name it among the outputs, "
@@ -207,7 +207,7 @@ def _collected(meta: MetaGraphDef) -> list[Any]:
     if "table_initializer" in meta.collection_def:
         held = meta.collection_def["table_initializer"].node_list.value
     elif not _added(meta):
-        held = [name for name, node in nodes.items() if node.op in _FILLING]
+        held = [name for name, node in nodes.items() if node.op in FILLING]
     waiting = [*_added(meta), *reversed(list(held))]
     found: dict[str, Any] = {}
     grouped: set[str] = set()

@@ -6,8 +6,10 @@ constant switches off, and dropout whose rate keeps everything, are none. Runs n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 from tasks.errors import ImpureError
 from tasks.graphs import graph as graphs
@@ -19,10 +21,17 @@ from tasks.graphs.protos import GraphDef, NodeDef
 from tasks.graphs.validate import and_more
 from tasks.records.signature import Impurity, OutputRef, Signature
 
+T = TypeVar("T")
 _MERGES = frozenset({"Merge", "RefMerge"})
 _SWITCHES = frozenset({"Switch", "RefSwitch"})
 _INPLACE = frozenset({"InplaceAdd", "InplaceSub", "InplaceUpdate"})
 _KEPT = frozenset({"Const", "HostConst"}) | graphs.VARIABLE_OPS  # what an op in place changes for the next request, too
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "Add": operator.add,
+    "AddV2": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+}
 _WORDS: dict[Impurity, tuple[str, str]] = {
     Impurity.RANDOM: (
         "random numbers",
@@ -122,6 +131,24 @@ def _resource(scope: Scope, node: NodeDef) -> tuple[str, ...]:
     return (shared,) if shared else ("", scope.body.function, node.name)
 
 
+def _once(method: Callable[[_Walk, Scope, str], T | None]) -> Callable[[_Walk, Scope, str], T | None]:
+    """Ask each tensor once, and none at the end of a chain that is too long to be a bound or a switch: that is not known."""
+
+    @wraps(method)
+    def asked(walk: _Walk, scope: Scope, tensor: str) -> T | None:
+        key = (method.__name__, scope, tensor)
+        if key not in walk.known:
+            walk.known[key] = None
+            walk.deep += 1
+            if walk.deep <= _LONGEST:
+                walk.known[key] = method(walk, scope, tensor)
+            walk.deep -= 1
+        found: T | None = walk.known[key]
+        return found
+
+    return asked
+
+
 class _Walk:
     """What outputs depend on, through functions and back through their arguments."""
 
@@ -129,6 +156,8 @@ class _Walk:
         self.graph, self.flow, self._fed = graph, Dataflow(graph), fed
         self._scopes: dict[tuple[int, str, str, int], Scope] = {}
         self._dead: dict[int, set[str]] = {}
+        self.known: dict[tuple[str, Scope, str], Any] = {}
+        self.deep = 0
         self._off: dict[int, set[str]] = {}
 
     def reached(self, output: str, *, control: bool) -> Iterator[tuple[Scope, NodeDef]]:
@@ -237,21 +266,59 @@ class _Walk:
     def _off_masks(self, scope: Scope) -> set[str]:
         """Return the masks of dropout that keep everything."""
         if id(scope) not in self._off:
-            found = training_ops.dropouts(scope.body.nodes)
-            self._off[id(scope)] = {one.mask for one in found if self._number(scope, one.source) == one.off}
+            self._off[id(scope)] = {
+                one.mask
+                for one in training_ops.dropouts(scope.body.nodes)
+                if self._number(scope, one.source) == one.off and self._drawn_from_0_to_1(scope, one.mask)
+            }
         return self._off[id(scope)]
 
+    def _drawn_from_0_to_1(self, scope: Scope, mask: str) -> bool:
+        """Return True if what a mask compares, or rounds down, is a uniform draw from 0 to 1, which no rate of 0 cuts."""
+        node = scope.body.nodes[mask]
+        if node.op == "Floor":
+            node = scope.body.nodes[node_name(node.input[0])]
+        spans = [self._span(scope, tensor) for tensor in _data(node)]
+        return (0.0, 1.0) in spans
+
+    @_once
+    def _span(self, scope: Scope, tensor: str) -> tuple[float, float] | None:
+        """Return the bounds of a uniform draw behind scaling by constants, None for anything else."""
+        node = scope.body.nodes.get(node_name(tensor))
+        if node is None:
+            return None
+        if training_ops.UNIFORM.fullmatch(node.op):
+            return 0.0, 1.0
+        inputs = _data(node)
+        if node.op in ("Identity", "Cast", "Reshape"):
+            return self._span(scope, inputs[0])
+        if node.op not in _ARITHMETIC or len(inputs) != 2:
+            return None
+        for drawn, constant in ((0, 1), (1, 0)) if node.op != "Sub" else ((0, 1),):
+            span, number = self._span(scope, inputs[drawn]), self._number(scope, inputs[constant])
+            if span is not None and number is not None:
+                ends = [_ARITHMETIC[node.op](end, number) for end in span]
+                return min(ends), max(ends)
+        return None
+
+    @_once
     def _number(self, scope: Scope, tensor: str) -> float | None:
         """Return the number that a tensor always is, or None."""
         origin = self.flow.origin(scope, tensor)
         if origin is not None and origin[1].op == "PlaceholderWithDefault" and not self._may_be_fed(*origin):
             return self._number(origin[0], origin[1].input[0])
+        if origin is not None and origin[1].op in _ARITHMETIC:  # as TensorFlow writes the bounds of a draw
+            inner, node = origin
+            numbers = [self._number(inner, source) for source in _data(node)]
+            known = [number for number in numbers if number is not None]
+            return _ARITHMETIC[node.op](*known) if len(known) == len(numbers) == 2 else None
         value = self.flow.constant(scope, tensor)
         return float(value) if value is not None and value.ndim == 0 and value.dtype.kind in "fiub" else None
 
     def _may_be_fed(self, scope: Scope, node: NodeDef) -> bool:
         return scope is self.flow.graph and node.name in self._fed
 
+    @_once
     def _truth(self, scope: Scope, tensor: str) -> bool | None:
         """Return the truth value that a tensor always has, or None."""
         origin = self.flow.origin(scope, tensor)
@@ -270,7 +337,7 @@ class _Walk:
 
 
 _IFS = frozenset({"If", "StatelessIf", "_If", "XlaIf"})
-_DEEPEST, _MOST = 64, 10_000
+_DEEPEST, _MOST, _LONGEST = 64, 10_000, 50
 
 
 def _data(node: NodeDef) -> list[str]:

@@ -3,7 +3,7 @@
 Outputs on a probe cannot show a limit that it never reaches or a branch that it never takes. Two graphs are compared from a
 signature's outputs back to its inputs, in a canonical form that leaves out what decides nothing: names, devices and
 colocation; identities and reads of variables, which become their values; calls of functions, whose bodies count where they
-are called; attributes with their default value; control edges. `ResourceGather` is the `GatherV2` of a variable's value.
+are called; attributes with their default value; control edges. Tables count by their names, and by what fills them. `ResourceGather` is the `GatherV2` of a variable's value.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasks.graphs import graph as graphs
-from tasks.graphs import op_registry
-from tasks.graphs.dataflow import Scope
+from tasks.graphs import op_policy, op_registry
+from tasks.graphs.dataflow import Dataflow, Scope
 from tasks.graphs.graph import CALLS, Graph, node_name
+from tasks.graphs.lookup_tables import FILLING, TABLES
+from tasks.graphs.op_policy import Effect
 from tasks.graphs.protos import GraphDef, NodeDef
 from tasks.records.signature import Signature
 from tasks.tensors import tensor_file
@@ -99,6 +101,9 @@ class Side:
             if node.op in _VALUES:
                 held = self.value(node, scope.body.function)
                 return Found(None, None, 0, Leaf(("value", held), f"{name} ({node.op})", node))
+            if op_policy.table().get(node.op) is Effect.STATE and not _data(node):
+                shared = graphs.attribute(node, "shared_name").s.decode(errors="replace") or name
+                return Found(None, None, 0, Leaf(("resource", node.op, shared), f"{name} ({node.op})", node))
             if node.op in _SAME or node.op == "PlaceholderWithDefault":
                 tensor = node.input[0]
             elif node.op == "IdentityN":
@@ -119,9 +124,19 @@ class Side:
             followed = any(name == function for name, _ in self.graph.calls(node))
             caller = scope if followed else None
             self._scopes[key] = Scope(self.graph.functions[function], caller, node, offset, scope.depth + 1)
-        if scope.depth > _DEEPEST or len(self._scopes) > _MOST:
+        if scope.depth > _DEEPEST or len(self._scopes) > _SCOPES:  # calls can multiply
             raise RecursionError("calls without end")
         return self._scopes[key]
+
+    def fillers(self, table: NodeDef) -> list[Found]:
+        """Return the nodes that fill a table, wherever they are called."""
+        flow = Dataflow(self.graph)
+        found = []
+        for scope, node in flow.everywhere():
+            origin = flow.origin(scope, node.input[0]) if node.op in FILLING and node.input else None
+            if origin is not None and origin[1] is table:
+                found.append(Found(scope, node, 0))
+        return sorted(found, key=lambda one: one.node.name if one.node else "")
 
     def returned(self, scope: Scope) -> list[str]:
         """Return the tensors that a function returns, in order."""
@@ -130,7 +145,7 @@ class Side:
         return [definition.ret[output.name] for output in definition.signature.output_arg]
 
 
-_DEEPEST = 200
+_DEEPEST, _SCOPES = 200, 20_000
 
 
 def compare(source: Side, found: Side, wanted: Signature, declared: Signature) -> tuple[int, Difference | None]:
@@ -145,12 +160,30 @@ def compare(source: Side, found: Side, wanted: Signature, declared: Signature) -
     )
     seen: set[tuple[int, str, int, int, str, int]] = set()
     nodes: set[tuple[int, str]] = set()
-    while waiting:
+    tables: dict[Hashable, tuple[NodeDef, NodeDef]] = {}
+    filled: set[Hashable] = set()
+    while waiting or tables.keys() - filled:
+        if not waiting:
+            what = next(iter(tables.keys() - filled))
+            filled.add(what)
+            mine, its = source.fillers(tables[what][0]), found.fillers(tables[what][1])
+            if len(mine) != len(its):
+                table = tables[what][0].name
+                return len(nodes), Difference(*(f"{table}, filled by {len(one)} operations" for one in (mine, its)))
+            for one, other in zip(mine, its, strict=True):
+                if difference := _differ(source, one, found, other):
+                    return len(nodes), difference
+                assert one.scope and one.node and other.scope and other.node
+                pairs = zip(_data(one.node)[1:], _data(other.node)[1:], strict=True)
+                waiting += [(one.scope, our, other.scope, their) for our, their in pairs]
+            continue
         scope, tensor, other_scope, other_tensor = waiting.popleft()
         one, other = source.resolve(scope, tensor, ours), found.resolve(other_scope, other_tensor, theirs)
         if one.leaf is not None or other.leaf is not None:
             if one.leaf is None or other.leaf is None or one.leaf.what != other.leaf.what:
                 return len(nodes), Difference(_words(one), _words(other))
+            if one.leaf.node is not None and one.leaf.node.op in TABLES and other.leaf.node is not None:
+                tables.setdefault(one.leaf.what, (one.leaf.node, other.leaf.node))
             continue
         assert one.scope and one.node and other.scope and other.node
         pair = (id(one.scope), one.node.name, one.output, id(other.scope), other.node.name, other.output)

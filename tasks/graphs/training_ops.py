@@ -15,7 +15,7 @@ RANDOM = re.compile(
     r"|Multinomial|Stateful(Random\w+|Uniform\w*|StandardNormal\w*|TruncatedNormal)|\w*CandidateSampler|NonDeterministicInts"
     r"|SampleDistortedBoundingBox(V2)?"
 )
-_UNIFORM = re.compile(r"RandomUniform|Stateful(Random)?Uniform|StatelessRandomUniform(V2)?")
+UNIFORM = re.compile(r"RandomUniform|Stateful(Random)?Uniform|StatelessRandomUniform(V2)?")
 _SCALING = frozenset({"Add", "AddV2", "Sub", "Mul", "RealDiv", "Div", "Identity", "Cast", "Reshape"})
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Enter", "RefEnter", "Squeeze", "ExpandDims", "StopGradient"})
 _BATCH_STATISTICS = re.compile(r"(?i)(.*/)?batch_?norm[^/]*(/[^/]+)?/moments(_\d+)?/(mean|variance)")
@@ -66,7 +66,7 @@ def dropouts(nodes: Mapping[str, NodeDef]) -> Iterator[Dropout]:
     """
     readers = graphs.readers(nodes.values())
     seen: set[str] = set()
-    waiting = [name for name, node in nodes.items() if _UNIFORM.fullmatch(node.op)]
+    waiting = [name for name, node in nodes.items() if UNIFORM.fullmatch(node.op)]
     drawn = set(waiting)
     while waiting:
         name = waiting.pop()

@@ -18,6 +18,8 @@ IMPURE = {
     "table": ("state", "LookupTableInsertV2"),
     "a constant changed in place": ("state", "InplaceAdd"),
     "clock": ("clock", "Timestamp"),
+    "a draw around 0 that looks like dropout": ("random", "RandomUniform"),
+    "a draw beyond 1 that looks like dropout": ("random", "RandomUniform"),
     "random in the tail": ("random", "RandomStandardNormal"),
     "dropout on": ("random", "RandomUniform"),
     "keep_prob is an input": ("random", "RandomUniform"),
@@ -26,6 +28,7 @@ IMPURE = {
     "switch by an input": ("random", "RandomStandardNormal"),
     "branch on": ("random", "RandomStandardNormal"),
     "random dataset": ("random", "RandomStandardNormal"),
+    "switch by a long sum": ("random", "RandomStandardNormal"),  # which could be known, and is not looked for
     "memory": ("random", "(Empty)"),
 }
 PURE = (
@@ -33,6 +36,7 @@ PURE = (
     "counter in a function that nobody reads",
     "table that is only read",
     "a temporary changed in place",
+    "dropout off by hand",
     "dropout off",
     "dropout, default off",
     "switch off",

@@ -117,6 +117,16 @@ def _cond(x: Any, predicate: Any, functional: bool = False) -> Any:
     return made
 
 
+def _long_sum(x: Any) -> Any:
+    """A truth that is a constant, doubled so often that asking each summand anew would never end."""
+    import tensorflow as tf
+
+    value: Any = tf.constant(False)
+    for _ in range(200):
+        value = tf.logical_and(value, value)
+    return value
+
+
 def _default(value: Any) -> Any:
     import tensorflow as tf
 
@@ -133,6 +143,14 @@ def _dropout(x: Any, keep: Any) -> Any:
     import tensorflow as tf
 
     return tf.compat.v1.nn.dropout(x, keep_prob=keep)
+
+
+def _masked(x: Any, shift: float, rate: float, scale: float = 1.0) -> Any:
+    """Dropout written by hand, of a draw that is scaled and shifted first."""
+    import tensorflow as tf
+
+    drawn = tf.random.uniform(tf.shape(x)) * scale + shift
+    return x * tf.cast(drawn >= rate, tf.float32) if scale == 1.0 else x * tf.floor(1.0 + drawn)
 
 
 def _queue(x: Any) -> Any:
@@ -214,6 +232,8 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
     "table": lambda x: _table(x, True),
     "a constant changed in place": lambda x: _inplace(x, True),
     "clock": _raw("Timestamp"),
+    "a draw around 0 that looks like dropout": lambda x: _masked(x, -0.5, 0.0),
+    "a draw beyond 1 that looks like dropout": lambda x: _masked(x, 0.0, 0.0, 2.0),
     "random in the tail": _tail,
     "dropout on": lambda x: _dropout(x, 0.5),
     "keep_prob is an input": lambda x: _dropout(x, _default(1.0)),
@@ -223,10 +243,12 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
     "branch on": lambda x: _cond(x, _constant(True), True),
     "random dataset": _dataset,
     "memory": _raw("Empty"),
+    "switch by a long sum": lambda x: _cond(x, _long_sum(x)),
     "counter that nobody reads": lambda x: _written_before(x, False),
     "counter in a function that nobody reads": lambda x: _in_function(x, False),
     "table that is only read": lambda x: _table(x, False),
     "a temporary changed in place": lambda x: _inplace(x, False),
+    "dropout off by hand": lambda x: _masked(x, 0.0, 0.0),
     "dropout off": lambda x: _dropout(x, _constant(1.0)),
     "dropout, default off": lambda x: _dropout(x, _default(1.0)),
     "switch off": lambda x: _cond(x, _constant(False)),

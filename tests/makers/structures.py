@@ -126,6 +126,28 @@ def _relu(x: Any) -> Any:
     return _tf().nn.relu(x)
 
 
+def _looked_up(
+    x: Any, name: str = "words", values: tuple[float, ...] = (1.0, 2.0), *, in_function: bool = False
+) -> Any:
+    """A lookup in one of two tables that constants fill."""
+    tf, raw = _tf(), _tf().raw_ops
+    held = {}
+    for table, filled in (("words", values), ("others", (1.0, 2.0))):
+        held[table] = raw.HashTableV2(key_dtype=tf.int64, value_dtype=tf.float32, shared_name=table, name=table)
+        keys, numbers = tf.constant([1, 2], tf.int64), tf.constant(filled)
+        if in_function:
+            _in_function(_filling, held[table], keys, numbers)
+        else:
+            raw.InitializeTableV2(table_handle=held[table], keys=keys, values=numbers, name=f"fill_{table}")
+    default = tf.constant(0.0)
+    return raw.LookupTableFindV2(table_handle=held[name], keys=tf.cast(x[:, 0], tf.int64), default_value=default)
+
+
+def _filling(table: Any, keys: Any, values: Any) -> Any:
+    with _tf().control_dependencies([_tf().raw_ops.InitializeTableV2(table_handle=table, keys=keys, values=values)]):
+        return _tf().identity(values)
+
+
 SAME: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "itself": (_relu, _relu),
     "names, devices and identities": (_relu, _device),
@@ -141,6 +163,8 @@ SAME: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "a branch of TensorFlow 1": (lambda x: _cond(x, False, _relu), lambda x: _cond(x, False, _relu)),
     "a loop": (lambda x: _loop(x, True, 1.0), lambda x: _loop(x, True, 1.0)),
     "a loop of TensorFlow 1": (lambda x: _loop(x, False, 1.0), lambda x: _loop(x, False, 1.0)),
+    "a table": (_looked_up, _looked_up),
+    "a table filled in a function": (_looked_up, lambda x: _looked_up(x, in_function=True)),
 }
 DIFFERENT: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "op": (_relu, lambda x: _tf().nn.relu6(x)),
@@ -159,6 +183,12 @@ DIFFERENT: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     ),
     "in a loop": (lambda x: _loop(x, True, 1.0), lambda x: _loop(x, True, 2.0)),
     "in a loop of TensorFlow 1": (lambda x: _loop(x, False, 1.0), lambda x: _loop(x, False, 2.0)),
+    "another table": (_looked_up, lambda x: _looked_up(x, "others")),
+    "another value in a table": (_looked_up, lambda x: _looked_up(x, values=(1.0, 3.0))),
+    "another value in a table filled in a function": (
+        lambda x: _looked_up(x, in_function=True),
+        lambda x: _looked_up(x, values=(1.0, 3.0), in_function=True),
+    ),
     "the input itself": (lambda x: x, lambda x: x[:, ::-1]),
 }
 PAIRS = SAME | DIFFERENT
