@@ -131,7 +131,7 @@ def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance:
         opened.form = to.value
         constants = list(graphs.Graph(meta.graph_def).constants(outputs, reference.names.assets))
         report = proof.judge(opened, folder, reference, reference.needed, constants, tolerance)
-    rows = proof.structure_rows(to.value, meta.graph_def, reference.names.signatures, reference)
+    rows = proof.structure_rows(to.value, meta.graph_def, reference.names.signatures, reference, constants)
     return report.model_copy(update={"rows": (*report.rows, *rows)})
 
 

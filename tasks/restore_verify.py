@@ -85,7 +85,7 @@ def verify(
     with saver.restored(moved, prefix, names, reference.session) as opened:
         constants = list(graphs.Graph(meta.graph_def).constants(_outputs(names), names.assets))
         parity = proof.judge(opened, moved, reference, variables, constants, tolerance)
-        structure = proof.structure_rows(opened.form, meta.graph_def, signatures, reference)
+        structure = proof.structure_rows(opened.form, meta.graph_def, signatures, reference, constants)
         parity = parity.model_copy(update={"rows": (*parity.rows, *structure)})
         if not hidden:
             parity = parity.model_copy(update={"notes": (*parity.notes, NOT_HIDDEN)})

@@ -176,8 +176,8 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for (candidate, test), rows in _grouped(summary.parity).items():
         compared = [row for row in rows if row.passed is not None]
-        equal = "same" if test == ParityTest.STRUCTURE else "equal"
-        verdict = "not made" if not compared else equal if all(row.passed for row in compared) else "DIFFERS"
+        equal, none = ("same", "not compared") if test == ParityTest.STRUCTURE else ("equal", "not made")
+        verdict = none if not compared else equal if all(row.passed for row in compared) else "DIFFERS"
         table.add_row(
             cell(candidate),
             test,

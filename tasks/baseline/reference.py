@@ -5,20 +5,20 @@ The baseline is in the folder of a training run: see `training_run.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
 from tasks.artifacts.manifest import hash_file
 from tasks.baseline import record as baselines
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import PipelineError
+from tasks.errors import ImpureError, PipelineError
 from tasks.forms import frozen_graph, saved_model, saver
 from tasks.graphs import graph as graphs
-from tasks.graphs import structure
+from tasks.graphs import purity, structure
 from tasks.graphs.protos import GraphDef, MetaGraphDef, NodeDef
 from tasks.parity import compare, predictor
 from tasks.parity.predictor import Predictor
@@ -139,7 +139,7 @@ def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -
     if form != CandidateForm.SAVED_MODEL_V2:  # whose files are those of the other loader
         graph_def = frozen_graph.graph(folder) if frozen else saved_model.meta_graph(folder).graph_def
         signatures = reference.names.signatures if frozen else tuple(saved_model.signatures(folder))
-        rows = structure_rows(form, graph_def, signatures, reference)
+        rows = structure_rows(form, graph_def, signatures, reference, constants)
         report = report.model_copy(update={"rows": (*report.rows, *rows)})
     return report
 
@@ -175,22 +175,35 @@ def judge(
 
 
 def structure_rows(
-    form: str, graph_def: GraphDef, signatures: Iterable[Signature], reference: Reference
+    form: str,
+    graph_def: GraphDef,
+    signatures: Iterable[Signature],
+    reference: Reference,
+    constants: Iterable[TensorFact] = (),
 ) -> list[ParityRow]:
-    """Compare the graph of a form with the source's, signature by signature; both stand for the values of the baseline."""
+    """Compare the graph of a form with the source's, signature by signature; both stand for the values of the baseline.
+
+    Control edges are not compared, so what they run is judged: a form must be as pure as its source. `constants` are the
+    facts of the form's constants, as far as they are known: then these are not hashed again.
+    """
     declared = {one.key: one for one in signatures}
     facts = {one.name: one.value.model_copy(update={"name": ""}) for one in reference.baseline.variables}
     assets = {graphs.node_name(asset.tensor): asset.filename for asset in reference.names.assets}
 
-    def value(node: NodeDef, function: str) -> Hashable:
+    def value(known: Mapping[str, TensorFact], node: NodeDef, function: str) -> Hashable:
         if node.op in graphs.VARIABLE_OPS:
             return facts.get(node.name, node.name)
         if not function and node.name in assets:
             return assets[node.name]
-        return tensor_file.fact("", graphs.constant(node))
+        return known.get(f"{node.name}@{function}" if function else node.name) or tensor_file.fact(
+            "", graphs.constant(node)
+        )
 
-    source = structure.Side(reference.meta.graph_def, value)
-    found = structure.Side(graph_def, value)
+    def unnamed(every: Iterable[TensorFact]) -> dict[str, TensorFact]:
+        return {one.name: one.model_copy(update={"name": ""}) for one in every}
+
+    source = structure.Side(reference.meta.graph_def, partial(value, unnamed(reference.baseline.constants)))
+    found = structure.Side(graph_def, partial(value, unnamed(constants)))
     rows = []
     for wanted in reference.names.signatures:
         count, difference = 0, None
@@ -198,6 +211,10 @@ def structure_rows(
         try:
             count, difference = structure.compare(source, found, wanted, declared[wanted.key])
             note = f"same ({count} node{'s' * (count != 1)})"
+            if difference is None:
+                purity.require_pure(graph_def, [declared[wanted.key]], reference.names.impure, form)
+        except ImpureError as error:
+            difference = structure.Difference(error.expected, error.found)
         except (KeyError, IndexError, ValueError, RecursionError) as error:
             passed, note = None, f"not compared: {type(error).__name__}: {error}"[:200]
         worst = None

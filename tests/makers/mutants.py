@@ -138,6 +138,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("weights that move with every request", g.graft(g.LOGITS, g.drifting), *_ANSWERS),
     # What no answer to the probe shows
     Mutant("a limit that nothing reaches", g.graft(g.LOGITS, g.limited), *_STRUCTURE),
+    Mutant("a weight that drifts aside", g.meta(g.drifting_aside), *_STRUCTURE),
     Mutant("a branch that is never taken", g.graft(g.LOGITS, g.with_a_branch), *_STRUCTURE),
     Mutant("Relu6 for Relu", g.another_op("conv2/Relu", "Relu6"), *_STRUCTURE),
     Mutant("an epsilon other in the ninth digit", g.epsilon(g.next_float), *_STRUCTURE),

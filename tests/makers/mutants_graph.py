@@ -184,6 +184,31 @@ def with_a_branch(tensor: Any) -> Any:
     return tf.where(brightest > 1e3, tf.zeros_like(tensor), tensor)
 
 
+def drifting_aside(meta_graph: Any) -> None:
+    """Every request adds a little to a weight: only a control edge leads there."""
+    import tensorflow as tf
+
+    nodes = meta_graph.graph_def.node
+    weight = next(node for node in nodes if node.op in ("VariableV2", "VarHandleOp") and node.name.endswith("kernel"))
+    graph = tf.Graph()
+    with graph.as_default():
+        little = tf.fill([dim.size for dim in weight.attr["shape"].shape.dim], 1e-12, name="drift/little")
+        handle = tf.compat.v1.placeholder(
+            tf.resource if weight.op == "VarHandleOp" else tf.float32, name="drift/handle"
+        )
+        if weight.op == "VarHandleOp":
+            tf.raw_ops.AssignAddVariableOp(resource=handle, value=little, name="drift/add")
+    added = [node for node in graph.as_graph_def().node if node.name != "drift/handle"]
+    if weight.op == "VariableV2":
+        node = meta_graph.graph_def.node.add(name="drift/add", op="AssignAdd", input=[weight.name, little.op.name])
+        node.attr["T"].type = tf.float32.as_datatype_enum
+    for node in added:
+        nodes.add().CopyFrom(node)
+    add = _node(meta_graph, "drift/add")
+    add.input[0] = weight.name
+    _node(meta_graph, LOGITS.partition(":")[0]).input.append("^drift/add")
+
+
 def epsilon(change: Callable[[float], float]) -> Callable[[Path], None]:
     """The first batch normalisation reads another constant, made from its own, which something still reads."""
 
