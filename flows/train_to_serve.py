@@ -14,6 +14,7 @@ from flows import telemetry
 from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.adopt import adopt
+from tasks.artifact_views import Restored
 from tasks.artifacts.store import Store
 from tasks.checkpoint import checkpoint
 from tasks.convert import convert
@@ -57,23 +58,24 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
         trained = adopt(files, config.given, config.probe, config.training.session, config.code)
     pinned = checkpoint(trained, config.selection)
     verified = restore_verify(pinned, trained, config.tolerance, config.evaluate)
+    limits = Restored(verified.path).limits(config.tolerance)
     if config.also:
         code = config.model if files is None else config.code
-        convert(pinned, verified, trained, config.also, files, code, config.tolerance)
+        convert(pinned, verified, trained, config.also, files, code, limits)
     forms = {
-        "freeze": lambda: freeze(pinned, verified, trained, config.tolerance),
-        "export": lambda: export(pinned, verified, trained, config.tolerance),
+        "freeze": lambda: freeze(pinned, verified, trained, limits),
+        "export": lambda: export(pinned, verified, trained, limits),
     }
     if config.until in forms:
         forms[config.until]()
     frozen, exported = together(forms["freeze"], forms["export"])
     test = partial(smoke_test, exported, pinned, trained, frozen)
-    servers = [partial(test, serving, config.tolerance) for serving in config.servings]
+    servers = [partial(test, serving, limits) for serving in config.servings]
     blessed, *_ = together(*servers, at_once=config.at_once)
     serving, served = config.servings[0], config.serving_root / config.model_name
     if config.rehearsal.wanted:
         rehearse(exported, blessed, pinned, trained, serving, served, config.rehearsal.window)
-    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, serving, config.tolerance)
+    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, serving, limits)
 
 
 summaries: list[RunSummary] = []

@@ -18,7 +18,7 @@ from tasks.forms.keras import model as keras
 from tasks.records.base import Record
 from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
 from tasks.records.forms import Target
-from tasks.records.parity import ParityReport
+from tasks.records.parity import Limits, ParityReport, Tolerance
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.serving import SmokeReport
 
@@ -76,6 +76,11 @@ class Restored(Compared):
     def report(self) -> RestoreReport | None:
         """The report, None where the step was refused before there was one."""
         return self._read("restore.json", RestoreReport)
+
+    def limits(self, declared: Tolerance) -> Limits:
+        """The limits of later comparisons: what is declared, else what the measured noise allows."""
+        report = self.report()
+        return Limits.measured_of(declared, report.noise if report else ())
 
     def write(self, report: RestoreReport) -> None:
         """Write the report, and its comparison beside it."""

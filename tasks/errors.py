@@ -177,7 +177,9 @@ class ParityError(Refusal):
         expected = first.worst.expected if first.worst else f"what the {report.baseline} gave"
         got = first.worst.got if first.worst else "something else"
         more = len(report.failures) - 1
-        tail = f" ({first.mismatched} of {first.compared} differ)" if first.compared > 1 else ""
+        limit = "" if first.limit is None else f"limit {first.limit:.2g}"
+        count = f"{first.mismatched} of {first.compared} differ" if first.compared > 1 else ""
+        tail = f" ({', '.join(filter(None, (limit, count)))})" if limit or count else ""
         tail += f", and {more} more that differ" if more else ""
         remedies = {
             "values": f"the {first.candidate} was written from other weights or files; make it again from the "
@@ -188,6 +190,11 @@ class ParityError(Refusal):
             "served": "look for dropout or batch normalisation in training mode, swapped outputs, or a server of another "
             "version; widen `tolerance` only if you know why the values move.",
         }
+        if first.noise is not None and first.limit is not None and first.noise > first.limit:
+            remedies["served"] = (
+                f"this model's own answers lie {first.noise:.2g} apart there, which is too much to tell noise from a fault: "
+                "compute what cancels in float64, or declare what is good enough: `tolerance`."
+            )
         return cls(
             f"{first.candidate} differs from the {report.baseline} at {what}{at}, test {first.test.value}",
             expected,

@@ -101,6 +101,8 @@ def reproduction(run: Run, error: BaseException | None, folder: Path, tolerance:
     first = run.artifacts.get("train") or run.artifacts.get("adopt")
     if not isinstance(error, ParityError) or first is None or "checkpoint" not in run.artifacts:
         return None
+    if "restore_verify" in run.artifacts:
+        tolerance = Restored(run.artifacts["restore_verify"].path).limits(tolerance)
     trained, pin = TrainingRun(first.path), Pinned(run.artifacts["checkpoint"].path).record()
     pinned, names, baseline = run.artifacts["checkpoint"].path, trained.names(), trained.baseline(pin.step)
     keys = {one.key: one.key for one in baseline.variables} | {one.name: one.key for one in baseline.variables}

@@ -14,24 +14,26 @@ from tasks import isolate
 from tasks.artifact_views import Pinned, Restored
 from tasks.artifacts.manifest import hash_file, link_file
 from tasks.artifacts.store import Artifact
+from tasks.baseline import noise
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import CoverageError, EnvironmentFailure, ParityError
+from tasks.errors import CoverageError, EnvironmentFailure, ParityError, PipelineError
 from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import MetaGraphDef
 from tasks.isolate.hide import hide
+from tasks.parity import predictor
 from tasks.quality import evaluate as evaluations
 from tasks.quality.probe_sensitivity import probe_worth
 from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
-from tasks.records.parity import Tolerance
+from tasks.records.parity import Limits, Tolerance
 from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
 from tasks.step import Facts, step
 from tasks.tensors import tensor_file
 
-VERSION = 3
+VERSION = 4
 _WORTH_SECONDS = 20.0  # a large model's probe is tried on its largest variables only
 _NONE = LabelledData()
 _HYPERPARAMETERS = "hyperparameters"
@@ -53,16 +55,36 @@ def restore_verify(
     checkpoint: Artifact, run: Artifact, tolerance: Tolerance, labelled: LabelledData = _NONE, *, out: Path
 ) -> None:
     """Restore, compare with the baseline, take one more training step in memory, and evaluate on labelled data."""
+    pin = Pinned(checkpoint.path).record()
     with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
         for entry in checkpoint.manifest.files:
             link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
         originals = [run.path, checkpoint.path]
-        report = isolate.call(
-            verify, Path(moved), Pinned(checkpoint.path).record(), run.path, originals, tolerance, labelled
-        )
+        measured = _noise(Path(moved), pin, run.path)
+        limits = Limits.measured_of(tolerance, measured.noise)
+        report = isolate.call(verify, Path(moved), pin, run.path, originals, limits, labelled)
+    parity = report.parity.model_copy(update={"notes": (*report.parity.notes, *measured.notes)})
+    report = report.model_copy(update={"noise": measured.noise, "parity": parity})
     Restored(out).write(report)
     if not report.parity.passed:
         raise ParityError.of(report.parity)
+
+
+def _noise(moved: Path, pin: PinnedCheckpoint, run: Path) -> noise.Measured:
+    """Measure the noise of the restored model, none if it cannot be restored: `verify` says why."""
+    recorded = TrainingRun(run).baseline(pin.step).environment
+    try:
+        return noise.measure(answer, (moved, pin.prefix, run), recorded)
+    except PipelineError as error:
+        return noise.Measured(notes=(f"the model's noise was not measured: {error.found}",))
+
+
+def answer(moved: Path, prefix: str, run: Path, way: noise.Way, file: Path) -> None:
+    """In a child: restore, and leave the answers to the probe."""
+    trained = TrainingRun(run)
+    names, probe = trained.names(), tensor_file.read_tensors(trained.probe_file)
+    with predictor.rewriting(way.rewriting), saver.restored(moved, moved / prefix, names, way.options) as opened:
+        tensor_file.write_tensors(file, noise.answers(opened, names.signatures, probe))
 
 
 def verify(

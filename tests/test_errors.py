@@ -18,7 +18,7 @@ from tasks import errors
 from tasks.errors import EnvironmentFailure, ParityError, PipelineError, Refusal
 from tasks.records.adoption import OpsFound, Proposal
 from tasks.records.coverage import Coverage
-from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.records.parity import Difference, Limit, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.serving import Cause
 
 
@@ -183,9 +183,9 @@ def test_nothing_unlooked_at_is_called_passed(rows: tuple[ParityRow, ...], passe
 
 def test_a_tolerance_is_looked_up_by_signature_then_by_output() -> None:
     tolerance = Tolerance(absolute=1, relative=2, outputs={"scores": (3, 4), "wide/scores": (5, 6)})
-    assert tolerance.of("wide", "scores") == (5, 6)
-    assert tolerance.of("narrow", "scores") == (3, 4)
-    assert tolerance.of("narrow", "classes") == (1, 2)
+    assert tolerance.of("wide", "scores") == Limit(absolute=(5,), relative=(6,))
+    assert tolerance.of("narrow", "scores") == Limit(absolute=(3,), relative=(4,))
+    assert tolerance.of("narrow", "classes") == Limit(absolute=(1,), relative=(2,))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-0.0", "5e-324", "0.1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -158,6 +159,11 @@ def assisted(summary: RunSummary) -> bool:
     return any(step.state is StepState.ASSISTED for step in summary.steps)
 
 
+def _nearness(row: ParitySummary) -> float:
+    """Return the part of its limit that the difference of a row comes to, where there is a limit."""
+    return row.max_abs / row.limit if row.limit else math.inf if row.max_abs else -1.0
+
+
 def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     """Print the comparisons of every form, the smoke test, the quality and the release."""
     if assisted(summary):
@@ -171,19 +177,20 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         box=None,
         pad_edge=False,
     )
-    for column in ("form", "test", "checks", "max abs", "max rel", "mismatched", ""):
-        right = column in ("checks", "max abs", "max rel", "mismatched")
+    for column in ("form", "test", "checks", "max abs", "noise", "limit", "mismatched", ""):
+        right = column not in ("form", "test", "")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for (candidate, test), rows in _grouped(summary.parity).items():
         compared = [row for row in rows if row.passed is not None]
         equal, none = ("same", "not compared") if test == ParityTest.STRUCTURE else ("equal", "not made")
         verdict = none if not compared else equal if all(row.passed for row in compared) else "DIFFERS"
+        nearest = max(rows, key=_nearness)
         table.add_row(
             cell(candidate),
             test,
             str(len(compared)),
-            f"{max((row.max_abs for row in rows), default=0.0):.3g}",
-            f"{max((row.max_rel for row in rows), default=0.0):.3g}",
+            f"{nearest.max_abs:.3g}",
+            *("" if bound is None else f"{bound:.2g}" for bound in (nearest.noise, nearest.limit)),
             str(sum(row.mismatched for row in rows)),
             verdict,
         )

@@ -115,8 +115,8 @@ def _show(found: Comparison, next_command: str) -> None:
                 say(f"note    {one.path}: {note}")
     say()
     table = Table(title=f"against {cell(found.baseline.path)}", title_justify="left", box=None, pad_edge=False)
-    for column in ("form", "output", "test", "max abs", "max rel", "mismatched", "", ""):
-        table.add_column(column, justify="right" if column in ("max abs", "max rel", "mismatched") else "left")
+    for column in ("form", "output", "test", "max abs", "noise", "limit", "mismatched", "", ""):
+        table.add_column(column, justify="right" if column in ("max abs", "noise", "limit", "mismatched") else "left")
     for one in found.candidates:
         for row in one.rows:
             table.add_row(*map(cell, _cells(one.path, row)))
@@ -143,7 +143,10 @@ def _cells(path: str, row: ParityRow) -> tuple[str, ...]:
     if row.worst is not None and row.passed is False:
         at = f" at {list(row.worst.index)}" if row.worst.index else ""
         note = f"expected {row.worst.expected}, got {row.worst.got}{at}" + (f"; {note}" if note else "")
-    numbers = ("", "", "") if row.passed is None else (f"{row.max_abs:.3g}", f"{row.max_rel:.3g}", str(row.mismatched))
+    numbers: tuple[str, ...] = ("",) * 4
+    if row.passed is not None:
+        bounds = ("" if bound is None else f"{bound:.2g}" for bound in (row.noise, row.limit))
+        numbers = (f"{row.max_abs:.3g}", *bounds, str(row.mismatched))
     return path, output, row.test.value, *numbers, verdict, note
 
 

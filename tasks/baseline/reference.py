@@ -101,12 +101,7 @@ class Reference:
     @property
     def session(self) -> SessionOptions:
         """The threads and the device with which the baseline was computed."""
-        recorded = self.baseline.environment
-        return SessionOptions(
-            intra_op_threads=recorded.intra_op_threads,
-            inter_op_threads=recorded.inter_op_threads,
-            device=recorded.device,
-        )
+        return self.baseline.environment.session
 
     @property
     def needed(self) -> list[Variable]:

@@ -7,7 +7,7 @@ loaded a user's model is not trusted with a pickle.
 """
 
 from tasks.isolate.child import progress
-from tasks.isolate.client import Child, Limits, Progress, Settings, call, call_with, limits, shutdown, start
+from tasks.isolate.client import Child, Limits, Progress, Settings, call, call_with, limits, shutdown, start, warm
 from tasks.isolate.machine import Memory, memory
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "progress",
     "shutdown",
     "start",
+    "warm",
 ]

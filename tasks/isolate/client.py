@@ -21,9 +21,9 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.errors import ChildFailed, PipelineError
-from tasks.isolate.launch import Server, Settings, describe, server_for, shutdown
+from tasks.isolate.launch import Server, Settings, describe, server_for, shutdown, warm
 
-__all__ = ["Child", "Limits", "Progress", "Settings", "call", "call_with", "limits", "shutdown", "start"]
+__all__ = ["Child", "Limits", "Progress", "Settings", "call", "call_with", "limits", "shutdown", "start", "warm"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

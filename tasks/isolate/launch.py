@@ -123,6 +123,11 @@ def server_for(settings: Settings) -> Server:
         return server
 
 
+def warm(settings: Settings) -> None:
+    """Start the fork server of these settings, so that a later call need not wait for TensorFlow's import."""
+    server_for(settings)
+
+
 def shutdown(settings: Settings | None = None) -> None:
     """End every fork server of this process, or the one of these settings; the next call starts a new one."""
     with _lock:

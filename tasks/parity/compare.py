@@ -16,7 +16,7 @@ from tasks.parity.predictor import Predictor
 from tasks.parity.transient_errors import transient
 from tasks.records.baseline import Baseline, Environment, TensorFact
 from tasks.records.forms import LIVE_SESSION
-from tasks.records.parity import Difference, ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.records.parity import Columns, Difference, Limit, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.signature import OutputRef, Signature
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors, as_bytes, dtype_name
@@ -257,25 +257,32 @@ def compare(
     test: ParityTest,
     expected: Array,
     got: Array,
-    bounds: tuple[float, float],
+    bounds: Limit,
 ) -> ParityRow:
     """Compare one output with its baseline: dtype and shape first, then values; places of NaN must agree in every test."""
     kinds = [f"{dtype_name(array)}{list(array.shape)}" for array in (expected, got)]
     if kinds[0] != kinds[1]:
         worst = Difference(expected=kinds[0], got=kinds[1])
         return _row(candidate, signature, output, test, expected.size, expected.size, worst)
-    floating = _floating(expected)
-    if not floating or test is ParityTest.EXACT:
+    numbers = floating(expected)
+    limits = None
+    if not numbers or test is ParityTest.EXACT:
         differs = _bitwise_different(expected, got)
     else:
-        differs = _outside(expected, got, bounds)
-    max_abs, max_rel = _distances(expected, got) if floating or expected.dtype.kind in "iu" else (0.0, 0.0)
+        limits = _allowed(expected, bounds.absolute, bounds.relative)
+        differs = _outside(expected, got, limits)
+    max_abs, max_rel = _distances(expected, got) if numbers or expected.dtype.kind in "iu" else (0.0, 0.0)
     mismatched = int(differs.sum())
     worst_difference = None
     if mismatched:
-        distance = np.where(differs, _absolute(expected, got), -1.0) if floating else differs.astype(float)
+        distance = np.where(differs, _absolute(expected, got), -1.0) if numbers else differs.astype(float)
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(distance)), expected.shape))
         worst_difference = Difference(index=index, expected=_shown(expected[index]), got=_shown(got[index]))
+    noise = limit = None
+    if limits is not None and limits.size:
+        place = worst_difference.index if worst_difference else _nearest(expected, got, limits)
+        limit = float(limits[place])
+        noise = float(_allowed(expected, *bounds.noise)[place]) if bounds.noise else None
     return ParityRow(
         candidate=candidate,
         signature=signature,
@@ -285,6 +292,8 @@ def compare(
         max_abs=max_abs,
         max_rel=max_rel,
         mismatched=mismatched,
+        noise=noise,
+        limit=limit,
         # An empty tensor holds nothing to look at: it is not called passed.
         passed=None if expected.size == 0 else mismatched == 0,
         note="empty" if expected.size == 0 else "",
@@ -307,12 +316,14 @@ def _row(
     )
 
 
-def _floating(array: Array) -> bool:
+def floating(array: Array) -> bool:
+    """Tell whether an array holds floats or complex numbers."""
     # ml_dtypes' types are of kind V (bfloat16, float8): they are floats all the same.
     return array.dtype.kind in "fcV" and array.dtype.names is None
 
 
-def _wide(array: Array) -> Array:
+def wide(array: Array) -> Array:
+    """Return the array in float64 or complex128."""
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
@@ -328,12 +339,29 @@ def _bitwise_different(expected: Array, got: Array) -> Array:
     return different
 
 
-def _outside(expected: Array, got: Array, bounds: tuple[float, float]) -> Array:
-    """|got - expected| > absolute + relative * |expected|; NaN and infinities must stand in the same places."""
-    absolute, relative = bounds
-    a, b = _wide(expected), _wide(got)
+def _allowed(expected: Array, absolute: Columns, relative: Columns) -> Array:
+    """Return absolute + relative * |expected|, where each is one number, or one for each index of the last axis."""
+    # A last axis of another length has other columns: the strictest limit is right for all of them.
+    fitting = [one if expected.shape[-1:] == (len(one),) else min(one) for one in (absolute, relative)]
     with np.errstate(invalid="ignore", over="ignore"):
-        within = np.abs(b - a) <= absolute + relative * np.abs(a)
+        allowed: Array = np.asarray(fitting[0]) + np.asarray(fitting[1]) * np.abs(wide(expected))
+    return np.asarray(allowed)
+
+
+def _nearest(expected: Array, got: Array, limits: Array) -> tuple[int, ...]:
+    """Return the place whose difference is nearest to its limit; without any, the place with the smallest limit."""
+    distance = np.where(np.isfinite(wide(expected)), _absolute(expected, got), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.nan_to_num(distance / limits)
+    flat = int(np.argmax(share)) if share.any() else int(np.argmin(np.nan_to_num(limits, nan=np.inf)))
+    return tuple(int(i) for i in np.unravel_index(flat, expected.shape))
+
+
+def _outside(expected: Array, got: Array, limits: Array) -> Array:
+    """|got - expected| > limit; NaN and infinities must stand in the same places."""
+    a, b = wide(expected), wide(got)
+    with np.errstate(invalid="ignore", over="ignore"):
+        within = np.abs(b - a) <= limits
     finite = np.isfinite(a) & np.isfinite(b)
     same = (np.isnan(a) & np.isnan(b)) | (a == b)
     outside: Array = ~np.where(finite, within, same)
@@ -342,13 +370,13 @@ def _outside(expected: Array, got: Array, bounds: tuple[float, float]) -> Array:
 
 def _absolute(expected: Array, got: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(_wide(got) - _wide(expected))
+        distance = np.abs(wide(got) - wide(expected))
     return np.where(np.isnan(distance), np.inf, distance)
 
 
 def _distances(expected: Array, got: Array) -> tuple[float, float]:
     """Return the largest absolute and relative difference over the places where both are finite."""
-    a, b = _wide(expected), _wide(got)
+    a, b = wide(expected), wide(got)
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         return 0.0, 0.0
@@ -361,8 +389,7 @@ def _distances(expected: Array, got: Array) -> tuple[float, float]:
 def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors, tolerance: Tolerance) -> ParityRow:
     """Return True if a class differs in a served answer only because the two best scores lie within the tolerance.
 
-    Each score may move by its own bound, absolute + relative * |score|: the best one down and the other up, so the scores
-    may be apart by the sum of the two bounds. The output must be the argmax of a float output of the same signature in every
+    Each score may move by its own limit: the best one down and the other up, so the scores may be apart by the sum of both. The output must be the argmax of a float output of the same signature in every
     other row.
     """
     if row.passed is not False or row.signature != signature or row.output not in expected or row.output not in got:
@@ -380,9 +407,11 @@ def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors
             continue
         best = scores.max(axis=1)
         taken = np.take_along_axis(scores, answered[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
-        absolute, relative = tolerance.of(signature, name)
+        bounds = tolerance.of(signature, name)
+        limits = _allowed(scores, bounds.absolute, bounds.relative)
+        both = np.stack([classes, answered], axis=1).astype(np.int64)
         with np.errstate(invalid="ignore"):
-            reach = 2 * absolute + relative * (np.abs(best) + np.abs(taken))
+            reach = np.take_along_axis(limits, both, axis=1).sum(axis=1)
             tied = np.isfinite(best) & np.isfinite(taken) & (best - taken <= reach)
         if tied[classes != answered].all():
             note = f"{row.mismatched} ties within the tolerance of {name}"

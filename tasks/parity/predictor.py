@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,19 @@ from tasks.records.baseline import Environment, TensorFact
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature, TensorSpec
 from tasks.tensors.tensor_file import Array, Tensors, as_array, fact
+
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+_rewriting: ContextVar[bool] = ContextVar("rewriting", default=False)
+
+
+@contextmanager
+def rewriting(wanted: bool) -> Iterator[None]:
+    """Let Grappler rewrite the graphs of models that are opened in the block, as a server does; or not, as is the rule."""
+    token = _rewriting.set(wanted)
+    try:
+        yield
+    finally:
+        _rewriting.reset(token)
 
 
 class Predictor(Protocol):
@@ -101,7 +116,7 @@ def session(graph: Any, options: SessionOptions) -> Any:
         allow_soft_placement=options.allow_soft_placement,
     )
     config.gpu_options.allow_growth = options.memory_growth
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    config.graph_options.rewrite_options.disable_meta_optimizer = not _rewriting.get()
     return tf.compat.v1.Session(graph=graph, config=config)
 
 
@@ -117,7 +132,7 @@ def eager(options: SessionOptions) -> None:
     tf.config.set_soft_device_placement(options.allow_soft_placement)
     tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.inter_op_threads)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not _rewriting.get()})
 
 
 def _use_devices(options: SessionOptions) -> None:
@@ -137,6 +152,11 @@ def _use_devices(options: SessionOptions) -> None:
         tf.config.experimental.set_memory_growth(gpu, options.memory_growth)
 
 
+def onednn() -> bool:
+    """Return True if TensorFlow uses oneDNN in this process."""
+    return os.environ.get(ONEDNN, "1") != "0"
+
+
 def environment(options: SessionOptions) -> Environment:
     """Return the environment of this process; outputs from equal environments may be compared bit for bit."""
     import tensorflow as tf
@@ -147,7 +167,7 @@ def environment(options: SessionOptions) -> Environment:
     return Environment(
         tensorflow=f"{tf.version.VERSION} {tf.version.GIT_VERSION}",
         cpu=hashlib.sha256(described.encode()).hexdigest()[:16],
-        onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
+        onednn=onednn(),
         intra_op_threads=options.intra_op_threads,
         inter_op_threads=options.inter_op_threads,
         device=options.device,

@@ -178,7 +178,7 @@ def cell(row: ParityRow) -> Cell:
         return Cell("equal", "=", "byte for byte", f"values, {row.compared:,} compared" if row.compared else test)
     if row.max_abs == 0 and not row.mismatched:
         return Cell("equal", "=", "bit for bit" if row.test is ParityTest.EXACT else "no difference", test)
-    why = row.note or "within tolerance"
+    why = row.note or ("within tolerance" if row.limit is None else f"of {number(row.limit)} allowed")
     most = number(row.max_abs) if row.max_abs else "ties"
     return Cell("within", "≈", most, ", ".join(part for part in (test, mismatched, why) if part))
 

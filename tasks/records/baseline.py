@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tasks.records.base import Record
 from tasks.records.forms import LIVE_SESSION
+from tasks.records.settings import SessionOptions
 
 
 class TensorFact(Record):
@@ -48,6 +49,13 @@ class Environment(Record):
     intra_op_threads: int
     inter_op_threads: int
     device: str | None = None
+
+    @property
+    def session(self) -> SessionOptions:
+        """Return the threads and the device of the computation."""
+        return SessionOptions(
+            intra_op_threads=self.intra_op_threads, inter_op_threads=self.inter_op_threads, device=self.device
+        )
 
 
 class Baseline(Record):

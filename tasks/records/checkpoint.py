@@ -8,7 +8,7 @@ from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage
 from tasks.records.evaluation import Evaluation, ProbeWorth
-from tasks.records.parity import ParityReport
+from tasks.records.parity import Noise, ParityReport
 
 
 class PinnedCheckpoint(Record):
@@ -26,7 +26,7 @@ class RestoreReport(Record):
     """The result of a restore in a fresh process, from a moved copy.
 
     `hidden` is True if the original was out of the process's reach; `one_more_step` is `passed`, or says why one more
-    training step was not tried. `worth` is the sensitivity of the probe, None where the outputs differ; `evaluation` is
+    training step was not tried. `noise` is how far the model's own answers lie apart, by output. `worth` is the sensitivity of the probe, None where the outputs differ; `evaluation` is
     the quality on labelled data, if there are any.
     """
 
@@ -38,5 +38,6 @@ class RestoreReport(Record):
     global_step: int | None
     train_op: str | None
     one_more_step: str
+    noise: tuple[Noise, ...] = ()
     worth: ProbeWorth | None = None
     evaluation: Evaluation | None = None

@@ -24,24 +24,102 @@ class ParityTest(StrEnum):
 
 
 Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Columns = tuple[Bound, ...]
+"""One number for a whole output, or one for each index of its last axis."""
+
+FIXED = 1e-5
+"""The absolute and the relative limit of an output whose noise was not measured."""
+MULTIPLE = 8
+"""The limit of an output is so many times its measured noise ..."""
+ROUNDINGS = 16
+"""... but never below so many roundings of the output's scale (2 of a float of 16 bits or fewer) ..."""
+CEILING = 1e-3
+"""... nor above this part of the scale, or `FIXED` if that is more: so much is never taken for noise."""
+
+
+class Limit(Record):
+    """The limit |a-b| <= absolute + relative*|a| of one output, a the expected value; `noise` is what was measured of it."""
+
+    absolute: Columns
+    relative: Columns
+    noise: tuple[Columns, Columns] | None = None
+
+    @property
+    def smallest(self) -> Limit:
+        """Return the smallest limit of any column, for tensors of other shapes."""
+        return Limit(absolute=(min(self.absolute),), relative=(min(self.relative),))
+
+
+class Noise(Record):
+    """How far a model's own answers lie apart for one output: by at most absolute + relative*|a|.
+
+    `scale` is the typical magnitude of what is not zero, `rounding` the distance from 1 to the next float of the output's
+    dtype. `ways` is the number of ways in which the model was asked; with one, nothing was measured.
+    """
+
+    signature: str
+    output: str
+    ways: int
+    absolute: Columns
+    relative: Columns
+    scale: Columns
+    rounding: Bound
+
+    @property
+    def limit(self) -> Limit:
+        """Return the limit that follows from the noise; see `MULTIPLE`, `ROUNDINGS` and `CEILING`."""
+        least = self.rounding * (ROUNDINGS if self.rounding < FIXED else 2)
+        most = max(CEILING, least)
+        absolute = (
+            min(max(MULTIPLE * noise, least * scale), max(most * scale, FIXED))
+            for noise, scale in zip(self.absolute, self.scale, strict=True)
+        )
+        relative = (min(max(MULTIPLE * noise, least), most) for noise in self.relative)
+        noise = (self.absolute, self.relative) if self.ways > 1 else None
+        return Limit(absolute=tuple(absolute), relative=tuple(relative), noise=noise)
 
 
 class Tolerance(Record):
-    """The limit |a-b| <= absolute + relative*|b| for floats that were served or computed on another machine.
+    """The declared limits |a-b| <= absolute + relative*|a| for floats that were served or computed on another machine.
 
-    `outputs` overrides both for single outputs, by `signature/output` or `output`.
+    `outputs` sets both for single outputs, by `signature/output` or `output`. Without a declaration an output has the limit
+    that was measured (`Limits`), or else `FIXED`.
     """
 
-    absolute: Bound = 1e-5
-    relative: Bound = 1e-5
+    absolute: Bound | None = None
+    relative: Bound | None = None
     outputs: dict[str, tuple[Bound, Bound]] = Field(default_factory=dict)
 
-    def of(self, signature: str, output: str) -> tuple[float, float]:
-        """Return (absolute, relative) for one output."""
+    def of(self, signature: str, output: str) -> Limit:
+        """Return the limit of one output."""
+        return self.declared(signature, output) or Limit(absolute=(FIXED,), relative=(FIXED,))
+
+    def declared(self, signature: str, output: str) -> Limit | None:
+        """Return the declared limit of one output, if there is one."""
         for name in (str(OutputRef(signature, output)), output):
             if name in self.outputs:
-                return self.outputs[name]
-        return self.absolute, self.relative
+                absolute, relative = self.outputs[name]
+                return Limit(absolute=(absolute,), relative=(relative,))
+        if self.absolute is None and self.relative is None:
+            return None
+        absolute, relative = (FIXED if bound is None else bound for bound in (self.absolute, self.relative))
+        return Limit(absolute=(absolute,), relative=(relative,))
+
+
+class Limits(Tolerance):
+    """Declared limits, and for every other output those that were measured of the model."""
+
+    measured: tuple[Noise, ...] = ()
+
+    def of(self, signature: str, output: str) -> Limit:
+        """Return the limit of one output."""
+        found = (one.limit for one in self.measured if (one.signature, one.output) == (signature, output))
+        return self.declared(signature, output) or next(found, None) or super().of(signature, output)
+
+    @classmethod
+    def measured_of(cls, declared: Tolerance, noise: Iterable[Noise]) -> Limits:
+        """Return the limits of a model with this noise."""
+        return cls(**declared.model_dump(include=set(Tolerance.model_fields)), measured=tuple(noise))
 
 
 @dataclass(frozen=True)
@@ -63,7 +141,8 @@ class ParityRow(Record):
     """One comparison, or the reason why it was not made.
 
     `passed` is None for a comparison that was not made: `note` says why, and nothing counts it as passed.
-    `output` names an output, a variable or an asset; `signature` is empty for values.
+    `output` names an output, a variable or an asset; `signature` is empty for values. `limit` is what a float could differ by
+    at the place that comes nearest to it, `noise` what the model's own answers differ by there, if that was measured.
     """
 
     candidate: str
@@ -74,6 +153,8 @@ class ParityRow(Record):
     max_abs: float = 0.0
     max_rel: float = 0.0
     mismatched: int = 0
+    noise: float | None = None
+    limit: float | None = None
     passed: bool | None
     note: str = ""
     worst: Difference | None = None

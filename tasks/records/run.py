@@ -66,6 +66,8 @@ class ParitySummary(Record):
     test: ParityTest
     max_abs: float
     max_rel: float
+    noise: float | None = None
+    limit: float | None = None
     mismatched: int
     passed: bool | None
 

@@ -21,9 +21,9 @@ from tasks.parity import compare
 from tasks.parity.predictor import Predictor
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.base import Record
-from tasks.records.baseline import TensorFact
+from tasks.records.baseline import Environment, TensorFact
 from tasks.records.forms import Form
-from tasks.records.parity import Difference, ParityRow, ParityTest, Tolerance
+from tasks.records.parity import Difference, Noise, ParityRow, ParityTest, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import OutputRef, Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -41,7 +41,8 @@ class Answered(Record):
     """A model and its results; `rows` is empty for the first, `applied` are the options that applied to it.
 
     `signatures` are those that were asked, `values` are the values with which its outputs are computed, `unstable` the
-    outputs that differ between two calls, `random` the operations that may be the reason.
+    outputs that differ between two calls, `random` the operations that may be the reason. `environment` is that of its answers,
+    `rounding` the least that may be allowed for each.
     """
 
     path: str
@@ -54,6 +55,8 @@ class Answered(Record):
     probe: str = ""
     unstable: tuple[str, ...] = ()
     random: tuple[str, ...] = ()
+    environment: Environment | None = None
+    rounding: tuple[Noise, ...] = ()
     rows: tuple[ParityRow, ...] = ()
 
 

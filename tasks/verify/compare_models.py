@@ -8,6 +8,7 @@ baseline.tensors    `signature/output` -> array
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,15 +16,17 @@ from pathlib import Path
 from tasks import isolate
 from tasks.adoption.adopt import probe_of
 from tasks.adoption.source_model import SourceModel, outputs_of
+from tasks.baseline import noise
 from tasks.baseline import record as baselines
 from tasks.errors import EnvironmentFailure, NondeterministicError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
+from tasks.parity import predictor
 from tasks.parity.predictor import Predictor
 from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import Limits, ParityReport, ParityRow, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
 from tasks.tensors import tensor_file
@@ -88,9 +91,7 @@ def compare(
         first = isolate.call(baseline, subjects[0], source, folder)
         if first.unstable:
             raise _nondeterministic(first)
-        others = [
-            isolate.call(candidate, one, first.signatures, first.values, tolerance, folder) for one in subjects[1:]
-        ]
+        others, limits = _compared(subjects, first, tolerance, folder)
         applied = {option for one in (first, *others) for option in one.applied}
         if unused := [option for option in pairing.words(given, code) if option not in applied]:
             names = " or ".join(dict.fromkeys(one.name for one in subjects))
@@ -100,14 +101,53 @@ def compare(
         found = Comparison(baseline=first, candidates=tuple(others))
         if explained and (divergent := found.divergent) is not None:
             one = subjects[others.index(divergent) + 1]
-            told = isolate.call(explain, subjects[0], one, divergent.rows, tolerance, folder)
+            told = isolate.call(explain, subjects[0], one, divergent.rows, limits, folder)
             found = found.model_copy(update={"explanation": told})
         if reproduce is not None and (divergent := found.divergent) is not None:
             one = subjects[others.index(divergent) + 1]
             probe = tensor_file.read_tensors(folder / PROBE)
-            script = _reproduction(reproduce, (subjects[0], first), (one, divergent), probe, tolerance)
+            script = _reproduction(reproduce, (subjects[0], first), (one, divergent), probe, limits)
             found = found.model_copy(update={"reproduction": str(script) if script else None})
         return found
+
+
+def _compared(
+    subjects: Sequence[Subject], first: Answered, tolerance: Tolerance, folder: Path
+) -> tuple[list[Answered], Limits]:
+    """Compare every other model with the first, and return the limits that were applied.
+
+    The first one's noise is measured when a difference is larger than rounding, for only then it matters.
+    """
+    limits = Limits.measured_of(tolerance, first.rounding)
+    measured = False
+    others: list[Answered] = []
+    for one in subjects[1:]:
+        found = isolate.call(candidate, one, first.signatures, first.values, limits, folder)
+        if not measured and any(_undecided(row, limits) for row in found.rows):
+            assert first.environment is not None
+            noise_of = noise.measure(answer, (subjects[0], folder), first.environment)
+            limits, measured = Limits.measured_of(tolerance, noise_of.noise), True
+            found = isolate.call(candidate, one, first.signatures, first.values, limits, folder)
+            found = found.model_copy(update={"notes": (*found.notes, *noise_of.notes)})
+        others.append(found)
+    return others, limits
+
+
+def _undecided(row: ParityRow, limits: Limits) -> bool:
+    """Tell whether a difference is larger than rounding, in an output without a declared limit."""
+    return row.passed is False and row.limit is not None and limits.declared(row.signature, row.output) is None
+
+
+def answer(one: Subject, folder: Path, way: noise.Way, file: Path) -> None:
+    """In a child: open the first model in another way, and leave its answers to the probe."""
+    again = dataclasses.replace(one, options=way.options)
+    rows = tensor_file.read_tensors(folder / PROBE)
+    with (
+        predictor.rewriting(way.rewriting),
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        opened(again, Path(scratch)) as (brought, _),
+    ):
+        tensor_file.write_tensors(file, noise.answers(brought.live, asked(brought), rows))
 
 
 def _reproduction(
@@ -161,6 +201,8 @@ def baseline(one: Subject, source: ProbeSource, folder: Path) -> Answered:
             signatures=signatures,
             values=tuple(_wanted(brought)),
             probe=words,
+            environment=predictor.environment(one.options),
+            rounding=tuple(noise.spread([first])),
             unstable=unstable,
             random=_random(brought) if unstable else (),
         )

@@ -14,7 +14,7 @@ from tasks.graphs import graph as graphs
 from tasks.graphs.graph import Cone, Graph
 from tasks.parity import compare
 from tasks.records.base import Record
-from tasks.records.parity import ParityRow, ParityTest
+from tasks.records.parity import Limit, ParityRow, ParityTest
 from tasks.tensors.tensor_file import Array, as_array
 
 _CHUNK_TENSORS = 64
@@ -60,7 +60,7 @@ class Side:
     variables: Mapping[str, str]
 
 
-def explain(mine: Side, other: Side, bounds: tuple[float, float]) -> Explanation:
+def explain(mine: Side, other: Side, bounds: Limit) -> Explanation:
     """Find the first tensor that differs. The outputs of both sides have the same names."""
     cones = [
         Cone(Graph(side.session.graph.as_graph_def()), side.outputs.values(), side.feeds) for side in (mine, other)
@@ -125,7 +125,7 @@ def _rewired(mine: Side, other: Side) -> list[str]:
     ]
 
 
-def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
+def _swapped(mine: Side, other: Side, bounds: Limit) -> list[str]:
     """Describe the pairs of outputs that differ, and agree under each other's names."""
     names = list(mine.outputs)
     ours, theirs = (
@@ -145,7 +145,7 @@ def _swapped(mine: Side, other: Side, bounds: tuple[float, float]) -> list[str]:
 
 
 def _compared(
-    mine: Side, other: Side, cones: Sequence[Cone], names: Iterable[str], bounds: tuple[float, float]
+    mine: Side, other: Side, cones: Sequence[Cone], names: Iterable[str], bounds: Limit
 ) -> tuple[dict[str, ParityRow], int]:
     """Compare the worst output of each node, in order; also return the number of tensors that could not be evaluated."""
     names = list(names)

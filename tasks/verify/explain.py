@@ -57,7 +57,7 @@ def _explained(
         told = Explanation(sentence="")
         for inputs in _batches(pair.baseline, probe, failed):
             sides = [_side(one.live, pair, inputs, mine=one is mine) for one in (mine, theirs)]
-            told = divergence.explain(sides[0], sides[1], tolerance.of(pair.baseline.key, failed.output))
+            told = divergence.explain(sides[0], sides[1], tolerance.of(pair.baseline.key, failed.output).smallest)
             if told.first is not None and told.first.row.passed is False:
                 break
         return told

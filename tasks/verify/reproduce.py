@@ -68,7 +68,7 @@ def compared(facts: dict[str, Any], expected: Any, found: Any) -> int:
     if expected.dtype.kind != "f":
         differ = expected != found
     else:
-        absolute, relative = facts["tolerance"]
+        absolute, relative = (np.asarray(one if len(one) > 1 else one[0]) for one in facts["tolerance"])
         difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
         print(f"difference, at most: {difference.max(initial=0.0):.9g}")
         differ = ~((difference <= absolute + relative * np.abs(expected)) | (np.isnan(expected) & np.isnan(found)))

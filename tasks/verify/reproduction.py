@@ -68,6 +68,7 @@ def write(
     at = row.worst.index[0] if row.worst and row.worst.index and len(rows) == 1 else None
     spec = source.signature.outputs.get(row.output) if source.signature else None
     exact = row.test is not ParityTest.SERVED
+    limit = tolerance.of(row.signature, row.output)
     facts = {
         "signature": row.signature,
         "output": "" if of_variable else row.output,
@@ -75,7 +76,7 @@ def write(
         "dtype": spec.dtype if spec else "",
         "row": at if at is not None and at < min(rows) else None,
         "rows": min(rows) if rows else 0,
-        "tolerance": (0.0, 0.0) if exact else tolerance.of(row.signature, row.output),
+        "tolerance": ([0.0], [0.0]) if exact else (limit.absolute, limit.relative),
         "strings": {
             name: [base64.b64encode(one).decode() for one in rows.ravel().tolist()] for name, rows in texts.items()
         },

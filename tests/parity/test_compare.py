@@ -14,12 +14,12 @@ from hypothesis.extra import numpy as hnp
 from tasks.errors import NondeterministicError, ParityError, PipelineError
 from tasks.parity import compare
 from tasks.records.baseline import Baseline, Environment, TensorFact, Variable
-from tasks.records.parity import ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.records.parity import Limit, ParityReport, ParityRow, ParityTest, Tolerance
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 
-BOUNDS = (1e-5, 1e-5)
+BOUNDS = Limit(absolute=(1e-5,), relative=(1e-5,))
 HERE = Environment(tensorflow="2", cpu="x", onednn=True, intra_op_threads=0, inter_op_threads=0)
 ARRAYS = hnp.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.int32, np.uint8, np.bool_]),

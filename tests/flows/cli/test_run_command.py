@@ -12,7 +12,7 @@ from tests.flows.cli.process import QUICK, STEPS, Shell, tfship
 DOCUMENT = {"run_id", "name", "steps", "parity", "smoke", "promotion", "report"}
 DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal", "reproduction"}
 STEP = {"name", "state", "seconds", "artifact", "digest"}
-ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed"}
+ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "noise", "limit", "mismatched", "passed"}
 SMOKE = {"runtime", "image", "load_seconds", "latency_ms", "passed", "verdict"}
 PROMOTION = {"name", "version", "path", "previous", "outcome"}
 

@@ -10,7 +10,7 @@ from tasks import isolate
 from tests.flows.cli.process import Answer, tfship
 from tests.makers import compared_models
 
-ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "mismatched", "passed"}
+ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "noise", "limit", "mismatched", "passed"}
 PUZZLE = ("--input", "input:0", "--output", "result:0")
 LENET = ("--input", "Placeholder:0", "--output", "add_4:0")
 
