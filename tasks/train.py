@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.adoption.digests import digests
+from tasks.baseline import noise
 from tasks.errors import ChildFailed
 from tasks.forms.detect import detect
 from tasks.records.adoption import ModelOptions, ProbeSource
@@ -55,6 +56,7 @@ def train(
 
     `given` and `probe` apply to that checkpoint as to a source model that is adopted.
     """
+    noise.warm()
     _in_child(source, training, given, probe, out)
 
 
