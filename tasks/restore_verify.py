@@ -60,7 +60,7 @@ def restore_verify(
         for entry in checkpoint.manifest.files:
             link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
         originals = [run.path, checkpoint.path]
-        measured = _noise(Path(moved), pin, run.path)
+        measured = noise.Measured() if tolerance.everywhere else _noise(Path(moved), pin, run.path)
         limits = Limits.measured_of(tolerance, measured.noise)
         report = isolate.call(verify, Path(moved), pin, run.path, originals, limits, labelled)
     parity = report.parity.model_copy(update={"notes": (*report.parity.notes, *measured.notes)})

@@ -14,12 +14,12 @@ import yaml
 from flows.cli.app import app
 from flows.config import PipelineConfig
 from tasks.checkpoint import checkpoint
-from tasks.records.parity import Tolerance
 from tasks.records.settings import Selection, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.train import train
 from tasks.user_code import source as sources
+from tests.makers.tolerance import DECLARED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -68,7 +68,7 @@ def test_its_model_trains_and_restores(run: Run, tmp_path: Path) -> None:
     block, _ = blocks("python")
     (tmp_path / "line.py").write_text(block)
     trained = train(sources.resolve("line:Line", tmp_path), Training(steps=20))
-    verified = restore_verify(checkpoint(trained, Selection()), trained, Tolerance())
+    verified = restore_verify(checkpoint(trained, Selection()), trained, DECLARED)
     assert verified.refusal() is None
 
 
@@ -76,7 +76,7 @@ def test_its_keras_model_trains_and_restores(run: Run, tmp_path: Path) -> None:
     _, block = blocks("python")
     (tmp_path / "flowers.py").write_text(block)
     trained = train(sources.resolve("flowers:Flowers", tmp_path), Training(steps=20))
-    verified = restore_verify(checkpoint(trained, Selection()), trained, Tolerance())
+    verified = restore_verify(checkpoint(trained, Selection()), trained, DECLARED)
     assert verified.refusal() is None
 
 

@@ -94,13 +94,18 @@ class Tolerance(Record):
         """Return the limit of one output."""
         return self.declared(signature, output) or Limit(absolute=(FIXED,), relative=(FIXED,))
 
+    @property
+    def everywhere(self) -> bool:
+        """Return True if every output has a declared limit, so that nothing need be measured."""
+        return self.absolute is not None or self.relative is not None
+
     def declared(self, signature: str, output: str) -> Limit | None:
         """Return the declared limit of one output, if there is one."""
         for name in (str(OutputRef(signature, output)), output):
             if name in self.outputs:
                 absolute, relative = self.outputs[name]
                 return Limit(absolute=(absolute,), relative=(relative,))
-        if self.absolute is None and self.relative is None:
+        if not self.everywhere:
             return None
         absolute, relative = (FIXED if bound is None else bound for bound in (self.absolute, self.relative))
         return Limit(absolute=(absolute,), relative=(relative,))
@@ -115,6 +120,16 @@ class Limits(Tolerance):
         """Return the limit of one output."""
         found = (one.limit for one in self.measured if (one.signature, one.output) == (signature, output))
         return self.declared(signature, output) or next(found, None) or super().of(signature, output)
+
+    @property
+    def ceiling(self) -> Limits:
+        """Return the limits that no noise can exceed."""
+        most = [
+            one.model_copy(update={"absolute": (CEILING * max(one.scale) + FIXED,) * len(one.absolute)})
+            for one in self.measured
+        ]
+        most = [one.model_copy(update={"relative": (1.0,) * len(one.relative)}) for one in most]
+        return self.model_copy(update={"measured": tuple(most)})
 
     @classmethod
     def measured_of(cls, declared: Tolerance, noise: Iterable[Noise]) -> Limits:

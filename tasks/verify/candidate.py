@@ -23,7 +23,7 @@ from tasks.records.adoption import Found, ModelOptions
 from tasks.records.base import Record
 from tasks.records.baseline import Environment, TensorFact
 from tasks.records.forms import Form
-from tasks.records.parity import Difference, Noise, ParityRow, ParityTest, Tolerance
+from tasks.records.parity import Difference, Limits, Noise, ParityRow, ParityTest
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import OutputRef, Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -42,7 +42,8 @@ class Answered(Record):
 
     `signatures` are those that were asked, `values` are the values with which its outputs are computed, `unstable` the
     outputs that differ between two calls, `random` the operations that may be the reason. `environment` is that of its answers,
-    `rounding` the least that may be allowed for each.
+    `rounding` the least that may be allowed for each. `undecided` is True if noise, which was not measured, could allow a
+    difference.
     """
 
     path: str
@@ -58,10 +59,11 @@ class Answered(Record):
     environment: Environment | None = None
     rounding: tuple[Noise, ...] = ()
     rows: tuple[ParityRow, ...] = ()
+    undecided: bool = False
 
 
 def candidate(
-    one: Subject, expected: tuple[Signature, ...], values: tuple[TensorFact, ...], tolerance: Tolerance, folder: Path
+    one: Subject, expected: tuple[Signature, ...], values: tuple[TensorFact, ...], limits: Limits, folder: Path
 ) -> Answered:
     """In a child: ask another model the same, twice, and compare both answers."""
     rows, answers = tensor_file.read_tensors(folder / PROBE), tensor_file.read_tensors(folder / BASELINE)
@@ -73,7 +75,8 @@ def candidate(
             wrong = list(_input_rows(one.name, pair, rows))
             found += wrong
             comparable += [] if wrong else [pair]
-        found += _outputs(one.name, brought.live, comparable, rows, answers, tolerance)
+        compared, undecided = _outputs(one.name, brought.live, comparable, rows, answers, limits)
+        found += compared
         found += [
             _failed(one.name, signature.key, name, "this signature", "none")
             for signature in only_first
@@ -93,6 +96,7 @@ def candidate(
             applied=applied,
             signatures=asked(brought),
             rows=tuple(found),
+            undecided=undecided,
         )
 
 
@@ -148,11 +152,11 @@ class _Paired:
 
 
 def _outputs(
-    name: str, live: Predictor, pairs: Sequence[Pair], rows: Tensors, answers: Tensors, tolerance: Tolerance
-) -> list[ParityRow]:
+    name: str, live: Predictor, pairs: Sequence[Pair], rows: Tensors, answers: Tensors, limits: Limits
+) -> tuple[list[ParityRow], bool]:
     asked, again = _Paired(name, live, pairs), _Paired(name, live, pairs)
     signatures = [pair.baseline for pair in pairs]
-    first, second = (compare.outputs(one, signatures, rows, answers, _TEST, tolerance) for one in (asked, again))
+    first, second = (compare.outputs(one, signatures, rows, answers, _TEST, limits) for one in (asked, again))
     found = {(row.signature, row.output): row for row in first}
     for row in second:
         key = (row.signature, row.output)
@@ -169,7 +173,14 @@ def _outputs(
             return row.model_copy(update={"note": "bit for bit" if same else "within the tolerance"})
         return row
 
-    return [noted(row) for row in found.values()]
+    def could_be_noise(row: ParityRow) -> bool:
+        output = OutputRef(row.signature, row.output)
+        if row.passed is not False or row.limit is None or limits.declared(*output) is not None:
+            return False
+        sides = answers[str(output)], asked.answers[str(output)]
+        return compare.compare(name, *output, _TEST, *sides, limits.ceiling.of(*output)).passed is True
+
+    return [noted(row) for row in found.values()], any(could_be_noise(row) for row in found.values())
 
 
 def _input_rows(name: str, pair: Pair, rows: Tensors) -> Iterable[ParityRow]:

@@ -26,7 +26,7 @@ from tasks.parity.predictor import Predictor
 from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
-from tasks.records.parity import Limits, ParityReport, ParityRow, Tolerance
+from tasks.records.parity import Limits, ParityReport, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature
 from tasks.tensors import tensor_file
@@ -116,14 +116,15 @@ def _compared(
 ) -> tuple[list[Answered], Limits]:
     """Compare every other model with the first, and return the limits that were applied.
 
-    The first one's noise is measured when a difference is larger than rounding, for only then it matters.
+    The first one's noise is measured when a difference is larger than rounding, and no larger than noise may be: else it
+    decides nothing.
     """
     limits = Limits.measured_of(tolerance, first.rounding)
     measured = False
     others: list[Answered] = []
     for one in subjects[1:]:
         found = isolate.call(candidate, one, first.signatures, first.values, limits, folder)
-        if not measured and any(_undecided(row, limits) for row in found.rows):
+        if found.undecided and not measured:
             assert first.environment is not None
             noise_of = noise.measure(answer, (subjects[0], folder), first.environment)
             limits, measured = Limits.measured_of(tolerance, noise_of.noise), True
@@ -131,11 +132,6 @@ def _compared(
             found = found.model_copy(update={"notes": (*found.notes, *noise_of.notes)})
         others.append(found)
     return others, limits
-
-
-def _undecided(row: ParityRow, limits: Limits) -> bool:
-    """Tell whether a difference is larger than rounding, in an output without a declared limit."""
-    return row.passed is False and row.limit is not None and limits.declared(row.signature, row.output) is None
 
 
 def answer(one: Subject, folder: Path, way: noise.Way, file: Path) -> None:

@@ -19,6 +19,7 @@ from tasks.records.parity import form_of
 from tasks.records.run import RunSummary, StepSummary
 from tasks.records.signature import GraphNames
 from tasks.tensors import tensor_file
+from tests.makers.tolerance import DECLARED
 
 LIMITS = {"seconds": 120.0, "memory": 3 * 2**30}
 STEPS = ("adopt", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "promote", "report")
@@ -87,6 +88,7 @@ class Shipyard:
                 "reports": self.folder / "reports",
                 "serving": {"runtime": "embedded", "latency_requests": 2},
                 "limits": LIMITS,
+                "tolerance": DECLARED.model_dump(),
                 **settings,
             }
         )

@@ -17,13 +17,14 @@ from tasks.errors import DamagedError, UnsupportedGraph, UsageError
 from tasks.export import export
 from tasks.freeze import freeze
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import ParityReport
 from tasks.records.settings import Selection, SessionOptions
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.tensors import tensor_file
 from tasks.user_code.source import ModelSource
 from tests.makers import trainable_checkpoints
+from tests.makers.tolerance import DECLARED
 
 GIVEN = ModelOptions()
 
@@ -40,8 +41,8 @@ def saved(folder: Path, name: str, *arguments: str) -> Path:
 def candidates(made: Artifact) -> set[str]:
     """Every form of a run written and proved; which were compared, and passed."""
     pinned = checkpoint(made, Selection())
-    verified = restore_verify(pinned, made, Tolerance())
-    written = [form(pinned, verified, made, Tolerance()) for form in (freeze, export)]
+    verified = restore_verify(pinned, made, DECLARED)
+    written = [form(pinned, verified, made, DECLARED) for form in (freeze, export)]
     rows = [
         row
         for artifact in (verified, *written)
@@ -114,7 +115,7 @@ def test_what_one_signature_is_fed_and_another_computes_ships_as_both(run: Run, 
 def test_a_graph_that_was_frozen_here_says_its_own_signatures(run: Run, tmp_path: Path) -> None:
     first = adopted(saved(tmp_path, "inner_input"))
     pinned = checkpoint(first, Selection())
-    frozen = freeze(pinned, restore_verify(pinned, first, Tolerance()), first, Tolerance())
+    frozen = freeze(pinned, restore_verify(pinned, first, DECLARED), first, DECLARED)
     again = adopted(frozen.path)
     names = [TrainingRun(made.path).names() for made in (first, again)]
     assert [{one.key: set(one.inputs) for one in found.signatures} for found in names] == [

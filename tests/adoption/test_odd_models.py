@@ -20,13 +20,14 @@ from tasks.export import export
 from tasks.freeze import freeze
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.forms import Target
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import ParityReport
 from tasks.records.settings import Selection, SessionOptions
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.user_code.source import ModelSource
 from tests.adoption.pipeline import Shipyard
 from tests.makers import odd_models, one_network_in_every_form
+from tests.makers.tolerance import DECLARED
 
 XY = ModelOptions(inputs=("x=x:0",), outputs=("y=y:0",))
 
@@ -53,8 +54,8 @@ def notes(run: Artifact) -> str:
 def candidates(run: Artifact) -> set[str]:
     """Every form in which it was written and proved equal."""
     pin = checkpoint(run, Selection())
-    verified = restore_verify(pin, run, Tolerance())
-    written = [form(pin, verified, run, Tolerance()) for form in (freeze, export)]
+    verified = restore_verify(pin, run, DECLARED)
+    written = [form(pin, verified, run, DECLARED) for form in (freeze, export)]
     reports = [
         ParityReport.model_validate_json((one.path / "parity.json").read_bytes()) for one in (verified, *written)
     ]
@@ -108,8 +109,8 @@ def test_a_wrong_shape_of_a_known_one_is_refused(run: Run, tmp_path: Path) -> No
 def test_what_format_v1_cannot_hold_is_a_row_that_says_so(run: Run, tmp_path: Path, dtype: str, held: bool) -> None:
     taken = adopted(made(tmp_path, odd_models.of_dtype, dtype))
     pin = checkpoint(taken, Selection())
-    verified = restore_verify(pin, taken, Tolerance())
-    asked = {"targets": (Target.SAVER_V1,), "files": None, "code": None, "tolerance": Tolerance()}
+    verified = restore_verify(pin, taken, DECLARED)
+    asked = {"targets": (Target.SAVER_V1,), "files": None, "code": None, "tolerance": DECLARED}
     written = convert(pin, verified, taken, **asked)
     rows = ParityReport.model_validate_json((written.path / "parity.json").read_bytes()).rows
     spelled = {"half": "float16"}.get(dtype, dtype)

@@ -159,7 +159,15 @@ def test_a_network_whose_large_terms_cancel_is_good_by_what_is_measured_and_was_
     given = {"inputs": ["x"], "outputs": ["y"]}
     with pytest.raises(ParityError, match=r"served.*limit"):
         yard.ship(model, "cancelling-fixed", given=given, tolerance={"absolute": FIXED, "relative": FIXED})
-    shipped = yard.ship(model, "cancelling", given=given)
+    shipped = yard.ship(model, "cancelling", given=given, tolerance={})
     require_shipped(shipped)
     rows = [row for row in shipped.summary.parity if row.limit is not None]
     assert rows and all(row.noise and row.max_abs <= row.limit for row in rows)
+
+
+def test_the_ceiling_is_what_no_noise_exceeds() -> None:
+    first = np.array([[1e3, 1.0], [2e3, -2.0]], np.float32)
+    limits = Limits.measured_of(Tolerance(), [one(first)])
+    most, wild = limits.ceiling.of("s", "y"), one(first, first + np.float32(1e6)).limit
+    assert most.absolute == wild.absolute == (CEILING * 1.5e3, CEILING * 1.5)
+    assert most.relative == (CEILING, CEILING)

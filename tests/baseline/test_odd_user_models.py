@@ -25,9 +25,10 @@ from tasks.smoke_test import smoke_test
 from tasks.step import Run
 from tasks.train import train
 from tasks.user_code.source import ModelSource
+from tests.makers.tolerance import DECLARED
 from tests.training import calls
 
-TOLERANCE = Tolerance()
+TOLERANCE = DECLARED
 SERVING = Serving.model_validate({"runtime": "embedded", "latency_requests": 2})
 
 

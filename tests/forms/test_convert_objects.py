@@ -21,7 +21,7 @@ from tasks.forms.detect import detect
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.baseline import Baseline
 from tasks.records.forms import Form, Target
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import ParityReport
 from tasks.records.settings import SaverPolicy, Selection, SessionOptions, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
@@ -32,13 +32,14 @@ from tasks.training.rebuild import Origin
 from tasks.user_code.source import ModelSource
 from tests.forms import object_calls
 from tests.makers import objects
+from tests.makers.tolerance import DECLARED
 
 MODELS = Path(__file__).parents[1] / "makers"
 FLOWERS = ModelSource(name="flowers", module="keras_flowers", attribute="Flowers", folder=MODELS)
 LINE = ModelSource(name="line", module="module_line", attribute="Line", folder=MODELS)
 TF1 = ModelSource(name="small", module="small_model", attribute="Line", folder=MODELS)
 DOUBLING = LINE.model_copy(update={"name": "doubling", "attribute": "Doubling"})
-TOLERANCE = Tolerance()
+TOLERANCE = DECLARED
 OBJECTS, KERAS = Target.OBJECT_CHECKPOINT, Target.KERAS
 
 

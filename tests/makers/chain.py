@@ -20,9 +20,10 @@ from tasks.restore_verify import restore_verify
 from tasks.step import Run, running
 from tasks.train import train
 from tasks.user_code import source as sources
+from tests.makers.tolerance import DECLARED
 from tests.silent import Silent
 
-TOLERANCE = Tolerance()
+TOLERANCE = DECLARED
 SERVING = Serving.model_validate({"runtime": "embedded", "latency_requests": 3})
 
 
@@ -71,7 +72,7 @@ def make(folder: Path, steps: int = 60) -> Chain:
         training = Training(steps=steps, saver=SaverPolicy(every_steps=30))
         trained = train(sources.resolve("sundaynet", folder), training)
         chosen = checkpoint(trained, Selection())
-        verified = restore_verify(chosen, trained, TOLERANCE)
+        verified = restore_verify(chosen, trained, Tolerance())
         return Chain(
             store=store,
             trained=trained,

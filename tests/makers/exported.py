@@ -11,16 +11,16 @@ from tasks.artifacts.store import Artifact, Store
 from tasks.checkpoint import checkpoint
 from tasks.export import export
 from tasks.freeze import freeze
-from tasks.records.parity import Tolerance
 from tasks.records.settings import Selection, Serving, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run, running
 from tasks.train import train
 from tasks.user_code.source import ModelSource
+from tests.makers.tolerance import DECLARED
 from tests.silent import Silent
 
 MODELS = Path(__file__).parent
-TOLERANCE = Tolerance()
+TOLERANCE = DECLARED
 Made = tuple[Artifact, Artifact, Artifact, Artifact]
 
 

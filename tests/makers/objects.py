@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from tasks.forms import object_checkpoint
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import ParityReport
 from tasks.training import rebuild
 from tasks.training.rebuild import Origin
 from tasks.user_code.source import ModelSource
+from tests.makers.tolerance import DECLARED
 
 CODE = """
 import keras, tensorflow as tf
@@ -169,4 +170,4 @@ def proven_without(way: str, code: ModelSource, folder: Path, run: Path, step: i
         root.w.assign(0.5)
 
     setattr(object_checkpoint, way, forgetful)
-    return rebuild.prove_checkpoint("object_checkpoint", Origin(code=code), folder, run, step, Tolerance())
+    return rebuild.prove_checkpoint("object_checkpoint", Origin(code=code), folder, run, step, DECLARED)

@@ -20,7 +20,6 @@ from tasks.forms import saver
 from tasks.freeze import freeze
 from tasks.records.adoption import ModelOptions
 from tasks.records.checkpoint import RestoreReport
-from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
 from tasks.records.start import StartedFrom
 from tasks.restore_verify import restore_verify
@@ -28,6 +27,7 @@ from tasks.step import Run
 from tasks.train import train
 from tasks.user_code.source import ModelSource
 from tests.makers import hostile_training, training_script
+from tests.makers.tolerance import DECLARED
 
 HERE = Path(__file__).parents[1] / "makers"
 TUNED = ModelSource(name="tuned", module="fine_tuning_script", attribute="Classifier", folder=HERE)
@@ -83,7 +83,7 @@ def started(folder: Path) -> StartedFrom:
 
 def verified(artifact: Artifact) -> RestoreReport:
     found = checkpoint(artifact, Selection())
-    path = restore_verify(found, artifact, Tolerance()).path
+    path = restore_verify(found, artifact, DECLARED).path
     return RestoreReport.model_validate_json((path / "restore.json").read_bytes())
 
 
@@ -136,9 +136,9 @@ def test_what_was_continued_goes_through_every_form(run: Run, script: Script, tm
     report = verified(made)
     assert (report.one_more_step, report.global_step, report.parity.passed) == ("passed", 40, True)
     found = checkpoint(made, Selection())
-    proof = restore_verify(found, made, Tolerance())
-    assert freeze(found, proof, made, Tolerance()).refusal() is None
-    assert export(found, proof, made, Tolerance()).refusal() is None
+    proof = restore_verify(found, made, DECLARED)
+    assert freeze(found, proof, made, DECLARED).refusal() is None
+    assert export(found, proof, made, DECLARED).refusal() is None
 
 
 def test_killed_in_the_middle_and_run_again_is_the_same(run: Run, script: Script, tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from tasks.errors import PipelineError, UsageError
 from tasks.forms import saver
 from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.cluster import Cluster
-from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
 from tasks.restore_verify import restore_verify
 from tasks.step import Run, running
 from tasks.train import assist, train
 from tasks.training import cluster as clusters
 from tasks.user_code.source import ModelSource
+from tests.makers.tolerance import DECLARED
 from tests.silent import Silent
 from tests.training import calls
 
@@ -120,7 +120,7 @@ def test_two_with_half_the_rows_each_train_what_one_trains(run: Run, workers: Wo
     for one, other in zip(logged(together), logged(alone), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
     assert "error" in logged(together)[-1]
-    assert restore_verify(checkpoint(together, Selection()), together, Tolerance()).refusal() is None
+    assert restore_verify(checkpoint(together, Selection()), together, DECLARED).refusal() is None
     assert not list((workers.folder / "1").glob("[a-z]*"))
 
 
@@ -160,7 +160,7 @@ def test_where_one_is_killed_the_other_says_so_and_both_go_on_from_the_chiefs_ch
 
 def restore_verify_of(artifact: Artifact) -> bool:
     with running(Run("test", Store(artifact.path.parents[1]), Silent())):
-        return restore_verify(checkpoint(artifact, Selection()), artifact, Tolerance()).refusal() is None
+        return restore_verify(checkpoint(artifact, Selection()), artifact, DECLARED).refusal() is None
 
 
 REFUSED = {

@@ -19,7 +19,7 @@ from tasks.forms import saver
 from tasks.freeze import freeze
 from tasks.records.adoption import ModelOptions
 from tasks.records.baseline import Baseline
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import ParityReport
 from tasks.records.settings import SaverPolicy, Selection, Serving, Training
 from tasks.records.signature import Impurity
 from tasks.restore_verify import restore_verify
@@ -28,13 +28,14 @@ from tasks.step import Run
 from tasks.train import train
 from tasks.training import cluster as clusters
 from tasks.user_code.source import ModelSource
+from tests.makers.tolerance import DECLARED
 
 FLOWERS = ModelSource(
     name="flowers", module="keras_flowers", attribute="Flowers", folder=Path(__file__).parents[1] / "makers"
 )
 LINE = ModelSource(name="line", module="module_line", attribute="Line", folder=Path(__file__).parents[1] / "makers")
 DOUBLING = LINE.model_copy(update={"name": "doubling", "attribute": "Doubling"})
-TOLERANCE = Tolerance()
+TOLERANCE = DECLARED
 SERVING = Serving.model_validate({"runtime": "embedded", "latency_requests": 2})
 
 
@@ -141,6 +142,7 @@ import keras, tensorflow as tf
 import module_line
 from module_line import Line
 from tasks.user_code.model import Objects
+from tests.makers.tolerance import DECLARED
 DATA = ()
 
 class NoSignature(Line):

@@ -26,13 +26,13 @@ from tasks.errors import (
 from tasks.forms import saver
 from tasks.records.adoption import ModelOptions
 from tasks.records.checkpoint import RestoreReport
-from tasks.records.parity import Tolerance
 from tasks.records.settings import SaverPolicy, Selection, Training
 from tasks.records.signature import Impurity
 from tasks.restore_verify import restore_verify
 from tasks.step import Run
 from tasks.train import train
 from tasks.user_code.source import ModelSource
+from tests.makers.tolerance import DECLARED
 from tests.training import calls
 
 LINE = ModelSource(name="line", module="small_model", attribute="Line", folder=Path(__file__).parents[1] / "makers")
@@ -77,7 +77,7 @@ def test_every_write_version_is_pinned_restored_and_equal(run: Run, version: str
     found = checkpoint(artifact, Selection())
     names = {tensor.name for tensor in Pinned(found.path).record().tensors}
     assert names == {"w", "b", "unused", "global_step"}
-    verified = restore_verify(found, artifact, Tolerance())
+    verified = restore_verify(found, artifact, DECLARED)
     report = RestoreReport.model_validate_json((verified.path / "restore.json").read_bytes())
     assert report.parity.passed
     assert report.one_more_step == "passed"
@@ -88,12 +88,12 @@ def test_every_write_version_is_pinned_restored_and_equal(run: Run, version: str
 def test_a_needed_variable_left_out_of_var_list_is_refused_by_name(run: Run) -> None:
     artifact = trained({"var_list": ["b", "global_step"]}, steps=10)
     with pytest.raises(CoverageError, match=r"variable w, which the outputs need"):
-        restore_verify(checkpoint(artifact, Selection()), artifact, Tolerance())
+        restore_verify(checkpoint(artifact, Selection()), artifact, DECLARED)
 
 
 def test_an_unneeded_variable_left_out_is_listed_and_passes(run: Run) -> None:
     artifact = trained({"var_list": ["w", "b", "global_step"]}, steps=10)
-    verified = restore_verify(checkpoint(artifact, Selection()), artifact, Tolerance())
+    verified = restore_verify(checkpoint(artifact, Selection()), artifact, DECLARED)
     report = RestoreReport.model_validate_json((verified.path / "restore.json").read_bytes())
     assert [v.name for v in report.coverage.variables if v.status == "missing"] == ["unused"]
     assert report.one_more_step == "passed"
@@ -118,7 +118,7 @@ def test_selection_by_step_by_metric_and_latest(run: Run) -> None:
 
 def test_an_older_step_is_proven_with_its_own_baseline(run: Run) -> None:
     artifact = trained()
-    verified = restore_verify(checkpoint(artifact, Selection(which=20)), artifact, Tolerance())
+    verified = restore_verify(checkpoint(artifact, Selection(which=20)), artifact, DECLARED)
     assert RestoreReport.model_validate_json((verified.path / "restore.json").read_bytes()).global_step == 20
 
 
@@ -173,13 +173,13 @@ def test_a_live_model_that_answers_twice_differently_is_nondeterministic_even_wh
     artifact = train(LINE, noisy, given=ModelOptions(impure=(Impurity.RANDOM,)))
     assert TrainingRun(artifact.path).names().impure == ("random",)
     with pytest.raises(NondeterministicError, match="serving_default/y"):
-        restore_verify(checkpoint(artifact, Selection()), artifact, Tolerance())
+        restore_verify(checkpoint(artifact, Selection()), artifact, DECLARED)
 
 
 def test_a_baseline_with_nan_is_refused(run: Run) -> None:
     artifact = trained(steps=10, fill=float("nan"))
     with pytest.raises(ParityError, match="NaN or infinities in serving_default/y"):
-        restore_verify(checkpoint(artifact, Selection()), artifact, Tolerance())
+        restore_verify(checkpoint(artifact, Selection()), artifact, DECLARED)
 
 
 def test_a_var_list_of_unknown_names_says_which(run: Run) -> None:
@@ -204,7 +204,7 @@ def test_sundaynet_learns_and_says_what_it_was_told(run: Run, tmp_path: Path) ->
     artifact = train(source.resolve("sundaynet", tmp_path), Training())
     found = checkpoint(artifact, Selection(which="best"))
     assert Pinned(found.path).record().metrics["accuracy"] >= 0.985
-    verified = restore_verify(found, artifact, Tolerance())
+    verified = restore_verify(found, artifact, DECLARED)
     report = RestoreReport.model_validate_json((verified.path / "restore.json").read_bytes())
     assert report.hyperparameters["learning_rate"] == 0.01
     assert report.train_op == "train_op"

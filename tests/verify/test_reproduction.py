@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +35,25 @@ ALONE += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 def repeated(script: Path, *arguments: str) -> tuple[int, str]:
+    """What a script says, in a process in which TensorFlow is imported, and this project is not."""
+    code, said = isolate.call(run_script, script, list(arguments))
+    return code, said
+
+
+def run_script(script: Path, arguments: list[str]) -> tuple[int, str]:
+    """In a child."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tasks", "flows")]:
+        if not name.startswith("tasks.isolate"):
+            sys.modules[name] = None  # type: ignore[assignment]
+    sys.argv, said = [str(script), *arguments], io.StringIO()
+    os.chdir(script.parent.parent)
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return int(str(ended.value.code)), said.getvalue()
+
+
+def repeated_alone(script: Path, *arguments: str) -> tuple[int, str]:
+    """What a script says, run by its user."""
     answer = subprocess.run(
         [sys.executable, "-c", ALONE, script, *arguments], cwd=script.parent.parent, capture_output=True, text=True
     )
@@ -64,7 +87,7 @@ def test_forms_that_agree_are_said_to_agree(chain: Chain, in_run: Run, tmp_path:
 def test_a_spoiled_form_differs_there_too(chain: Chain, in_run: Run, tmp_path: Path) -> None:
     script = written(chain, in_run, differing("saved_model (v1 loader)", "logits", ParityTest.EXACT, (3, 1)), tmp_path)
     isolate.call(gate.spoil, {"another activation": script.parent / "candidate" / "model"})
-    code, said = repeated(script)
+    code, said = repeated_alone(script)
     assert code == 1 and "live session:\n[" in said and "DIFFERS in 10 of 10" in said and "row 3 alone" in said
 
 

@@ -13,7 +13,6 @@ from tasks.checkpoint import checkpoint
 from tasks.errors import SmokeRefused
 from tasks.export import export
 from tasks.freeze import freeze
-from tasks.records.parity import Tolerance
 from tasks.records.serving import Cause, SmokeReport
 from tasks.records.settings import Selection, Serving, Training
 from tasks.restore_verify import restore_verify
@@ -23,10 +22,11 @@ from tasks.step import Run, running
 from tasks.train import train
 from tasks.user_code.source import ModelSource
 from tests.makers.odd_servables import ROWS
+from tests.makers.tolerance import DECLARED
 from tests.serving.checks import fake_server
 from tests.silent import Silent
 
-TOLERANCE = Tolerance()
+TOLERANCE = DECLARED
 OVER_REST, BY_ROW = "served (REST)", "served (REST, rows)"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.errors import ChildFailed
 from tasks.parity import compare
-from tasks.records.parity import ParityTest, Tolerance
+from tasks.records.parity import Limit, ParityTest, Tolerance
 from tasks.records.serving import Endpoint
 from tasks.records.settings import Serving
 from tasks.records.signature import Method, Signature, TensorSpec
@@ -22,6 +22,8 @@ from tasks.tensors.tensor_file import Array, Tensors, as_array, numpy_dtype
 
 DRAWN = np.random.default_rng(0).bytes(40_000)
 NOBODY = Endpoint(grpc="127.0.0.1:1", rest="http://127.0.0.1:1")
+
+LIMIT = Limit(absolute=(1e-5,), relative=(1e-5,))
 
 
 def read(value: Any, dtype: str) -> Array:
@@ -44,7 +46,7 @@ def read(value: Any, dtype: str) -> Array:
 )
 def test_every_dtype_comes_back_as_it_went(array: Array) -> None:
     found = read(jsonable(array), "string" if array.dtype == object else array.dtype.name)
-    assert compare.compare("f", "s", "y", ParityTest.EXACT, array, found, (0, 0)).passed
+    assert compare.compare("f", "s", "y", ParityTest.EXACT, array, found, LIMIT).passed
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_other_json_is_not_made_to_fit(value: Any, dtype: str) -> None:
     found = read(value, dtype)
     expected = np.array([b"5"], object) if dtype == "string" else np.array([1], dtype=dtype)
     for wanted in (expected, np.array([255, 7], np.uint8), np.array([5], np.int32)):
-        row = compare.compare("f", "s", "y", ParityTest.SERVED, wanted, found, (1e-5, 1e-5))
+        row = compare.compare("f", "s", "y", ParityTest.SERVED, wanted, found, LIMIT)
         assert row.passed is False
 
 
@@ -123,7 +125,7 @@ def test_only_an_empty_answer_is_excused_from_the_dimensions_that_json_does_not_
 ) -> None:
     expected = shown({"y": np.ones(shape, np.float32)})["y"]
     found = parsed(answer, TensorSpec(tensor="y:0", dtype="float32", shape=None))
-    row = compare.compare("f", "s", "y", ParityTest.SERVED, expected, found, (1e-5, 1e-5))
+    row = compare.compare("f", "s", "y", ParityTest.SERVED, expected, found, LIMIT)
     assert row.passed is (None if same else False), "nothing was compared, or it differs"
 
 

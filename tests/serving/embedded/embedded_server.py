@@ -1,11 +1,12 @@
-"""Starting the embedded server as its users start it: `python -m tasks.serving.embedded`, in a process of its own."""
+"""Starting the embedded server in a process of its own, forked from one that has imported TensorFlow.
+
+`python -m tasks.serving.embedded`, which is the same but for the import, has tests of its own in test_flags.py.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +16,54 @@ from pathlib import Path
 
 import httpx
 
+from tasks import isolate
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 START_SECONDS = 240.0
 """TensorFlow's import alone takes 5 to 10 s on a busy machine."""
+
+
+def serve(arguments: list[str], log_file: Path) -> None:
+    """In a child: do as `python -m tasks.serving.embedded`, in the folder of its log."""
+    from tasks.serving.embedded import server
+
+    with log_file.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    os.chdir(log_file.parent)
+    code = server.serve(arguments, ready=None)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server's process, with what tests ask of one that was started."""
+
+    child: isolate.Child
+
+    @property
+    def pid(self) -> int:
+        wait_until(lambda: bool(self.child.poll(0.1)) or self.child.pid is not None, START_SECONDS, "a process")
+        assert self.child.pid is not None
+        return self.child.pid
+
+    def poll(self) -> int | None:
+        self.child.poll()
+        return self.child.exit
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float) -> int | None:
+        self.child.wait(seconds)
+        return self.child.exit
 
 
 @dataclass(frozen=True)
 class RunningServer:
     """A server process, its two ports and its log so far."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log_file: Path
     grpc_port: int = 0
     rest_port: int = 0
@@ -56,15 +95,12 @@ def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
 def launched(arguments: Sequence[str], directory: Path) -> Iterator[RunningServer]:
     """A server process that may not have opened its ports."""
     log_file = directory / "server.log"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, "-m", "tasks.serving.embedded", "--port=0", "--rest_api_port=0", *arguments]
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, env=environment, cwd=directory)
+    log_file.touch()
+    process = Process(isolate.start(serve, ["--port=0", "--rest_api_port=0", *arguments], log_file))
     try:
         yield RunningServer(process, log_file)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.child.stop()
 
 
 @contextmanager
