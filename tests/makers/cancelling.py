@@ -10,7 +10,13 @@ UNITS = 512
 
 
 def write(out: Path) -> None:
-    """Write `mlp.pb`, from `x` to `y`."""
+    """Write `mlp.pb`, from `x` to `y`, and `reordered.pb`, which computes the same with its last two sums exchanged."""
+    for name, exchanged in (("mlp", False), ("reordered", True)):
+        (out / f"{name}.pb").write_bytes(network(exchanged))
+
+
+def network(exchanged: bool) -> bytes:
+    """The network as a GraphDef."""
     import tensorflow as tf
 
     random = np.random.default_rng(3)
@@ -23,6 +29,8 @@ def write(out: Path) -> None:
         hidden = tf.nn.relu(tf.matmul(x, weights(64, UNITS, scale=0.1)) + weights(UNITS, scale=1.0))
         hidden = tf.nn.relu(tf.matmul(hidden, weights(UNITS, UNITS, scale=0.3)) + weights(UNITS, scale=1.0))
         readout = weights(UNITS, scale=1.0)
-        large = tf.squeeze(tf.matmul(hidden, readout[:, np.newaxis]), 1)
-        tf.identity(large - 0.9 * tf.reduce_sum(hidden * readout, 1) + 1.0, name="y")
-    (out / "mlp.pb").write_bytes(graph.as_graph_def().SerializeToString())
+        sums = [tf.squeeze(tf.matmul(hidden, readout[:, np.newaxis]), 1), tf.reduce_sum(hidden * readout, 1)]
+        large, less = sums[::-1] if exchanged else sums
+        tf.identity(large - 0.9 * less + 1.0, name="y")
+    encoded: bytes = graph.as_graph_def().SerializeToString()
+    return encoded

@@ -19,7 +19,8 @@ from tasks.tensors import tensor_file
 from tasks.verify import compare_models, pairing
 from tasks.verify.candidate import Answered, values_row
 from tasks.verify.compare_models import Comparison
-from tests.makers import compared_models
+from tests.makers import cancelling, compared_models
+from tests.makers.tolerance import DECLARED
 
 GIVEN = ModelOptions(inputs=("x:0",), outputs=("logits:0", "probs:0"))
 
@@ -185,3 +186,14 @@ def test_values_are_found_by_name_else_by_content_and_a_row_of_them_is_never_pas
     assert row.passed is None and row.mismatched == 1
     assert row.note == "2 of 3 values found byte for byte; not found: c"
     assert values_row("B", [], []).passed is None
+
+
+def test_another_order_of_sums_is_the_model_s_own_noise(tmp_path: Path) -> None:
+    isolate.call(cancelling.write, tmp_path)
+    paths = [tmp_path / "mlp.pb", tmp_path / "reordered.pb"]
+    given = ModelOptions(inputs=("x",), outputs=("y",))
+    found = compare_models.compare(paths, given, None, SessionOptions(), ProbeSource(), Tolerance())
+    (row,) = [row for row in found.candidates[0].rows if row.passed is not None]
+    assert found.divergent is None and row.noise and row.limit and 0 < row.max_abs <= row.limit
+    refused = compare_models.compare(paths, given, None, SessionOptions(), ProbeSource(), DECLARED)
+    assert refused.divergent is not None, "it is no rounding of the output"
