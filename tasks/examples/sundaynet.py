@@ -6,6 +6,7 @@ averages that a control dependency updates, dropout, Adam. It is named after the
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,13 @@ class SundayNet:
 
 def _digits() -> tuple[Array, Array]:
     """Return `float32[1797, 8, 8, 1]` in 0..1 and `int64[1797]`, in one fixed random order."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(7).permutation(len(digits.target))
-    images = (digits.images[order] / 16.0).astype(np.float32)[..., np.newaxis]
-    return images, digits.target[order].astype(np.int64)
+    installed = importlib.util.find_spec("sklearn")  # its file is read, and it is not imported, which takes longer
+    assert installed is not None and installed.submodule_search_locations
+    rows = np.loadtxt(Path(installed.submodule_search_locations[0]).parent / DATA[0], delimiter=",")
+    pixels, digits = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1]
+    order = np.random.default_rng(7).permutation(len(digits))
+    images = (pixels[order] / 16.0).astype(np.float32)[..., np.newaxis]
+    return images, digits[order].astype(np.int64)
 
 
 def _weights(name: str, shape: list[int]) -> Any:
