@@ -264,4 +264,5 @@ def _grouped(rows: tuple[ParitySummary, ...]) -> dict[tuple[str, str], list[Pari
     groups: dict[tuple[str, str], list[ParitySummary]] = {}
     for row in rows:
         groups.setdefault((form_of(row.candidate), row.test.value), []).append(row)
-    return groups
+    forms = list(dict.fromkeys(form for form, _ in groups))
+    return dict(sorted(groups.items(), key=lambda group: forms.index(group[0][0])))
