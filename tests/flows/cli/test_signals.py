@@ -22,7 +22,7 @@ COMMAND = ("run", "sundaynet", "--no-server", "--runtime", "embedded", "--config
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 # Every signal in every place, or, where that is not asked for, each in one.
-WHOLE = os.environ.get("TFSHIP_WHOLE") == "1"
+WHOLE = os.environ.get("SWEEPS") == "whole"
 IN_TRAINING, IN_SMOKE_TEST, IN_PROMOTE = (
     tuple(CODES) if WHOLE else (number,) for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 )
