@@ -6,11 +6,9 @@ The source is asked in each of these ways, in children, since TensorFlow reads s
 
 from __future__ import annotations
 
-import contextvars
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,6 @@ from tasks.tensors.tensor_file import Array, Tensors, dtype_name
 _PIECES = 8
 _ALONE, _PIECE = "/alone/", "/pieces/"
 _COLUMNS = 64
-_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -84,31 +81,20 @@ def measure(ask: Callable[..., Any], arguments: Sequence[Any], recorded: Environ
     Raises:
         PipelineError: the model could not be asked as for the baseline.
     """
-    with tempfile.TemporaryDirectory(prefix="tfship-noise-") as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = list(enumerate(ways(recorded)))
-        files = [Path(scratch) / f"{number}.tensors" for number, _ in asked]
-        # The last one first: its server may still be importing TensorFlow.
-        calls = {
-            number: pool.submit(contextvars.copy_context().run, _call, ask, arguments, way, files[number])
-            for number, way in reversed(asked)
-        }
-        found, notes = [], []
-        for number, way in asked:
-            if problem := calls[number].result():
+    found, notes = [], []
+    with tempfile.TemporaryDirectory(prefix="tfship-noise-") as scratch:
+        # One after the other: each holds the model in memory.
+        for number, way in enumerate(ways(recorded)):
+            file = Path(scratch) / f"{number}.tensors"
+            try:
+                isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
+            except PipelineError as error:
                 if not number:
-                    raise problem
-                notes.append(f"noise was not measured with {way.words}: {problem.found}")
+                    raise
+                notes.append(f"noise was not measured with {way.words}: {error.found}")
             else:
-                found.append(tensor_file.read_tensors(files[number]))
-        return Measured(noise=tuple(spread(found)), notes=tuple(notes))
-
-
-def _call(ask: Callable[..., Any], arguments: Sequence[Any], way: Way, file: Path) -> PipelineError | None:
-    try:
-        isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
-    except PipelineError as error:
-        return error
-    return None
+                found.append(tensor_file.read_tensors(file))
+    return Measured(noise=tuple(spread(found)), notes=tuple(notes))
 
 
 def answers(live: Predictor, signatures: Sequence[Signature], probe: Tensors) -> Tensors:
