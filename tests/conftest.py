@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ NEEDS = {
     "root": (os.geteuid() == 0, "needs root, for it mounts"),
 }
 SLOWEST_SHOWN = 10
+_EVERY = 3
 # The longest files, which start first, so that no lane is left alone with one of them; the others follow by name.
 LONGEST = (
     "serving/runtimes",
@@ -69,8 +71,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
     return Lanes(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, and say why, what needs more than there is; put the longest files first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, and say why, what needs more than there is; put the longest files first.
+
+    Of the cases of a sweep every third is kept, always the same, unless SWEEPS=whole asks for all, as CI does.
+    """
+    if os.environ.get("SWEEPS") != "whole":
+        swept = [item for item in items if item.get_closest_marker("sweep")]
+        dropped = {item for item in swept if zlib.crc32(item.nodeid.encode()) % _EVERY}
+        config.hook.pytest_deselected(items=list(dropped))
+        items[:] = [item for item in items if item not in dropped]
     for item in items:
         for name, (there, needed) in NEEDS.items():
             if item.get_closest_marker(name) and not there:

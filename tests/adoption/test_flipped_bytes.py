@@ -128,6 +128,7 @@ def adopted(folder: Path, victim: Victim, out: Path) -> dict[str, np.ndarray]:
     return {name: rows for name, rows in tensor_file.read_tensors(baseline).items() if not name.startswith("/")}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", VICTIMS)
 @settings(
     max_examples=ATTEMPTS,

@@ -108,6 +108,7 @@ def written_for(yard: Shipyard, name: str) -> Path:
     return yard.written(ROWS[name].written_by)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("shipped", "name"), [(name, name) for name in ROWS], ids=list(ROWS), indirect=["shipped"])
 def test_it_ships_with_every_comparison_made_and_answers_as_the_session_that_wrote_it(
     shipped: Shipped, name: str, yard: Shipyard, tmp_path: Path

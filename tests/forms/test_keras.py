@@ -290,11 +290,29 @@ def test_a_layer_without_its_vocabulary_is_named(tmp_path: Path) -> None:
 # Keras 2, as tf_keras
 
 
+def stored_members_keep_their_place(path: Path) -> bool:
+    """Whether a member can be read on, relative to its place, after another was read; not so in Python 3.12.1 and 3.13.0."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(name, bytes(range(100)) * 500)
+    with zipfile.ZipFile(path) as archive, archive.open("a") as first:
+        first.read(1)
+        archive.read("b")
+        try:
+            first.seek(30050)  # beyond what is buffered
+            return first.read(1) == bytes([50])
+        except (EOFError, zipfile.BadZipFile):
+            return False
+
+
+@pytest.mark.sweep
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 @pytest.mark.parametrize("name", keras_2_models.NETWORKS)
 def test_a_file_of_keras_2_answers_as_the_model_that_was_saved(tmp_path: Path, name: str, suffix: str) -> None:
     if (name, suffix) == ("text", "h5"):
         pytest.skip("Keras 2 cannot write a vocabulary into HDF5")
+    if name == "text" and not stored_members_keep_their_place(tmp_path / "two.zip"):
+        pytest.skip("this Python's zipfile mixes up stored members that are read in turns, as Keras 2 reads an archive")
     path = tmp_path / f"model.{suffix}"
     saved = isolate.call(keras_2_models.save, name, path)
     found = isolate.call(object_calls.answers_to, path, saved["rows"])
