@@ -19,6 +19,7 @@ from tasks import isolate
 from tasks.errors import (
     CoverageError,
     DamagedError,
+    EnvironmentFailure,
     PipelineError,
     UnsafeGraph,
     UnsupportedGraph,
@@ -311,10 +312,12 @@ def stored_members_keep_their_place(path: Path) -> bool:
 def test_a_file_of_keras_2_answers_as_the_model_that_was_saved(tmp_path: Path, name: str, suffix: str) -> None:
     if (name, suffix) == ("text", "h5"):
         pytest.skip("Keras 2 cannot write a vocabulary into HDF5")
-    if name == "text" and not stored_members_keep_their_place(tmp_path / "two.zip"):
-        pytest.skip("this Python's zipfile mixes up stored members that are read in turns, as Keras 2 reads an archive")
     path = tmp_path / f"model.{suffix}"
     saved = isolate.call(keras_2_models.save, name, path)
+    if name == "text" and not stored_members_keep_their_place(tmp_path / "two.zip"):
+        with pytest.raises(EnvironmentFailure, match="whose zipfile mixes up members"):
+            isolate.call(object_calls.answers_to, path, saved["rows"])
+        return
     found = isolate.call(object_calls.answers_to, path, saved["rows"])
     assert found["live"] == found["exported"] == saved["answers"]
     (note,) = found["notes"]

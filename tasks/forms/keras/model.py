@@ -6,6 +6,7 @@ Everything here runs in a child.
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 import tempfile
 from collections import Counter
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import CoverageError, ParityError, UnsupportedGraph, UsageError
+from tasks.errors import CoverageError, EnvironmentFailure, ParityError, UnsupportedGraph, UsageError
 from tasks.forms import live_object
 from tasks.forms.keras import archive_check, config_diff, library
 from tasks.forms.keras.archive_check import require_safe
@@ -42,6 +43,7 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
     Raises:
         UnsafeGraph, UnsupportedGraph, DamagedError, UsageError: as `require_safe`.
         UnsupportedGraph: Keras cannot build it.
+        EnvironmentFailure: this Python cannot read it.
         CoverageError: a weight differs from the file's.
     """
     require_safe(path)
@@ -54,6 +56,10 @@ def loaded(path: Path, options: SessionOptions) -> Iterator[LivePredictor]:
         named.symlink_to(path.absolute())
         try:
             model = keras.models.load_model(str(named), compile=False, safe_mode=True)
+        except EOFError:  # the members are whole: `require_safe` has read them
+            what = f"Python {platform.python_version()}, whose zipfile mixes up members that are read in turns"
+            remedy = "run it with another Python; of those tried, 3.11.7 does not, 3.12.1 and 3.13.0 do."
+            raise EnvironmentFailure(str(path), "a Python that reads the archive", what, remedy) from None
         except Exception as error:  # Keras raises whatever a layer's constructor does
             found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}"
             remedy = (
