@@ -14,7 +14,7 @@ from tasks.baseline import noise
 from tasks.forms.detect import detect
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
-from tasks.step import Facts, step
+from tasks.step import Facts, current, step
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
 
@@ -41,5 +41,6 @@ def adopt(
     out: Path,
 ) -> None:
     """Detect, open and flatten the model in `files`, and record its baseline."""
-    noise.warm()
+    if current().measures_noise:
+        noise.warm()
     isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)

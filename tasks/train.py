@@ -56,7 +56,8 @@ def train(
 
     `given` and `probe` apply to that checkpoint as to a source model that is adopted.
     """
-    noise.warm()
+    if current().measures_noise:
+        noise.warm()
     _in_child(source, training, given, probe, out)
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.flows.cli.process import QUICK, STEPS, Shell, tfship
+from tests.flows.cli.process import MEASURED, QUICK, STEPS, Shell, tfship
 
 DOCUMENT = {"run_id", "name", "steps", "parity", "smoke", "promotion", "report"}
 DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal", "reproduction"}
@@ -38,7 +38,7 @@ def test_json_is_one_document_a_second_run_is_cached_and_the_flows_process_never
     def run(name: str) -> tuple[dict, list[str], int]:  # type: ignore[type-arg]
         note = folder / name
         search = os.pathsep.join([str(folder / "witness"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        environment = {"PYTHONPATH": search, "WITNESS": str(note)}
+        environment = {"PYTHONPATH": search, "WITNESS": str(note), **MEASURED}
         process = shell("run", *QUICK, "--json", environment=environment)
         answer = process.answer()
         assert answer.code == 0 and answer.err == "", answer.err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
-from tests.flows.cli.process import Answer, tfship
+from tests.flows.cli.process import MEASURED, Answer, tfship
 from tests.makers import compared_models
 
 ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "noise", "limit", "mismatched", "passed"}
@@ -74,7 +74,7 @@ def test_the_tolerance_comes_from_the_option_or_the_configuration(forms: Path, f
     assert wide.code == 0 and "within the tolerance" in wide.out
     assert tfship("verify", *both, "--tolerance", "1e-3").code == 3
     (folder / "wide.yaml").write_text("tolerance: {absolute: 1000}\n")
-    assert tfship("verify", *both, "--config", "wide.yaml").code == 0
+    assert tfship("verify", *both, "--config", "wide.yaml", **MEASURED).code == 0
     for wrong in ("much", "-1", "nan", "1,2,3"):
         answer = tfship("verify", *both, f"--tolerance={wrong}")
         assert answer.code == 2 and "Remedy: " in answer.err, wrong
