@@ -71,10 +71,16 @@ def restore_verify(
 
 
 def _noise(moved: Path, pin: PinnedCheckpoint, run: Path) -> noise.Measured:
-    """Measure the noise of the restored model, none if it cannot be restored: `verify` says why."""
+    """Measure the noise of the restored model, none if it cannot be restored: `verify` says why.
+
+    Raises:
+        EnvironmentFailure: as `noise.measure`.
+    """
     recorded = TrainingRun(run).baseline(pin.step).environment
     try:
         return noise.measure(answer, (moved, pin.prefix, run), recorded)
+    except EnvironmentFailure:
+        raise
     except PipelineError as error:
         return noise.Measured(notes=(f"the model's noise was not measured: {error.found}",))
 

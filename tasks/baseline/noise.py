@@ -17,7 +17,7 @@ import numpy as np
 
 from tasks import isolate
 from tasks.baseline import record as baselines
-from tasks.errors import PipelineError
+from tasks.errors import EnvironmentFailure, PipelineError
 from tasks.isolate import Settings
 from tasks.parity import compare, predictor
 from tasks.parity.predictor import Predictor
@@ -79,6 +79,7 @@ def measure(ask: Callable[..., Any], arguments: Sequence[Any], recorded: Environ
     `ask(*arguments, way, file)` runs in a child of its own and leaves `answers` of the model, opened in that way, in a file.
 
     Raises:
+        EnvironmentFailure: something outside the model is wrong: what is measured is kept, so it must not depend on that.
         PipelineError: the model could not be asked as for the baseline.
     """
     found, notes = [], []
@@ -89,7 +90,7 @@ def measure(ask: Callable[..., Any], arguments: Sequence[Any], recorded: Environ
             try:
                 isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
             except PipelineError as error:
-                if not number:
+                if not number or isinstance(error, EnvironmentFailure):
                     raise
                 notes.append(f"noise was not measured with {way.words}: {error.found}")
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -124,12 +125,11 @@ class Limits(Tolerance):
     @property
     def ceiling(self) -> Limits:
         """Return the limits that no noise can exceed."""
-        most = [
-            one.model_copy(update={"absolute": (CEILING * max(one.scale) + FIXED,) * len(one.absolute)})
+        wildest = (
+            one.model_copy(update={part: (math.inf,) * len(one.scale) for part in ("absolute", "relative")})
             for one in self.measured
-        ]
-        most = [one.model_copy(update={"relative": (1.0,) * len(one.relative)}) for one in most]
-        return self.model_copy(update={"measured": tuple(most)})
+        )
+        return self.model_copy(update={"measured": tuple(wildest)})
 
     @classmethod
     def measured_of(cls, declared: Tolerance, noise: Iterable[Noise]) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from tasks import isolate
 from tasks.artifact_views import Restored
 from tasks.baseline import noise
-from tasks.errors import ParityError
+from tasks.baseline.training_run import TrainingRun
+from tasks.errors import EnvironmentFailure, ParityError, UnsupportedGraph
 from tasks.parity import compare
 from tasks.records.parity import CEILING, FIXED, MULTIPLE, Limit, Limits, Noise, ParityTest, Tolerance
+from tasks.tensors.tensor_file import write_tensors
 from tests.adoption.pipeline import Shipyard, require_shipped
 from tests.makers import cancelling, weight_faults
 from tests.makers.chain import Chain
@@ -171,3 +174,26 @@ def test_the_ceiling_is_what_no_noise_exceeds() -> None:
     most, wild = limits.ceiling.of("s", "y"), one(first, first + np.float32(1e6)).limit
     assert most.absolute == wild.absolute == (CEILING * 1.5e3, CEILING * 1.5)
     assert most.relative == (CEILING, CEILING)
+
+
+def unusable(way: noise.Way, file: Path) -> None:
+    """In a child: the other choice of oneDNN fails."""
+    if way.settings.environment:
+        raise EnvironmentFailure("a disk", "room", "none", "free some.")
+    write_tensors(file, {"s/y": np.ones(3, np.float32)})
+
+
+def unasked(way: noise.Way, file: Path) -> None:
+    """In a child: the model cannot be asked with the other choice of oneDNN."""
+    if way.settings.environment:
+        raise UnsupportedGraph("the model", "a kernel", "none for an op", "another server.")
+    write_tensors(file, {"s/y": np.ones(3, np.float32)})
+
+
+def test_what_is_wrong_outside_the_model_ends_the_measurement_and_what_is_in_it_is_noted(chain: Chain) -> None:
+    recorded = TrainingRun(chain.trained.path).baseline(chain.step).environment
+    with pytest.raises(EnvironmentFailure, match="room"):
+        noise.measure(unusable, (), recorded)
+    found = noise.measure(unasked, (), recorded)
+    assert [one.ways for one in found.noise] == [3]
+    assert [note.partition(": ")[2] for note in found.notes] == ["none for an op"]
