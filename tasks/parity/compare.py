@@ -389,8 +389,8 @@ def _distances(expected: Array, got: Array) -> tuple[float, float]:
 def _tie_excused(row: ParityRow, signature: str, expected: Tensors, got: Tensors, tolerance: Tolerance) -> ParityRow:
     """Return True if a class differs in a served answer only because the two best scores lie within the tolerance.
 
-    Each score may move by its own limit: the best one down and the other up, so the scores may be apart by the sum of both. The output must be the argmax of a float output of the same signature in every
-    other row.
+    Each score may move by its own limit: the best one down and the other up, so the scores may be apart by the sum of both.
+    The output must be the argmax of a float output of the same signature in every other row.
     """
     if row.passed is not False or row.signature != signature or row.output not in expected or row.output not in got:
         return row

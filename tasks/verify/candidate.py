@@ -177,7 +177,7 @@ def _outputs(
         output = OutputRef(row.signature, row.output)
         if row.passed is not False or row.limit is None or limits.declared(*output) is not None:
             return False
-        sides = answers[str(output)], asked.answers[str(output)]
+        sides = answers[str(output)], (again.answers | asked.answers)[str(output)]
         return compare.compare(name, *output, _TEST, *sides, limits.ceiling.of(*output)).passed is True
 
     return [noted(row) for row in found.values()], any(could_be_noise(row) for row in found.values())
