@@ -146,7 +146,8 @@ def test_every_float_output_is_measured_in_every_way(chain: Chain) -> None:
     assert report is not None
     floats = {"serving_default/logits", "serving_default/probabilities", "classify/scores"}
     assert {f"{one.signature}/{one.output}" for one in report.noise} == floats
-    assert {one.ways for one in report.noise} == {4} and not report.parity.notes
+    assert {one.ways for one in report.noise} == {4}
+    assert not [note for note in report.parity.notes if "noise" in note]
     assert any(max(one.absolute) > 0 for one in report.noise), "another way of computing moves a bit"
 
 

@@ -109,12 +109,16 @@ def forwarded(url: str, ports: tuple[int, ...]) -> tuple[BoundProcess, tuple[int
 
 def _forward(url: str, first: str, ready: Any, *more: str) -> BoundProcess:
     target = urlsplit(url)
-    command = [shutil.which("ssh") or "ssh", "-N", "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
+    where, remedy = f"docker engine at {url}", "check that `ssh` connects without a password, or unset DOCKER_HOST."
+    program = shutil.which("ssh")
+    if program is None:
+        remedy = "install an ssh client (Debian: openssh-client), or unset DOCKER_HOST."
+        raise EnvironmentFailure(where, "the program ssh, which leads to it", "none on PATH", remedy)
+    command = [program, "-N", "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
     command += [word for forward in (first, *more) for word in ("-L", forward)]
     command += ["-p", str(target.port)] if target.port else []
     user = [target.username] if target.username else []
     command.append("@".join([*user, target.hostname or ""]))
-    where, remedy = f"docker engine at {url}", "check that `ssh` connects without a password, or unset DOCKER_HOST."
     try:
         tunnel = BoundProcess(command, Path(tempfile.gettempdir()))
     except OSError as error:
