@@ -24,7 +24,7 @@ VERSION = 4
 def _facts(
     files: ModelFiles, given: ModelOptions, probe: ProbeSource, session: SessionOptions, code: ModelSource | None
 ) -> Facts:
-    values = digests(detect(files.path, files.step), (given.graph, given.var_map, probe.file))
+    values = digests(detect(files.path, files.step), (given.graph, given.var_map, probe.file), current().store.hashes)
     complete = True
     if code is not None:
         values["source"], complete = sources.digests(code)
@@ -43,4 +43,6 @@ def adopt(
     """Detect, open and flatten the model in `files`, and record its baseline."""
     if current().measures_noise:
         noise.warm()
-    isolate.call(adoption.adopt, detect(files.path, files.step), given, probe, session, code, out)
+    isolate.call(
+        adoption.adopt, detect(files.path, files.step), given, probe, session, code, out, current().store.hashes
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.artifacts.manifest import FileEntry, link_file
+from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import Artifact
 from tasks.errors import UsageError
 from tasks.forms import frozen_graph
@@ -188,7 +188,6 @@ def model_files(exported: Artifact) -> tuple[FileEntry, ...]:
     )
 
 
-def link_model(exported: Artifact, target: Path) -> None:
-    """Link the exported SavedModel's files to `target`: the copy that is served, away from the store's own."""
-    for entry in model_files(exported):
-        link_file(Exported(exported.path).model / entry.path, target / entry.path)
+def model_at(exported: Artifact, target: Path) -> list[tuple[Path, Path]]:
+    """The exported SavedModel's files, each with its place below `target`: the copy that is served, away from the store."""
+    return [(Exported(exported.path).model / entry.path, target / entry.path) for entry in model_files(exported)]

@@ -4,18 +4,19 @@ Follows train or adopt. Layout:
 
     model.ckpt-<step>.index .data-* .meta     (V1: model.ckpt-<step> and .meta)
     checkpoint                                names the prefix relatively
-    pinned.json                               PinnedCheckpoint: which, why, every tensor with dtype, shape and checksum
+    pinned.json                               PinnedCheckpoint: which, why, every tensor with dtype, shape and checksum:
+                                              of a variable as the live model had it, which restore_verify compares
     graph.json  assets/                       as in the training run
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 from tasks import isolate
 from tasks.artifact_views import Pinned
+from tasks.artifacts.hashes import Hashes
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import UsageError
@@ -23,9 +24,9 @@ from tasks.forms import saver
 from tasks.records.baseline import Baseline
 from tasks.records.checkpoint import PinnedCheckpoint
 from tasks.records.settings import Selection
-from tasks.step import step
+from tasks.step import current, step
 
-VERSION = 2
+VERSION = 3
 
 
 @step(version=VERSION)
@@ -35,11 +36,11 @@ def checkpoint(run: Artifact, selection: Selection, out: Path) -> None:
     Raises:
         UsageError: the training run does not hold it.
     """
-    isolate.call(pin, run.path, selection, out)
+    isolate.call(pin, run.path, selection, current().store.hashes, out)
 
 
-def pin(run: Path, selection: Selection, out: Path) -> None:
-    """In a child: copy the selected checkpoint's files, and list the tensors as read from the copy."""
+def pin(run: Path, selection: Selection, hashes: Hashes, out: Path) -> None:
+    """In a child: bring the selected checkpoint's files, and list its tensors."""
     trained, pinned = TrainingRun(run), Pinned(out)
     kept = trained.checkpoints
     found = saver.prefixes(kept) if kept.exists() else []
@@ -54,20 +55,22 @@ def pin(run: Path, selection: Selection, out: Path) -> None:
         step, chosen = choose(selection, list(baselines.values()))
     prefix = steps[step]
     for path in saver.files(prefix):
-        shutil.copyfile(path, out / path.name)
-    shutil.copyfile(trained.graph_file, out / f"{prefix.name}{saver.META}")
-    shutil.copyfile(trained.names_file, out / trained.names_file.name)
+        hashes.bring(path, out / path.name)
+    hashes.bring(trained.graph_file, out / f"{prefix.name}{saver.META}")
+    hashes.bring(trained.names_file, out / trained.names_file.name)
     assets = [asset.filename for asset in trained.names().assets]
-    TrainingRun(out).copy_assets({name: trained.assets / name for name in assets})
+    TrainingRun(out).bring_assets({name: trained.assets / name for name in assets}, hashes)
     if prefixes:
         (out / "checkpoint").write_text(saver.state_file(Path(saver.spelled(out / prefix.name)).name))
+    # Reading them again would tell no more: restore_verify compares the restored values with the live ones.
+    live = [variable.value.model_copy(update={"name": variable.key}) for variable in baselines[step].variables]
     record = PinnedCheckpoint(
         step=step,
         prefix=prefix.name,
         chosen=chosen,
         available=tuple(sorted(baselines_step.step for baselines_step in baselines.values())),
         metrics=baselines[step].metrics,
-        tensors=tuple(saver.tensor_table(out / prefix.name)),
+        tensors=tuple(saver.tensor_table(out / prefix.name, live)),
     )
     pinned.write(record)
 

@@ -76,6 +76,7 @@ def promote(
             version = releases.publish(
                 Exported(exported.path).model,
                 files,
+                current().store.hashes,
                 run_id=current().run_id,
                 blessing=blessed.digest,
                 verdict=report.verdict,

@@ -6,12 +6,12 @@ Follows smoke_test, on request; promote comes after it. Layout: `rehearsal.json`
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tasks import isolate
-from tasks.artifact_views import Pinned, Rehearsed, link_model
+from tasks.artifact_views import Pinned, Rehearsed, model_at
 from tasks.artifacts import manifest as manifests
-from tasks.artifacts.manifest import link_file
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
 from tasks.errors import DamagedError, EnvironmentFailure, SmokeRefused
@@ -86,13 +86,12 @@ def rehearse(
         raise _impossible(runtime, served.name, "an engine on another host, which serves a copy of one version")
     (version,) = rules.versions([place.name])
     memory: list[int] = []
-    with tempfile.TemporaryDirectory(dir=out, prefix="served-") as folder:
+    with tempfile.TemporaryDirectory(dir=out, prefix="served-") as folder, ExitStack() as held:
         base = Path(folder)
         base.chmod(0o755)
-        for path in sorted(place.rglob("*")):
-            if path.is_file():
-                link_file(path, base / str(version) / path.relative_to(place))
-        link_model(exported, base / "staged")
+        files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+        pairs = [(path, base / str(version) / path.relative_to(place)) for path in files]
+        held.enter_context(current().store.hashes.brought([*pairs, *model_at(exported, base / "staged")]))
         step = Pinned(checkpoint.path).record().step
         try:
             with (

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tasks import isolate
 from tasks.artifact_views import Pinned, Restored
-from tasks.artifacts.manifest import hash_file, link_file
+from tasks.artifacts.hashes import hash_file
 from tasks.artifacts.store import Artifact
 from tasks.baseline import noise
 from tasks.baseline import reference as proof
@@ -30,7 +31,7 @@ from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
 from tasks.records.parity import Limits, Tolerance
 from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
-from tasks.step import Facts, step
+from tasks.step import Facts, current, step
 from tasks.tensors import tensor_file
 
 VERSION = 4
@@ -56,9 +57,10 @@ def restore_verify(
 ) -> None:
     """Restore, compare with the baseline, take one more training step in memory, and evaluate on labelled data."""
     pin = Pinned(checkpoint.path).record()
-    with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved:
-        for entry in checkpoint.manifest.files:
-            link_file(checkpoint.path / entry.path, Path(moved) / entry.path)
+    with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved, ExitStack() as held:
+        paths = [entry.path for entry in checkpoint.manifest.files]
+        pairs = [(checkpoint.path / path, Path(moved) / path) for path in paths]
+        held.enter_context(current().store.hashes.brought(pairs))
         originals = [run.path, checkpoint.path]
         measured = noise.Measured() if tolerance.everywhere else _noise(Path(moved), pin, run.path)
         limits = Limits.measured_of(tolerance, measured.noise)

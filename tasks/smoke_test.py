@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ParamSpec
 
 from tasks import isolate
-from tasks.artifact_views import Exported, Frozen, Pinned, Smoked, link_model
-from tasks.artifacts.manifest import damaged, hash_file
+from tasks.artifact_views import Exported, Frozen, Pinned, Smoked, model_at
+from tasks.artifacts.hashes import hash_file
+from tasks.artifacts.manifest import damaged
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference as proof
 from tasks.baseline.reference import Reference
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import (
@@ -33,7 +33,6 @@ from tasks.errors import (
 )
 from tasks.forms import warmup_requests
 from tasks.forms.warmup_requests import WarmupFound
-from tasks.records.forms import CandidateForm
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.serving import Cause, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Serving
@@ -49,7 +48,7 @@ from tasks.serving.runtimes.protocol import ServingRuntime
 from tasks.step import Facts, current, progress, step
 
 P = ParamSpec("P")
-VERSION = 6
+VERSION = 7
 _SERVED_AS, _SERVED_VERSION = "model", 1
 _CAUSES: dict[type[PipelineError], Cause] = {  # of refusals before a server is started
     ParityError: Cause.VALUE_DIFFERS,
@@ -103,7 +102,7 @@ def smoke_test(
 ) -> None:
     """Check the files, load the model, send requests, compare; refuse the model for the first cause found.
 
-    The frozen graph is not served, and no later step reads it: it is proven here as it lies in the store.
+    The frozen graph is not served: `freeze` has proven it, and its digest says that it is as it was then.
 
     Raises:
         ParityError, SmokeRefused, UnsafeGraph, UnsupportedGraph: the verdict against the model.
@@ -126,18 +125,7 @@ def _test(
     training_step = Pinned(checkpoint.path).record().step
     model, smoked = Exported(exported.path).model, Smoked(out)
     on_disk = _checked(out, exported, model, check_files, model, run.path, training_step)
-    if Frozen(frozen.path).graph.exists():
-        _checked(
-            out,
-            frozen,
-            frozen.path,
-            proof.prove,
-            CandidateForm.FROZEN_GRAPH,
-            frozen.path,
-            run.path,
-            training_step,
-            tolerance,
-        )
+    _require_proven(frozen)
     smoked.write_parity(on_disk)
     warmup = isolate.call(read_warmup, model, run.path)
     if warmup.problem:
@@ -148,9 +136,9 @@ def _test(
     # Judged last: where answers differ, they say more than the graph that gives them.
     structure = isolate.call(preflight.structure_on_disk, model, run.path, training_step)
     parity, rounds = on_disk, list[Round]()
-    with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base:
+    with tempfile.TemporaryDirectory(dir=out, prefix="served-") as base, ExitStack() as held:
         Path(base).chmod(0o755)
-        link_model(exported, Path(base) / str(_SERVED_VERSION))
+        held.enter_context(current().store.hashes.brought(model_at(exported, Path(base) / str(_SERVED_VERSION))))
         planned = list(setups(serving))
         for number, setup in enumerate(planned):
             runtime = choose.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
@@ -223,6 +211,14 @@ def check_files(model: Path, run: Path, training_step: int) -> ParityReport:
     if not on_disk.failures:
         preflight.require_self_contained(model)
     return on_disk
+
+
+def _require_proven(frozen: Artifact) -> None:
+    report = Frozen(frozen.path).parity()
+    if report is None or report.failures:
+        raise (
+            ParityError.of(report) if report else UsageError("frozen", "a graph that was proven", "none", "freeze it.")
+        )
 
 
 def _require_undamaged(artifact: Artifact) -> None:

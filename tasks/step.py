@@ -35,13 +35,16 @@ from tasks.artifacts.staging import remove_tree
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import ChildFailed, EnvironmentFailure, HeldError, PipelineError, UsageError
 from tasks.isolate import Limits
+from tasks.isolate.server import transferred
 from tasks.records.cluster import Cluster
+from tasks.records.cost import Cost
 from tasks.records.run import Promotion, StepOutcome, StepState
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _WAIT_SECONDS = 0.1
+_THREAD = "/proc/thread-self"
 
 
 class Observer(Protocol):
@@ -128,6 +131,31 @@ def progress(facts: Mapping[str, Any]) -> None:
     current().observer.progress(_step_name.get(), facts)
 
 
+class _Clock:
+    """Measures what a step takes, in its own thread and in its children."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.own: Cost | None = None
+        self.children: list[Cost] = []
+
+    def __enter__(self) -> None:
+        self.before = time.thread_time(), *transferred(_THREAD)
+        self.collecting = isolate.costs()
+        self.children = self.collecting.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.collecting.__exit__(*error)
+        after = time.thread_time(), *transferred(_THREAD)
+        seconds, read, written = (now - then for now, then in zip(after, self.before, strict=True))
+        self.own = Cost(process="flow", cpu_seconds=round(seconds, 3), read=int(read), written=int(written))
+
+    def taken(self) -> dict[str, Any]:
+        """Return the fields of a StepOutcome that tell what was taken until now."""
+        own = [self.own] if self.own is not None else []
+        return {"seconds": round(time.monotonic() - self.began, 3), "costs": (*own, *self.children)}
+
+
 @dataclass(frozen=True)
 class Facts:
     """Values that a key depends on besides the arguments.
@@ -199,23 +227,24 @@ class Step(Generic[P]):
     def _run(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Artifact, StepOutcome]:
         run = current()
         token = _step_name.set(self.name)
-        started = time.monotonic()
+        clock = _Clock()
         try:
             run.observer.started(self.name)
-            artifact, state = self._find_or_build(run, *args, **kwargs)
+            with clock:
+                artifact, state = self._find_or_build(run, *args, **kwargs)
             run.keep(self.name, artifact)
             refusal = artifact.refusal()
         except BaseException as error:
             if isinstance(error, PipelineError) and not run.stopped:
                 run.failures.append((self.name, error))
-            run.end(_failure(self.name, started, run.stopped or error))
+            run.end(_failure(self.name, clock, run.stopped or error))
             raise
         finally:
             _step_name.reset(token)
         outcome = StepOutcome(
             name=self.name,
             state=StepState.FAILED if refusal else state,
-            seconds=round(time.monotonic() - started, 3),
+            **clock.taken(),
             artifact=str(artifact.path),
             digest=artifact.digest,
             message=str(refusal).splitlines()[0] if refusal else "",
@@ -295,17 +324,18 @@ def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
         return _shown_in_prefect(function.__name__, functools.partial(perform, *args, **kwargs))
 
     def perform(*args: P.args, **kwargs: P.kwargs) -> tuple[T, StepOutcome]:
-        run, name, started = current(), function.__name__, time.monotonic()
+        run, name, clock = current(), function.__name__, _Clock()
         token = _step_name.set(name)
         try:
             run.observer.started(name)
-            value, state = function(*args, **kwargs)
+            with clock:
+                value, state = function(*args, **kwargs)
         except BaseException as error:
-            run.end(_failure(name, started, error))
+            run.end(_failure(name, clock, error))
             raise
         finally:
             _step_name.reset(token)
-        outcome = StepOutcome(name=name, state=state, seconds=round(time.monotonic() - started, 3))
+        outcome = StepOutcome(name=name, state=state, **clock.taken())
         run.end(outcome)
         return value, outcome
 
@@ -353,7 +383,7 @@ def together(*calls: Callable[[], T], at_once: int | None = None) -> list[T]:
             raise
 
 
-def _failure(name: str, started: float, error: BaseException) -> StepOutcome:
+def _failure(name: str, clock: _Clock, error: BaseException) -> StepOutcome:
     if isinstance(error, PipelineError):
         message = str(error).splitlines()[0]
     elif isinstance(error, Exception):
@@ -361,7 +391,7 @@ def _failure(name: str, started: float, error: BaseException) -> StepOutcome:
     else:
         message = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
     state = StepState.HELD if isinstance(error, HeldError) else StepState.FAILED
-    return StepOutcome(name=name, state=state, seconds=round(time.monotonic() - started, 3), message=message)
+    return StepOutcome(name=name, state=state, message=message, **clock.taken())
 
 
 def _json(value: Any) -> Any:

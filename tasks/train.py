@@ -37,7 +37,7 @@ def _facts(
         values["source"], complete = sources.digests(source, training.data)
     if training.start is not None:
         options = (training.batches, given.graph, given.var_map, probe.file)
-        values["start"] = digests(detect(training.start, training.start_step), options)
+        values["start"] = digests(detect(training.start, training.start_step), options, current().store.hashes)
     if (cluster := current().cluster).several:
         values["workers"] = len(cluster.workers)  # sums over their rows are rounded differently
     return Facts(values, digestible=complete)

@@ -6,12 +6,14 @@ nothing more (`tasks/baseline/training_run.py`).
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Container, Mapping
 from pathlib import Path
 
 from tasks.adoption import flatten
 from tasks.adoption.source_model import SourceModel, global_step, opened, outputs_of
+from tasks.artifacts.hashes import NONE, Hashes
 from tasks.baseline import record as baselines
 from tasks.baseline import reference
 from tasks.baseline.training_run import TrainingRun
@@ -33,7 +35,13 @@ from tasks.user_code.source import ModelSource
 
 
 def adopt(
-    found: Found, given: ModelOptions, source: ProbeSource, options: SessionOptions, code: ModelSource | None, out: Path
+    found: Found,
+    given: ModelOptions,
+    source: ProbeSource,
+    options: SessionOptions,
+    code: ModelSource | None,
+    out: Path,
+    hashes: Hashes = NONE,
 ) -> None:
     """Leave a training run of a source model in `out`.
 
@@ -49,7 +57,9 @@ def adopt(
         where = f"{found.path.name}, the {model.live.form}"
         impure = purity.require_pure(model.meta.graph_def, model.names.signatures, given.impure, where)
         model.names = model.names.model_copy(update={"impure": impure})
-        _leave(model, found, source, options, TrainingRun(out))
+        # What adoption wrote itself is moved.
+        own = model.prefix is not None and model.prefix.is_relative_to(scratch)
+        _leave(model, found, source, options, TrainingRun(out), os.replace if own else hashes.bring)
 
 
 def probe_of(model: SourceModel, found: Found, source: ProbeSource) -> tuple[Tensors, str]:
@@ -94,13 +104,20 @@ def write_probe(
         return ProbeWritten(signatures=keys, origin=origin, examples=examples)
 
 
-def _leave(model: SourceModel, found: Found, source: ProbeSource, options: SessionOptions, run: TrainingRun) -> None:
+def _leave(
+    model: SourceModel,
+    found: Found,
+    source: ProbeSource,
+    options: SessionOptions,
+    run: TrainingRun,
+    bring: flatten.Bring,
+) -> None:
     """Write the training run's files, and the baseline last."""
     rows, origin = probe_of(model, found, source)
     names, meta, sources = model.names, model.meta, model.sources
     step = global_step(model, found)
     if model.prefix is not None:
-        placed = flatten.place(sources, model.prefix, run.prefix(step))
+        placed = flatten.place(sources, model.prefix, run.prefix(step), bring)
         if placed != dict(sources):  # parts of variables became tensors of their own
             sources = placed
             meta.ClearField("saver_def")
@@ -109,7 +126,7 @@ def _leave(model: SourceModel, found: Found, source: ProbeSource, options: Sessi
     run.graph_file.write_bytes(meta.SerializeToString(deterministic=True))
     run.write_names(names)
     tensor_file.write_tensors(run.probe_file, rows)
-    run.copy_assets(model.places)
+    run.bring_assets(model.places)
     outputs = outputs_of(names.signatures)
     record = baselines.record(
         run,

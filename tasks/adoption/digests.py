@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tasks.artifacts.manifest import hash_file
+from tasks.artifacts.hashes import NONE, Hashes
 from tasks.errors import EnvironmentFailure
 from tasks.records.adoption import Found
 
 
-def digests(found: Found, options: Sequence[Path | None]) -> dict[str, object]:
+def digests(found: Found, options: Sequence[Path | None], hashes: Hashes = NONE) -> dict[str, object]:
     """The contents of a source model and of the files that its options name, wherever they lie.
 
     Raises:
@@ -20,8 +20,8 @@ def digests(found: Found, options: Sequence[Path | None]) -> dict[str, object]:
     return {
         "form": found.form.value,
         "chosen": found.path.name,
-        "files": {str(path.relative_to(base)): _hash(path) for path in found.files},
-        "given": [_hash(path) for path in _files(options)],
+        "files": {str(path.relative_to(base)): _hash(path, hashes) for path in found.files},
+        "given": [_hash(path, hashes) for path in _files(options)],
         "given as": [path is not None for path in options],
     }
 
@@ -34,8 +34,8 @@ def _files(paths: Iterable[Path | None]) -> list[Path]:
     ]
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, hashes: Hashes) -> str:
     try:
-        return hash_file(path)
+        return hashes.of_source(path)
     except OSError as error:
         raise EnvironmentFailure.from_os(error, str(path)) from None

@@ -6,8 +6,7 @@ Nothing is computed: nodes are added for saving and restoring.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tasks.records.signature import GraphNames
 from tasks.tensors import tensor_file
 
 _SCOPE = "tfship_"
+Bring = Callable[[Path, Path], object]  # makes the second a file with the contents of the first
 
 _AVERAGE = "/ExponentialMovingAverage"
 
@@ -157,15 +157,15 @@ def declared_nodes(meta: MetaGraphDef) -> list[str]:
     ]
 
 
-def place(found: Mapping[str, Slice], prefix: Path, target: Path) -> dict[str, Slice]:
-    """Copy a checkpoint to another prefix, unchanged if each variable is one tensor; return where the variables are.
+def place(found: Mapping[str, Slice], prefix: Path, target: Path, bring: Bring) -> dict[str, Slice]:
+    """Bring a checkpoint to another prefix, unchanged if each variable is one tensor; return where the variables are.
 
     Parts of partitioned variables become tensors of their own: later forms do not know parts.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not any(source.spec for source in found.values()):
         for path in saver.files(prefix):
-            shutil.copyfile(path, target.with_name(target.name + path.name.removeprefix(prefix.name)))
+            bring(path, target.with_name(target.name + path.name.removeprefix(prefix.name)))
         return dict(found)
     checkpoint = saver.reader(prefix)
     loader.write_bundle(

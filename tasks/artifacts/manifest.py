@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 
 from pydantic import ValidationError, field_validator
 
+from tasks.artifacts.hashes import Hashes, hash_file
 from tasks.errors import DamagedError
 from tasks.records.base import Record
 
 NAME = "manifest.json"
-_CHUNK = 1 << 20
 
 
 class FileEntry(Record):
@@ -97,12 +96,6 @@ def digest_of(files: Iterable[FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file in hex, reading it in chunks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def walk(directory: Path) -> list[str]:
     """Return the relative paths of all files below a directory, sorted, without the manifest. Empty folders do not count.
 
@@ -146,8 +139,8 @@ def entries(directory: Path) -> tuple[FileEntry, ...]:
     )
 
 
-def copy_verified(source: Path, target: Path, files: Iterable[FileEntry]) -> None:
-    """Copy the listed files, hashing every byte as it is copied and syncing every file.
+def bring_verified(source: Path, target: Path, files: Iterable[FileEntry], hashes: Hashes) -> None:
+    """Bring the listed files to `target`, reading every byte once and syncing every file.
 
     Raises:
         DamagedError: a listed file is missing or its contents differ from the list.
@@ -156,25 +149,11 @@ def copy_verified(source: Path, target: Path, files: Iterable[FileEntry]) -> Non
         if not (source / entry.path).is_file():
             raise damaged(source, [f"{entry.path} is missing"])
         destination = target / entry.path
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        sha = hashlib.sha256()
-        with (source / entry.path).open("rb") as reader, destination.open("wb") as writer:
-            while chunk := reader.read(_CHUNK):
-                sha.update(chunk)
-                writer.write(chunk)
-            writer.flush()
-            os.fsync(writer.fileno())
-        if sha.hexdigest() != entry.sha256:
+        found = hashes.bring(source / entry.path, destination) or hashes.read(destination)
+        if found != entry.sha256:
             raise damaged(source, [f"{entry.path} has changed"])
-
-
-def link_file(source: Path, target: Path) -> None:
-    """Hard-link a file that the store has made read-only; copy it where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        with destination.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def sync_tree(directory: Path) -> None:
@@ -190,12 +169,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def stat_fields(path: Path) -> tuple[int, ...]:
-    """Return the fields that the quick check compares: size, mtime and ctime in nanoseconds, inode, device."""
-    status = path.lstat()
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 <store>/<step>/<key>/            one committed artifact: files and manifest.json, all read-only
 <store>/.staging/<step>/<key>/   a build in progress; kept when the step can resume
 <store>/.locks/                  one file per key, held with flock during a build
-<store>/.verified/               side files of the quick check (local, disposable)
+<store>/.verified/               known hashes (local, disposable)
 <store>/.aside/                  damaged or replaced artifacts; never deleted by a run
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import manifest as manifests
-from tasks.artifacts.manifest import Manifest
-from tasks.artifacts.quick_check import Memory
+from tasks.artifacts.hashes import Hashes
+from tasks.artifacts.manifest import FileEntry, Manifest
 from tasks.artifacts.staging import own_folders, remove_tree, reopen
 from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, Refusal
 from tasks.records.base import Record
@@ -82,7 +82,7 @@ class Store:
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda message: None) -> None:
         self.root = root.absolute()
         self.warn = warn
-        self._memory = Memory(self.root / ".verified")
+        self.hashes = Hashes(self.root / ".verified")
         try:
             for name in (".staging", ".locks", ".verified", ".aside"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class Store:
 
         The quick check compares size, times and inode with their values when the file was last hashed, and falls back
         to a full hash where they differ or are unknown, as in a moved store. A damaged artifact is reported to `warn`
-        and set aside, and None is returned. Artifacts share no files: damage to one affects no other.
+        and set aside, and None is returned. Artifacts may share a file: damage to it is found in each of them.
         """
         with contextlib.suppress(DamagedError), self._environment(step):
             place = self.place(step, key)
@@ -153,24 +153,17 @@ class Store:
         present = set(manifests.walk(place))
         problems = [f"{name} is missing" for name in sorted(names - present)]
         problems += [f"{name} was added" for name in sorted(present - names)]
-        known = {} if full else self._memory.recall(place)
-        seen = {}
         for entry in manifest.files:
             if entry.path not in present:
                 continue
             path = place / entry.path
-            fields = seen[entry.path] = manifests.stat_fields(path)  # before hashing: a change meanwhile shows
-            if known.get(entry.path) == fields:
-                continue
-            size = fields[0]
+            size = path.lstat().st_size
             if size != entry.size:
                 problems.append(f"{entry.path} has {size} bytes instead of {entry.size}")
-            elif manifests.hash_file(path) != entry.sha256:
+            elif (self.hashes.read(path) if full else self.hashes.of(path)) != entry.sha256:
                 problems.append(f"{entry.path} has changed")
         if problems:
             raise manifests.damaged(place, problems)
-        if seen != known:
-            self._memory.remember(place, seen)
         return self._artifact(manifest, place)
 
     @contextlib.contextmanager
@@ -222,18 +215,14 @@ class Store:
                     remove_tree(staging)
 
     def commit(self, recipe: Recipe, staging: Path, *, seconds: float, replace: bool = False) -> Artifact:
-        """Turn a staging folder into an artifact: make it read-only, sync it, read it back and hash it, rename it once.
+        """Turn a staging folder into an artifact: make it read-only, sync it, hash what was not hashed yet, rename it once.
 
         An intact artifact of the same key is returned instead, unless `replace` is set and its digest differs.
         """
-        seen = {}
-        for name in manifests.walk(staging):
-            path = staging / name
-            path.chmod(0o444)
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            seen[name] = manifests.stat_fields(path)  # before hashing: a change meanwhile shows
-        files = manifests.entries(staging)
+        files = tuple(
+            FileEntry(path=name, sha256=self.hashes.sealed(staging / name), size=(staging / name).stat().st_size)
+            for name in manifests.walk(staging)
+        )
         manifest = Manifest(
             **recipe.model_dump(),
             digest=manifests.digest_of(files),
@@ -268,7 +257,6 @@ class Store:
                 if not place.exists():
                     raise
         manifests.sync_folder(place.parent)
-        self._memory.remember(place, seen)
         return self._artifact(manifest, place)
 
     def set_aside(self, place: Path) -> Path:

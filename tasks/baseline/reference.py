@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
-from tasks.artifacts.manifest import hash_file
+from tasks.artifacts.hashes import hash_file
 from tasks.baseline import record as baselines
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import ImpureError, PipelineError

@@ -15,11 +15,11 @@ assets/                       files that fill lookup tables
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.artifacts.hashes import NONE, Hashes
 from tasks.records.adoption import Adopted
 from tasks.records.baseline import Baseline
 from tasks.records.signature import GraphNames
@@ -115,8 +115,7 @@ class TrainingRun:
         """Write where training began."""
         (self.path / "started_from.json").write_text(started.model_dump_json(indent=1))
 
-    def copy_assets(self, sources: Mapping[str, Path]) -> None:
-        """Copy asset files, by the names that they get here."""
+    def bring_assets(self, sources: Mapping[str, Path], hashes: Hashes = NONE) -> None:
+        """Bring asset files, by the names that they get here."""
         for name, source in sources.items():
-            self.assets.mkdir(exist_ok=True)
-            shutil.copyfile(source, self.assets / name)
+            hashes.bring(source, self.assets / name)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import manifest as manifests
+from tasks.artifacts.hashes import hash_file
 from tasks.errors import CoverageError, DamagedError
 from tasks.forms import literal_path
 from tasks.graphs import graph as graphs
@@ -139,12 +139,19 @@ def read_slice(checkpoint: Any, source: Slice, prefix: Path) -> tensor_file.Arra
     return whole[source.window] if source.spec else whole
 
 
-def tensor_table(prefix: Path) -> list[TensorFact]:
-    """Return the facts of every tensor of a checkpoint, read one at a time from whichever shard holds it."""
+def tensor_table(prefix: Path, known: Iterable[TensorFact] = ()) -> list[TensorFact]:
+    """Return the facts of every tensor of a checkpoint, by its key.
+
+    Each is read, one at a time, unless it is among the `known` ones with the dtype and shape that the checkpoint has.
+    """
     checkpoint = reader(prefix)
-    return [
-        tensor_file.fact(key, read(checkpoint, key, prefix)) for key in sorted(checkpoint.get_variable_to_shape_map())
-    ]
+    shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
+    facts = {(fact.name, fact.dtype, fact.shape): fact for fact in known}
+    found = []
+    for key in sorted(shapes):
+        fact = facts.get((key, dtypes[key].base_dtype.name, tuple(shapes[key])))
+        found.append(fact or tensor_file.fact(key, read(checkpoint, key, prefix)))
+    return found
 
 
 def meta_file(prefix: Path) -> Path:
@@ -330,7 +337,7 @@ def changed_assets(folder: Path, assets: Iterable[Asset]) -> Mapping[str, str]:
     found = {}
     for asset in assets:
         path = folder / asset.filename
-        sha = manifests.hash_file(path) if path.is_file() else "no such file"
+        sha = hash_file(path) if path.is_file() else "no such file"
         if sha != asset.sha256:
             found[asset.filename] = sha
     return found

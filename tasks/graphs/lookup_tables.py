@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts.manifest import hash_file
+from tasks.artifacts.hashes import hash_file
 from tasks.errors import CoverageError, DamagedError, UsageError
 from tasks.graphs import graph as graphs
 from tasks.graphs import model_files

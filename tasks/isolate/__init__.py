@@ -7,7 +7,19 @@ loaded a user's model is not trusted with a pickle.
 """
 
 from tasks.isolate.child import progress
-from tasks.isolate.client import Child, Limits, Progress, Settings, call, call_with, limits, shutdown, start, warm
+from tasks.isolate.client import (
+    Child,
+    Limits,
+    Progress,
+    Settings,
+    call,
+    call_with,
+    costs,
+    limits,
+    shutdown,
+    start,
+    warm,
+)
 from tasks.isolate.machine import Memory, memory
 
 __all__ = [
@@ -18,6 +30,7 @@ __all__ = [
     "Settings",
     "call",
     "call_with",
+    "costs",
     "limits",
     "memory",
     "progress",

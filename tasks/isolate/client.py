@@ -22,8 +22,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.errors import ChildFailed, PipelineError
 from tasks.isolate.launch import Server, Settings, describe, server_for, shutdown, warm
+from tasks.records.cost import Cost
 
-__all__ = ["Child", "Limits", "Progress", "Settings", "call", "call_with", "limits", "shutdown", "start", "warm"]
+__all__ = [
+    "Child",
+    "Limits",
+    "Progress",
+    "Settings",
+    "call",
+    "call_with",
+    "costs",
+    "limits",
+    "shutdown",
+    "start",
+    "warm",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +54,7 @@ class Limits:
     memory: int | None = None
 
 
+_costs: ContextVar[list[Cost] | None] = ContextVar("costs", default=None)
 _limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - it is frozen
 
 
@@ -54,6 +68,17 @@ def limits(bounds: Limits) -> Iterator[None]:
         _limits.reset(token)
 
 
+@contextlib.contextmanager
+def costs() -> Iterator[list[Cost]]:
+    """Collect what every child that starts in the block, and ends, has cost."""
+    found: list[Cost] = []
+    token = _costs.set(found)
+    try:
+        yield found
+    finally:
+        _costs.reset(token)
+
+
 @dataclass
 class Child:
     """A call in progress. The holder must `stop` it or wait for its end."""
@@ -65,6 +90,7 @@ class Child:
     pid: int | None = None
     exit: int | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[Cost] | None = None
     _buffer: bytearray = field(default_factory=bytearray)
 
     def poll(self, seconds: float = 0.0) -> list[dict[str, Any]]:
@@ -85,7 +111,10 @@ class Child:
             self.exit = -signal.SIGKILL  # a subprocess of the child may still hold its end of the socket
         for frame in self.frames:
             self.pid = frame.get("pid", self.pid)
-            self.exit = frame.get("exit", self.exit)
+            if "exit" in frame and self.exit is None:
+                self.exit = frame["exit"]
+                if self.costs is not None:
+                    self.costs.append(Cost(process=self.name, **{key: frame[key] for key in frame if key != "exit"}))
         arrived, self.frames = self.frames, []
         return arrived
 
@@ -161,7 +190,7 @@ def start_with(
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the child is held
     with theirs:
         server = _ask(settings or Settings(), theirs, log)
-    child = Child(f"{function.__module__}.{function.__qualname__}", ours, log, server)
+    child = Child(f"{function.__module__}.{function.__qualname__}", ours, log, server, costs=_costs.get())
     try:
         ours.sendall(struct.pack("<Q", len(request)) + request)
     except OSError:

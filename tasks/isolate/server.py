@@ -109,13 +109,33 @@ def reap(calls: dict[int, socket.socket], scratch: str) -> list[tuple[socket.soc
     while calls and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
         pid = ended.si_pid
         end_group(pid)  # before waitpid frees the number
-        _, status = os.waitpid(pid, 0)
+        read, written = transferred(f"/proc/{pid}")
+        _, status, usage = os.wait4(pid, 0)
         if pid in calls:
             shutil.rmtree(f"{scratch}/{pid}", ignore_errors=True)
+            ending = {
+                "exit": os.waitstatus_to_exitcode(status),
+                "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+                "peak": usage.ru_maxrss * 1024,
+                "read": read,
+                "written": written,
+            }
             # A newline first: the child may have been killed in the middle of a frame.
-            frame = b"\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
+            frame = b"\n" + json.dumps(ending).encode() + b"\n"
             endings.append((calls.pop(pid), frame))
     return endings
+
+
+def transferred(process: str) -> tuple[int, int]:
+    """Return the bytes that a process, by its folder in /proc, has read and written; zeros where that cannot be read.
+
+    Those of its children count when it has waited for them (proc_pid_io(5)).
+    """
+    try:
+        facts = dict(line.split(": ") for line in Path(process, "io").read_text().splitlines())
+    except OSError:
+        return 0, 0
+    return int(facts["rchar"]), int(facts["wchar"])
 
 
 def end_group(pid: int) -> None:

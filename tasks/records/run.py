@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from tasks.records.adoption import Adopted
 from tasks.records.base import Record
+from tasks.records.cost import Cost
 from tasks.records.evaluation import Evaluation, ProbeWorth
 from tasks.records.parity import ParityRow, ParityTest
 from tasks.records.rehearsal import RehearsalSummary
@@ -25,13 +26,14 @@ class StepState(StrEnum):
 
 
 class StepSummary(Record):
-    """One step of a run."""
+    """One step of a run, and what its processes took: the part of the flow's own that it needed, and each child."""
 
     name: str
     state: StepState
     seconds: float
     artifact: str | None = None
     digest: str | None = None
+    costs: tuple[Cost, ...] = ()
 
 
 class StepOutcome(StepSummary):

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.artifacts import manifest as manifests
+from tasks.artifacts.hashes import NONE, READ_ONLY, Hashes
 from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import remove_tree
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
@@ -101,8 +102,10 @@ class Releases:
             return "", ""
         return manifests.digest_of(files), rules.model_digest(files)
 
-    def publish(self, source: Path, files: tuple[FileEntry, ...], **facts: Any) -> int:
-        """Copy a model, hashing every byte, make it the next version by one rename, and return that version.
+    def publish(self, source: Path, files: tuple[FileEntry, ...], hashes: Hashes = NONE, **facts: Any) -> int:
+        """Bring a model, hashing every byte, make it the next version by one rename, and return that version.
+
+        On the file system of the store its files are linked: read-only, and of no size of their own.
 
         The journal holds the intent until the caller appends `Event.PROMOTED`.
 
@@ -117,13 +120,16 @@ class Releases:
         staging.mkdir()
         staging.chmod(0o755)
         try:
-            manifests.copy_verified(source, staging, files)
+            manifests.bring_verified(source, staging, files, hashes)
         except BaseException:
             remove_tree(staging)
             self.append(event=Event.ABANDONED, version=version, digest=digest)
             raise
         for path in staging.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # a server may run as another user
+            if path.is_dir():
+                path.chmod(0o755)  # a server may run as another user
+            elif stat.S_IMODE(path.stat().st_mode) != READ_ONLY:
+                path.chmod(0o644)
         manifests.sync_tree(staging)
         os.rename(staging, self.root / str(version))
         manifests.sync_folder(self.root)

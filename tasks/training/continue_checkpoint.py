@@ -145,7 +145,7 @@ def _write_inputs(model: SourceModel, source: ProbeSource, out: Path) -> None:
     rows, _ = establish.establish(source, model.meta, model.names.signatures, None, model.places)
     run = TrainingRun(out)
     tensor_file.write_tensors(run.probe_file, rows)
-    run.copy_assets(model.places)
+    run.bring_assets(model.places)
 
 
 def _answers(model: SourceModel, rows: Tensors, training: Training, scratch: Path) -> Tensors:

@@ -226,7 +226,7 @@ def _write_once(out: Path, names: GraphNames, built: Graph, model: Any, graph: A
     probe = loop.write_probe(out, names, model.probe())
     run = TrainingRun(out)
     run.write_names(names)
-    run.copy_assets({path.name: path for path, _ in built.assets})
+    run.bring_assets({path.name: path for path, _ in built.assets})
     with graph.as_default():
         tf.compat.v1.train.export_meta_graph(str(run.graph_file), graph=graph, saver_def=saving.as_saver_def())
     return probe

@@ -169,7 +169,7 @@ def _write_once(out: Path, flat: _Flat, model: Any, scratch: Path) -> Tensors:
     run = TrainingRun(out)
     run.write_names(flat.names)
     assets = scratch / EXPORTED / "assets"
-    run.copy_assets({asset.filename: assets / asset.filename for asset in flat.names.assets})
+    run.bring_assets({asset.filename: assets / asset.filename for asset in flat.names.assets})
     with flat.graph.as_default():
         definition = flat.saving.as_saver_def() if flat.saving is not None else None
         tf.compat.v1.train.export_meta_graph(str(run.graph_file), graph=flat.graph, saver_def=definition)

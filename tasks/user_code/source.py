@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.artifacts.manifest import hash_file
+from tasks.artifacts.hashes import hash_file
 from tasks.errors import EnvironmentFailure, UsageError
 from tasks.records.base import Record
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.artifacts.manifest import hash_file
+from tasks.artifacts.hashes import hash_file
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
 from tasks.records.parity import ParityRow, ParityTest, Tolerance

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.artifacts import manifest as manifests
+from tasks.artifacts.hashes import NONE
 from tasks.artifacts.manifest import FileEntry, Manifest
 from tasks.errors import DamagedError
 from tests.artifacts.disk import writing
@@ -186,18 +187,18 @@ def test_what_is_no_regular_file_is_refused(directory: Path, make: Callable[[Pat
         manifests.walk(directory)
 
 
-def test_copy_verified_copies_what_is_listed_and_nothing_else(directory: Path, tmp_path: Path) -> None:
+def test_bring_verified_brings_what_is_listed_and_nothing_else(directory: Path, tmp_path: Path) -> None:
     listed = manifests.entries(directory)
     writing({"added": b"later"})(directory)
-    manifests.copy_verified(directory, tmp_path / "copy", listed)
+    manifests.bring_verified(directory, tmp_path / "copy", listed, NONE)
     assert manifests.entries(tmp_path / "copy") == listed
 
 
-def test_copy_verified_refuses_what_has_changed(directory: Path, tmp_path: Path) -> None:
+def test_bring_verified_refuses_what_has_changed(directory: Path, tmp_path: Path) -> None:
     listed = manifests.entries(directory)
     writing({"variables/index": b"xndei"})(directory)
     with pytest.raises(DamagedError, match="variables/index has changed"):
-        manifests.copy_verified(directory, tmp_path / "copy", listed)
+        manifests.bring_verified(directory, tmp_path / "copy", listed, NONE)
     (directory / "variables/index").unlink()
     with pytest.raises(DamagedError, match="variables/index is missing"):
-        manifests.copy_verified(directory, tmp_path / "copy", listed)
+        manifests.bring_verified(directory, tmp_path / "copy", listed, NONE)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.artifacts import hashes
 from tasks.artifacts import manifest as manifests
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import DamagedError
@@ -142,7 +143,7 @@ def edit_a_file_and_its_manifest(place: Path) -> None:
     flip_the_first_byte(place)
     fields = json.loads((place / manifests.NAME).read_bytes())
     for entry in fields["files"]:
-        entry["sha256"] = manifests.hash_file(place / entry["path"])
+        entry["sha256"] = hashes.hash_file(place / entry["path"])
     with writable(place / manifests.NAME) as path:
         path.write_text(json.dumps(fields))
 
@@ -234,13 +235,13 @@ def test_a_deleted_artifact_is_built_again_alone(pair: list[Artifact], warnings:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read in full."""
     names: list[str] = []
-    hash_file = manifests.hash_file
+    hash_file = hashes.hash_file
 
     def counting(path: Path) -> str:
         names.append(path.name)
         return hash_file(path)
 
-    monkeypatch.setattr(manifests, "hash_file", counting)
+    monkeypatch.setattr(hashes, "hash_file", counting)
     return names
 
 
@@ -286,10 +287,8 @@ def test_a_spoilt_side_file_costs_a_hash_and_not_a_build(
 
 def test_a_full_check_trusts_no_side_file(pair: list[Artifact], store: Store, warnings: list[str]) -> None:
     flip_the_first_byte(pair[0].path)
-    (side_file,) = (store.root / ".verified").glob("first-*")
-    known = json.loads(side_file.read_bytes())
-    known["graph.pb"] = manifests.stat_fields(pair[0].path / "graph.pb")
-    side_file.write_text(json.dumps(known))
+    (entry,) = (entry for entry in pair[0].manifest.files if entry.path == "graph.pb")
+    store.hashes.keep(pair[0].path / "graph.pb", entry.sha256)
     assert store.find("first", pair[0].key) == pair[0], "the quick check sees no more than its side file"
     with pytest.raises(DamagedError, match=r"graph\.pb has changed"):
         store.verify(pair[0].path, full=True)
@@ -300,7 +299,7 @@ def test_a_full_check_trusts_no_side_file(pair: list[Artifact], store: Store, wa
 def test_a_file_that_changes_while_it_is_hashed_is_noticed(
     store: Store, pair: list[Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hash_file = manifests.hash_file
+    hash_file = hashes.hash_file
 
     def racing(path: Path) -> str:
         digest = hash_file(path)
@@ -309,7 +308,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_noticed(
         return digest
 
     with monkeypatch.context() as patched:
-        patched.setattr(manifests, "hash_file", racing)
+        patched.setattr(hashes, "hash_file", racing)
         store.find("first", pair[0].key, full=True)
     assert store.find("first", pair[0].key) is None
 
