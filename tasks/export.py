@@ -17,9 +17,9 @@ from tasks.errors import ParityError
 from tasks.forms import saved_model
 from tasks.records.forms import CandidateForm, Form
 from tasks.records.parity import ParityReport, Tolerance
-from tasks.step import step
+from tasks.step import current, step
 
-VERSION = 5
+VERSION = 6
 _LOADERS = (CandidateForm.SAVED_MODEL_V1, CandidateForm.SAVED_MODEL_V2)
 
 
@@ -31,7 +31,10 @@ def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     trained, exported = TrainingRun(run.path), Exported(out)
     names, folder = trained.names(), exported.model
     folder.mkdir()
-    isolate.call(saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, trained.probe_file, folder)
+    hashes = current().store.hashes
+    isolate.call(
+        saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, trained.probe_file, folder, hashes
+    )
     reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, tolerance) for form in _LOADERS]
     rows = [row for one in reports for row in one.rows]
     notes: tuple[str, ...] = ()

@@ -17,9 +17,9 @@ from tasks.errors import ParityError
 from tasks.forms import frozen_graph
 from tasks.records.forms import CandidateForm, Form
 from tasks.records.parity import ParityReport, ParityRow, Tolerance
-from tasks.step import step
+from tasks.step import current, step
 
-VERSION = 3
+VERSION = 4
 
 
 @step(version=VERSION, verifies=True)
@@ -29,7 +29,9 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     pin = Pinned(checkpoint.path).record()
     trained = TrainingRun(run.path)
     names = trained.names()
-    not_made = isolate.call(frozen_graph.write, checkpoint.path, checkpoint.path / pin.prefix, names, out)
+    not_made = isolate.call(
+        frozen_graph.write, checkpoint.path, checkpoint.path / pin.prefix, names, out, current().store.hashes
+    )
     if not_made:
         report = ParityReport(rows=(ParityRow.not_made(CandidateForm.FROZEN_GRAPH, not_made),))
     else:

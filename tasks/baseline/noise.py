@@ -58,8 +58,12 @@ def ways(recorded: Environment) -> tuple[Way, ...]:
     return (
         Way("as the baseline", False, options, Settings()),
         Way("Grappler on", True, options, Settings()),
-        Way("Grappler on, one thread", True, one, Settings()),
-        Way(f"Grappler on, oneDNN {'off' if recorded.onednn else 'on'}", True, options, other_onednn(recorded.onednn)),
+        Way(
+            f"Grappler on, one thread, oneDNN {'off' if recorded.onednn else 'on'}",
+            True,
+            one,
+            other_onednn(recorded.onednn),
+        ),
     )
 
 
@@ -82,20 +86,40 @@ def measure(ask: Callable[..., Any], arguments: Sequence[Any], recorded: Environ
         EnvironmentFailure: something outside the model is wrong: what is measured is kept, so it must not depend on that.
         PipelineError: the model could not be asked as for the baseline.
     """
-    found, notes = [], []
+    first, *others = ways(recorded)
     with tempfile.TemporaryDirectory(prefix="tfship-noise-") as scratch:
-        # One after the other: each holds the model in memory.
-        for number, way in enumerate(ways(recorded)):
-            file = Path(scratch) / f"{number}.tensors"
-            try:
-                isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
-            except PipelineError as error:
-                if not number or isinstance(error, EnvironmentFailure):
-                    raise
-                notes.append(f"noise was not measured with {way.words}: {error.found}")
-            else:
-                found.append(tensor_file.read_tensors(file))
-    return Measured(noise=tuple(spread(found)), notes=tuple(notes))
+        file = Path(scratch) / "first.tensors"
+        isolate.call_with(ask, (*arguments, first, file), settings=first.settings)
+        files, notes = apart(ask, arguments, others, Path(scratch))
+        found = [tensor_file.read_tensors(one) for one in (file, *files)]
+    return Measured(noise=tuple(spread(found)), notes=notes)
+
+
+def apart(
+    ask: Callable[..., Any], arguments: Sequence[Any], others: Iterable[Way], scratch: Path
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Ask a model in other ways than the baseline's, each in a child, as `measure` does; return the files of answers.
+
+    A way in which it could not be asked has a note instead. Raises as `measure`.
+    """
+    files, notes = [], []
+    # One after the other: each holds the model in memory.
+    for number, way in enumerate(others):
+        file = scratch / f"{number}.tensors"
+        try:
+            isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
+        except EnvironmentFailure:
+            raise
+        except PipelineError as error:
+            notes.append(unmeasured(way, error.found))
+        else:
+            files.append(file)
+    return files, tuple(notes)
+
+
+def unmeasured(way: Way, why: str) -> str:
+    """Return the note on a way in which a model could not be asked."""
+    return f"noise was not measured with {way.words}: {why}"
 
 
 def answers(live: Predictor, signatures: Sequence[Signature], probe: Tensors) -> Tensors:

@@ -32,8 +32,7 @@ from tasks.tensors.tensor_file import Tensors
 
 GRAPH = "(graph)"  # what a structure row is about, in place of an output
 Opener = Callable[[Path, SessionOptions], AbstractContextManager[Predictor]]
-OPENERS: dict[str, Opener] = {
-    CandidateForm.FROZEN_GRAPH: frozen_graph.loaded,
+LOADERS: dict[str, Opener] = {
     CandidateForm.SAVED_MODEL_V1: saved_model.loaded_v1,
     CandidateForm.SAVED_MODEL_V2: saved_model.loaded_v2,
 }
@@ -127,13 +126,16 @@ def prove(form: str, folder: Path, run: Path, step: int, tolerance: Tolerance) -
         DamagedError: the form cannot be loaded.
     """
     reference = Reference.read(run, step)
-    frozen = OPENERS[form] is frozen_graph.loaded
-    constants = frozen_graph.constants(folder) if frozen else saved_model.constants(folder)
-    with OPENERS[form](folder, reference.session) as opened:
+    if form == CandidateForm.FROZEN_GRAPH:
+        stored = frozen_graph.read(folder)
+        constants, graph_def, signatures = stored.constants, stored.graph_def, reference.names.signatures
+        opening: AbstractContextManager[Predictor] = frozen_graph.opened(stored, folder, reference.session)
+    else:
+        constants, graph_def = saved_model.constants(folder), saved_model.meta_graph(folder).graph_def
+        signatures, opening = tuple(saved_model.signatures(folder)), LOADERS[form](folder, reference.session)
+    with opening as opened:
         report = judge(opened, folder, reference, reference.needed, constants, tolerance)
     if form != CandidateForm.SAVED_MODEL_V2:  # whose files are those of the other loader
-        graph_def = frozen_graph.graph(folder) if frozen else saved_model.meta_graph(folder).graph_def
-        signatures = reference.names.signatures if frozen else tuple(saved_model.signatures(folder))
         rows = structure_rows(form, graph_def, signatures, reference, constants)
         report = report.model_copy(update={"rows": (*report.rows, *rows)})
     return report

@@ -7,14 +7,15 @@ assets/             what lookup tables are filled from, for graphs that have the
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.artifacts.hashes import NONE, Hashes
 from tasks.errors import DamagedError
-from tasks.forms import saver
+from tasks.forms import graph_file, saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
@@ -26,6 +27,7 @@ from tasks.records.forms import CandidateForm
 from tasks.records.parity import NotMade
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
+from tasks.tensors.tensor_file import Array
 from tasks.tensors.tensor_type import Shape
 
 GRAPH = "frozen_graph.pb"
@@ -33,10 +35,10 @@ NAMES = "signature.json"
 LIMIT = 2 * 2**30  # protobuf's limit on one message
 
 
-def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade | None:
+def write(folder: Path, prefix: Path, names: GraphNames, out: Path, hashes: Hashes = NONE) -> NotMade | None:
     """Write the frozen form of `prefix` into `out`, or return why it cannot be made.
 
-    Values go from the checkpoint into the graph one tensor at a time; no session is made.
+    Values go from the checkpoint into the file one tensor at a time; no session is made.
 
     Raises:
         CoverageError: the outputs need a variable that the checkpoint does not hold.
@@ -58,22 +60,23 @@ def write(folder: Path, prefix: Path, names: GraphNames, out: Path) -> NotMade |
         if not _raised_by_converter(error):
             raise
         return NotMade(f"TensorFlow cannot fold this graph's variables ({str(error).splitlines()[0][:160]})")
-    constants = {node.name: node for node in frozen.node if node.op == "Const"}
-    for name, source in needed.items():
-        value = tf.make_tensor_proto(saver.read_slice(checkpoint, source, prefix))
-        constants[name].attr["value"].tensor.CopyFrom(value)
-        constants[name].attr.pop("_output_shapes", None)
+    for node in frozen.node:
+        if node.name in needed:
+            node.attr.pop("_output_shapes", None)
     rewrite.name_assets(frozen, names.assets)
     graphs.drop_unused_functions(frozen)  # the unconverted originals are still in the library
     for node in graphs.Graph(frozen).every_node():
         node.device = ""
     if left := variables_left(frozen):
         return NotMade(f"the graph keeps state that cannot be folded, {', '.join(left[:3])}")
-    (out / GRAPH).write_bytes(frozen.SerializeToString(deterministic=True))
+
+    def value_of(name: str) -> Array | None:
+        return saver.read_slice(checkpoint, needed[name], prefix) if name in needed else None
+
+    hashes.keep(out / GRAPH, graph_file.write(out / GRAPH, frozen, value_of))
     (out / NAMES).write_text(names.model_copy(update={"train_op": None, "loss": None}).model_dump_json(indent=1))
     for asset in names.assets:
-        (out / "assets").mkdir(exist_ok=True)
-        shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
+        hashes.bring(folder / "assets" / asset.filename, out / "assets" / asset.filename)
     return None
 
 
@@ -88,56 +91,74 @@ def variables_left(graph_def: GraphDef) -> list[str]:
     )
 
 
-@contextmanager
-def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
-    """Open the frozen graph of `folder` in a fresh graph and session.
+@dataclass
+class Stored:
+    """A frozen graph as its file holds it.
+
+    `graph_def` is without the bytes of its large constants. `constants` are the facts of all that its signatures read,
+    former variables among them. `content` is the file, until the graph is opened.
+    """
+
+    names: GraphNames
+    graph_def: GraphDef
+    constants: list[TensorFact]
+    content: bytes | None
+
+
+def read(folder: Path) -> Stored:
+    """Read the frozen graph of `folder`, its file once.
 
     Raises:
-        DamagedError: the file is not a GraphDef, or its names are not in it.
+        DamagedError: the file is not a GraphDef, or has a variable.
     """
-    import tensorflow as tf
-
-    names, graph_def = _read(folder)
-    remedy = "freeze again."
-    if left := variables_left(graph_def):
-        raise DamagedError(str(folder / GRAPH), "no variable op", ", ".join(left[:5]), remedy)
-    graph = tf.Graph()
-    try:
-        with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
-        for target in graph_variables.signature_targets(names):
-            graph.as_graph_element(target)
-    except (ValueError, KeyError) as error:
-        raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
-    with predictors.session(graph, options) as session:
-        saver.fill_tables(session, names.table_init, names.assets, folder / "assets")
-        yield SessionPredictor(CandidateForm.FROZEN_GRAPH, session, names.signatures, {})
-
-
-def graph(folder: Path) -> GraphDef:
-    """Return the frozen graph. Raises DamagedError."""
-    found: GraphDef = _read(folder)[1]
-    return found
-
-
-def constants(folder: Path) -> list[TensorFact]:
-    """Yield the constants that its signatures read, including former variables, from its file."""
-    names, graph_def = _read(folder)
-    outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
-    return list(graphs.Graph(graph_def).constants(outputs, names.assets))
-
-
-def _read(folder: Path) -> tuple[GraphNames, Any]:
-    import tensorflow as tf
     from google.protobuf.message import DecodeError
 
     names = GraphNames.model_validate_json((folder / NAMES).read_bytes())
-    graph_def = tf.compat.v1.GraphDef()
+    content = (folder / GRAPH).read_bytes()
     try:
-        graph_def.ParseFromString((folder / GRAPH).read_bytes())
-    except DecodeError:
+        graph_def, apart = graph_file.parse(content)
+    except (DecodeError, ValueError, TypeError):
         raise DamagedError(str(folder / GRAPH), "a GraphDef", "bytes that do not parse", "freeze again.") from None
-    return names, graph_def
+    if left := variables_left(graph_def):
+        raise DamagedError(str(folder / GRAPH), "no variable op", ", ".join(left[:5]), "freeze again.")
+    outputs = [spec.tensor for signature in names.signatures for spec in signature.outputs.values()]
+    constants = list(graphs.Graph(graph_def).constants(outputs, names.assets, apart))
+    return Stored(names, graph_def, constants, content)
+
+
+@contextmanager
+def opened(stored: Stored, folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """Open a frozen graph, once, in a fresh graph and session.
+
+    Raises:
+        DamagedError: it cannot be imported, or its names are not in it.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    content, stored.content = stored.content, None
+    graph = tf.Graph()
+    try:
+        graph_def = tf.compat.v1.GraphDef.FromString(content)
+        del content
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+        del graph_def
+        for target in graph_variables.signature_targets(stored.names):
+            graph.as_graph_element(target)
+    except (ValueError, KeyError, DecodeError) as error:
+        remedy = "freeze again."
+        raise DamagedError(str(folder / GRAPH), "a graph that imports", str(error)[:300], remedy) from None
+    with predictors.session(graph, options) as session:
+        saver.fill_tables(session, stored.names.table_init, stored.names.assets, folder / "assets")
+        yield SessionPredictor(CandidateForm.FROZEN_GRAPH, session, stored.names.signatures, {})
+
+
+@contextmanager
+def loaded(folder: Path, options: SessionOptions) -> Iterator[SessionPredictor]:
+    """Read and open the frozen graph of `folder`. Raises as `read` and `opened`."""
+    with opened(read(folder), folder, options) as predictor:
+        yield predictor
 
 
 class Placeholders:

@@ -8,18 +8,19 @@ assets.extra/tf_serving_warmup_requests       PredictionLogs, for TensorFlow Ser
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.artifacts.hashes import NONE, Hashes
 from tasks.errors import DamagedError, PipelineError
-from tasks.forms import literal_path, saver, warmup_requests
+from tasks.forms import checkpoint_table, literal_path, saver, warmup_requests
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import MetaGraphDef
+from tasks.graphs.variables import Slice
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.parity.transient_errors import failure, transient
@@ -31,6 +32,7 @@ from tasks.tensors import tensor_file
 from tasks.tensors.tensor_file import Array, Tensors
 
 SERVE = "serve"
+_SUPERFLUOUS = 0.01  # of the variables' bytes: a global step, not slots
 _SHARD_BYTES = 256 * 2**20
 _WITHOUT_FINGERPRINT = (
     "export the model again, or copy all of its files again; if it was changed on purpose, delete its fingerprint.pb."
@@ -38,8 +40,10 @@ _WITHOUT_FINGERPRINT = (
 _KEPT_COLLECTIONS = ("variables", "trainable_variables", "table_initializer", "hyperparameters")
 
 
-def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: Path) -> None:
+def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: Path, hashes: Hashes = NONE) -> None:
     """Write the SavedModel of `prefix` into `out`, its variables tensor by tensor.
+
+    Where the checkpoint holds hardly more than the variables, its files are brought as they are.
 
     The graph is cut to what the signatures need (optimiser slots stay behind), keeping variables' collections, without
     which a SavedModel loads with nothing restored.
@@ -74,23 +78,34 @@ def write(folder: Path, prefix: Path, names: GraphNames, probe_file: Path, out: 
         entry = exported.asset_file_def.add()
         entry.filename = asset.filename
         entry.tensor_info.name = asset.tensor
-        (out / "assets").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)
+        hashes.bring(folder / "assets" / asset.filename, out / "assets" / asset.filename)
     if names.table_init:
         exported.collection_def["saved_model_main_op"].node_list.value.append(names.table_init)
     saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[exported])
     (out / "saved_model.pb").write_bytes(saved_model.SerializeToString(deterministic=True))
     if needed:
-        checkpoint = saver.reader(prefix)
-        (out / "variables").mkdir()
-        write_bundle(
-            out / "variables" / "variables",
-            (
-                (keys[name], saver.read_slice(checkpoint, needed[name], prefix))
-                for name in sorted(keys, key=keys.__getitem__)
-            ),
-        )
+        _write_variables(prefix, needed, keys, out / "variables", hashes)
     warmup_requests.write(out, names.signatures, tensor_file.read_tensors(probe_file))
+
+
+def _write_variables(
+    prefix: Path, needed: Mapping[str, Slice], keys: Mapping[str, str], folder: Path, hashes: Hashes
+) -> None:
+    """Write the variables of a SavedModel, of which `keys` are those of the checkpoint where no part is a tensor of its own."""
+    checkpoint = saver.reader(prefix)
+    index = prefix.with_name(f"{prefix.name}.index")
+    if index.is_file() and not any(source.spec for source in needed.values()):
+        sizes = {key: entry.size for key, entry in checkpoint_table.entries(index)}
+        wanted = sum(sizes[key] for key in keys.values())
+        if sum(sizes.values()) - wanted <= wanted * _SUPERFLUOUS:
+            for path in saver.files(prefix):
+                hashes.bring(path, folder / f"variables{path.name.removeprefix(prefix.name)}")
+            return
+    folder.mkdir()
+    order = sorted(keys, key=keys.__getitem__)
+    write_bundle(
+        folder / "variables", ((keys[name], saver.read_slice(checkpoint, needed[name], prefix)) for name in order)
+    )
 
 
 def _cut(meta: MetaGraphDef, targets: Iterable[str], needed: set[str]) -> Any:
@@ -314,6 +329,16 @@ def bundle_values(folder: Path) -> list[TensorFact]:
     """Yield the values of the variables as stored on disk, read without loading the model."""
     prefix = folder / "variables" / "variables"
     return saver.tensor_table(prefix) if prefix.with_name("variables.index").exists() else []
+
+
+def declared_tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of each tensor in the index of the variables, by key; none without one."""
+    prefix = folder / "variables" / "variables"
+    if not prefix.with_name("variables.index").exists():
+        return {}
+    checkpoint = saver.reader(prefix)
+    shapes, dtypes = checkpoint.get_variable_to_shape_map(), checkpoint.get_variable_to_dtype_map()
+    return {key: (dtypes[key].base_dtype.name, tuple(shape)) for key, shape in shapes.items()}
 
 
 def loaded_values(folder: Path, options: SessionOptions) -> list[TensorFact]:

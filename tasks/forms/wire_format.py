@@ -1,17 +1,21 @@
-"""The fields of a serialized protobuf message, read without its type (protobuf.dev, "Encoding")."""
+"""The fields of a serialized protobuf message, read and written without its type (protobuf.dev, "Encoding")."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+
+
+B = TypeVar("B", bytes, memoryview)
 
 
 class _CutNumberError(ValueError, EOFError):
     """The message ends within a number."""
 
 
-def varint(message: bytes, position: int = 0) -> tuple[int, int]:
+def varint(message: bytes | memoryview, position: int = 0) -> tuple[int, int]:
     """Return the number at a position, without a sign, and the position behind it.
 
     Raises:
@@ -36,7 +40,7 @@ def int64(payload: bytes) -> int:
     return value - 2**64 if value >> 63 else value
 
 
-def fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
+def fields(message: B) -> Iterator[tuple[int, int, B]]:
     """Yield number, wire type and payload of each field, as far as `message` goes: the last payload may be cut.
 
     Raises:
@@ -44,6 +48,26 @@ def fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
     """
     for number, kind, start, end in _spans(message):
         yield number, kind, message[start:end]
+
+
+def header(number: int, length: int) -> bytes:
+    """Return what comes before the payload, of `length` bytes, of a field with bytes."""
+    return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(length)
+
+
+def field(number: int, kind: int, payload: bytes | memoryview) -> bytes:
+    """Return a field as `fields` yielded it."""
+    lead = header(number, len(payload)) if kind == LENGTH_DELIMITED else _encoded(number << 3 | kind)
+    return lead + bytes(payload)
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def is_cut(message: bytes) -> bool:
@@ -56,7 +80,7 @@ def is_cut(message: bytes) -> bool:
         return False
 
 
-def _spans(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+def _spans(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     position = 0
     while position < len(message):
         key, position = varint(message, position)

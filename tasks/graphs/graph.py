@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tasks.errors import PipelineError
@@ -374,12 +375,17 @@ class Graph:
         nodes = self.reached_nodes(targets)
         return sorted(f"{name} ({node.op})" for name, node in nodes.items() if OTHER_STATE.fullmatch(node.op))
 
-    def constants(self, targets: Iterable[str], assets: Iterable[Any]) -> Iterator[TensorFact]:
-        """Yield the facts of every constant that `targets` read, paths of assets excluded: weights can be constants."""
+    def constants(
+        self, targets: Iterable[str], assets: Iterable[Any], apart: Mapping[str, TensorFact] = MappingProxyType({})
+    ) -> Iterator[TensorFact]:
+        """Yield the facts of every constant that `targets` read, paths of assets excluded: weights can be constants.
+
+        `apart` are the facts of nodes whose values are not in the graph.
+        """
         paths = {node_name(asset.tensor) for asset in assets}
         for name, node in self.reached_nodes(targets).items():
             if node.op == "Const" and name not in paths:
-                yield tensor_file.fact(name, constant(node))
+                yield apart.get(name) or tensor_file.fact(name, constant(node))
 
 
 class Cone:

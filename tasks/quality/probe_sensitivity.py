@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -13,6 +13,7 @@ from tasks.errors import EnvironmentFailure
 from tasks.graphs import graph as graphs
 from tasks.graphs.protos import GraphDef
 from tasks.parity.predictor import Predictor, SessionPredictor
+from tasks.records.baseline import TensorFact
 from tasks.records.evaluation import ProbeWorth
 from tasks.records.signature import OutputRef, Signature
 from tasks.tensors.tensor_file import Array, Tensors, as_array, as_bytes, dtype_name, select
@@ -21,6 +22,7 @@ Perturb = Callable[[str], AbstractContextManager[Predictor]]
 SCORES = ("probabilities", "probability", "probs", "scores", "softmax", "logits")
 MOST_VARIABLES = 64
 SECONDS = 120.0
+_AT_ONCE = 1 << 18  # elements
 _FLOATS = {1, 2, 14, 19}  # float, double, bfloat16, half (tensorflow/core/framework/types.proto)
 
 
@@ -32,14 +34,16 @@ def probe_worth(
     perturb: Perturb | None = None,
     *,
     seconds: float = SECONDS,
+    values: Iterable[TensorFact] | None = None,
 ) -> ProbeWorth:
     """What `probe` (keyed `signature/input`), which gave `outputs` (keyed `signature/output`), would not show.
 
     `perturb` opens the model with one variable changed; without it a graph in a session is fed other values, and any
-    other form's variables are not tried. At most 64 variables are, the largest first, for at most `seconds`.
+    other form's variables are not tried. At most 64 variables are, the largest first, for at most `seconds`. `values` are
+    the facts of the variables where they are known.
     """
     constant, one_class, notes = _still(signatures, probe, outputs)
-    sizes = _variables(predictor, signatures)
+    sizes = _variables(predictor, signatures, predictor.values() if values is None else values)
     tried: list[str] = []
     unnoticed: list[str] = []
     not_tried: dict[str, str] = {}
@@ -107,9 +111,9 @@ def _scores_classes(name: str, array: Array) -> bool:
     return name.lower() in SCORES or bool(np.allclose(array.sum(axis=1), 1.0, atol=1e-3) and (array >= 0).all())
 
 
-def _variables(predictor: Predictor, signatures: Sequence[Signature]) -> dict[str, int]:
+def _variables(predictor: Predictor, signatures: Sequence[Signature], values: Iterable[TensorFact]) -> dict[str, int]:
     """Map the variables that the outputs need to their numbers of elements."""
-    sizes = {fact.name: fact.size for fact in predictor.values() if fact.dtype != "uninitialised"}
+    sizes = {fact.name: fact.size for fact in values if fact.dtype != "uninitialised"}
     if isinstance(predictor, SessionPredictor):
         graph_def = predictor.session.graph.as_graph_def()
         needed = graphs.Graph(graph_def).variables(targets(signatures))
@@ -249,14 +253,21 @@ def another(value: Array) -> Array:
         return np.asarray(~value)
     if value.dtype.kind in "iu":
         return np.asarray(value + np.ones((), value.dtype))
-    wide = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
-    step = np.linspace(0.5, 1.5, value.size).reshape(value.shape)
-    finite = np.abs(wide[np.isfinite(wide)])
-    scale = float(finite.mean()) if finite.size and finite.mean() > 0 else 1.0
-    moved = np.asarray((wide + step * (0.1 * wide + 0.05 * scale * np.where(wide.real < 0, -1, 1))).astype(value.dtype))
-    if as_bytes(moved) == as_bytes(value):
+    flat = value.reshape(-1)
+    moved = np.empty_like(flat)
+    unchanged = True
+    for at in range(0, flat.size, _AT_ONCE):  # in pieces, for they are wider than the value
+        piece = flat[at : at + _AT_ONCE]
+        wide = piece.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
+        step = 0.5 + np.arange(at, at + piece.size) / max(flat.size - 1, 1)
+        finite = np.abs(wide[np.isfinite(wide)])
+        scale = float(finite.mean()) if finite.size and finite.mean() > 0 else 1.0
+        other = (wide + step * (0.1 * wide + 0.05 * scale * np.where(wide.real < 0, -1, 1))).astype(value.dtype)
+        moved[at : at + _AT_ONCE] = other
+        unchanged = unchanged and as_bytes(other) == as_bytes(piece)
+    if unchanged:
         raise CannotPerturb("its values are not finite, or there are none")
-    return moved
+    return moved.reshape(value.shape)
 
 
 def targets(signatures: Sequence[Signature]) -> list[str]:

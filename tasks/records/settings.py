@@ -141,6 +141,7 @@ class Serving(Record):
     load_timeout: float = Field(default=60.0, gt=0)
     request_timeout: float = Field(default=10.0, gt=0)
     latency_requests: int = Field(default=50, ge=1)
+    latency_seconds: float = Field(default=10.0, gt=0)
     memory: int = Field(default=4 * 2**30, gt=0)
     cpus: float = Field(default=2.0, gt=0)
     pids: int = Field(default=1024, ge=1)

@@ -23,6 +23,7 @@ from tasks.records.signature import OutputRef
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
+_AT_ONCE = 1 << 20  # elements
 _INTEGERS = {name: name.removeprefix("q") for name in ("qint8", "quint8", "qint16", "quint16", "qint32")}
 
 
@@ -50,13 +51,20 @@ def as_bytes(array: Array) -> bytes:
     return np.array([len(item) for item in items], dtype="<i8").tobytes() + b"".join(items)
 
 
+def _buffer(array: Array) -> Any:
+    """Return `as_bytes` of an array, without a copy of its numbers."""
+    if array.dtype.kind in "OSU":
+        return as_bytes(array)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def fact(name: str, array: Array) -> TensorFact:
     """Return the facts of an array, as a record."""
     return TensorFact(
         name=name,
         dtype=dtype_name(array),
         shape=array.shape,
-        sha256=hashlib.sha256(as_bytes(array)).hexdigest(),
+        sha256=hashlib.sha256(_buffer(array)).hexdigest(),
         nonfinite=nonfinite(array),
     )
 
@@ -65,6 +73,11 @@ def nonfinite(array: Array) -> int:
     """Return how many of an array's floats are NaN or infinite; 0 if it holds no floats."""
     if array.dtype.kind not in "fcV" or array.dtype.names is not None:
         return 0
+    flat = array.reshape(-1)
+    return sum(_nonfinite(flat[at : at + _AT_ONCE]) for at in range(0, flat.size, _AT_ONCE))
+
+
+def _nonfinite(array: Array) -> int:
     # ml_dtypes' types are of kind V (bfloat16, float8): every one of them fits in float32.
     numbers = array.astype(np.float32) if array.dtype.kind == "V" else array
     return int(numbers.size - np.count_nonzero(np.isfinite(numbers)))

@@ -82,10 +82,12 @@ def _measured(
     requests = [one for one in requests if (one.form, one.signature.key) not in not_carried]
     measured: list[Latency] = []
     together: list[ParityRow] = []
-    for protocol in server.protocols:
-        mine = [one for one in requests if one.predictor is protocol]
+    of_protocol = {protocol: [one for one in requests if one.predictor is protocol] for protocol in server.protocols}
+    alone = {protocol: list(_smallest_and_largest(mine)) for protocol, mine in of_protocol.items()}
+    budget = latency.Budget(serving.latency_seconds, sum(len(one) + bool(one) for one in alone.values()))
+    for protocol, mine in of_protocol.items():
         try:
-            measured += latency.one_at_a_time(list(_smallest_and_largest(mine)), serving.latency_requests)
+            measured += latency.one_at_a_time(alone[protocol], serving.latency_requests, budget)
         except AnsweredError as error:
             check = Check(
                 protocol=protocol.form.removeprefix("served ").strip("()"),
@@ -97,7 +99,7 @@ def _measured(
             )
             return measured, together, [check]
         if mine:
-            found, at_once = latency.at_once(mine, serving.latency_requests, tolerance, clients)
+            found, at_once = latency.at_once(mine, serving.latency_requests, tolerance, clients, budget)
             together += found
             measured.append(at_once)
     return measured, together, []

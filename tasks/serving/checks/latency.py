@@ -18,22 +18,34 @@ from tasks.serving.checks.requests import KnownRequest, compare_answers
 
 AT_ONCE = 8
 _FEWEST_AT_ONCE = 2  # a server may mix up rows of two clients
-MEASURE_SECONDS = 10.0  # for one protocol: its signatures and batch sizes share them
-AT_ONCE_SECONDS = 2.0  # for one protocol
-FEWEST = 5
 
 
-def one_at_a_time(known: Sequence[KnownRequest], requests: int) -> Iterator[Latency]:
-    """Send each known request up to `requests` times; fewer, but at least `FEWEST`, if they are slow.
+class Budget:
+    """Seconds for a number of measurements. What one of them leaves, the others share."""
+
+    def __init__(self, seconds: float, measurements: int) -> None:
+        self._end = time.monotonic() + seconds
+        self._left = measurements
+
+    def until(self) -> float:
+        """Return the time on the monotonic clock at which the next measurement must end."""
+        now = time.monotonic()
+        share = max(self._end - now, 0.0) / max(self._left, 1)
+        self._left -= 1
+        return now + share
+
+
+def one_at_a_time(known: Sequence[KnownRequest], requests: int, budget: Budget) -> Iterator[Latency]:
+    """Send each known request up to `requests` times; fewer, but at least once, where the time is over.
 
     Raises:
         ChildFailed: a request was not answered.
         AnsweredError: one was answered with an error.
     """
     for request in known:
-        until = time.monotonic() + MEASURE_SECONDS / len(known)
+        until = budget.until()
         times: list[float] = []
-        while len(times) < requests and (len(times) < FEWEST or time.monotonic() < until):
+        while len(times) < requests and (not times or time.monotonic() < until):
             started = time.perf_counter()
             request.predictor.predict(request.signature.key, request.inputs)
             times.append(time.perf_counter() - started)
@@ -53,7 +65,7 @@ def clients_for(flags: Sequence[str], cpus: int | None) -> int:
 
 
 def at_once(
-    known: Sequence[KnownRequest], requests: int, tolerance: Tolerance, clients: int
+    known: Sequence[KnownRequest], requests: int, tolerance: Tolerance, clients: int, budget: Budget
 ) -> tuple[list[ParityRow], Latency]:
     """Send all known requests in turn from `clients` threads, over one protocol.
 
@@ -62,7 +74,7 @@ def at_once(
     Raises:
         ChildFailed: a request was not answered.
     """
-    predictor, until = known[0].predictor, time.monotonic() + AT_ONCE_SECONDS
+    predictor, until = known[0].predictor, budget.until()
     before = predictor.turned_away
     rows: list[ParityRow] = []
     times: list[float] = []

@@ -19,11 +19,12 @@ ON_DISK = CandidateForm.SAVED_MODEL_FILES
 
 
 def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
-    """Compare values and assets of the SavedModel in `folder`, first in its files, then as loaded.
+    """Compare values and assets of the SavedModel in `folder`: what its index declares, then every value as loaded.
 
     Outputs alone miss a zeroed weight 8 times in 60, so the values are compared. The files alone miss a restore that
-    reads another tensor into a variable, and a main op that overwrites one; so a model that passes, and does nothing
-    but compute, is loaded by the loader that TensorFlow Serving uses and its variables are read.
+    reads another tensor into a variable, and a main op that overwrites one; so a model that does nothing but compute is
+    loaded by the loader that TensorFlow Serving uses and its variables are read. Only where something differs are the
+    tensors of the files read too, to tell which of the two it is.
 
     Raises:
         UnsafeGraph: the model would do more than compute; nothing of it was run.
@@ -34,12 +35,20 @@ def values_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
         *(TensorFact(**(variable.value.model_dump() | {"name": variable.key})) for variable in reference.needed),
         *reference.baseline.constants,
     ]
-    rows = compare.values(ON_DISK, expected, [*saved_model.bundle_values(folder), *saved_model.constants(folder)])
-    rows += asset_rows(ON_DISK, folder, reference.names)
-    if all(row.passed is not False for row in rows):
+    constants = saved_model.constants(folder)
+    assets = asset_rows(ON_DISK, folder, reference.names)
+    rows = None
+    if _declared(folder, reference) and all(row.passed is not False for row in assets):
         require_self_contained(folder)
-        rows += _values_as_loaded(folder, reference)
-    return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
+        rows = _values_as_loaded(folder, reference, constants)
+    if rows is None or any(row.passed is False for row in rows):
+        stored = compare.values(ON_DISK, expected, [*saved_model.bundle_values(folder), *constants])
+        rows = (
+            stored
+            if rows is None or any(row.passed is False for row in stored)
+            else [_once_loaded(row) for row in rows]
+        )
+    return ParityReport(baseline=reference.baseline.form, rows=(*rows, *assets))
 
 
 def structure_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
@@ -50,8 +59,15 @@ def structure_on_disk(folder: Path, run: Path, step: int) -> ParityReport:
     return ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
 
 
-def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
-    """Return a row for each loaded variable that differs from the live model's, or else for each one too many."""
+def _declared(folder: Path, reference: Reference) -> bool:
+    """Return True if the index of the files declares each needed tensor as the live model has it."""
+    declared = saved_model.declared_tensors(folder)
+    wanted = {variable.key: (variable.value.dtype, variable.value.shape) for variable in reference.needed}
+    return wanted.items() <= declared.items()
+
+
+def _values_as_loaded(folder: Path, reference: Reference, constants: list[TensorFact]) -> list[ParityRow]:
+    """Return the rows of the values as loaded: of each that differs from the live model's, or else of each one too many."""
     try:
         loaded = saved_model.loaded_values(folder, reference.session)
     except DamagedError as error:
@@ -59,12 +75,16 @@ def _values_as_loaded(folder: Path, reference: Reference) -> list[ParityRow]:
         cause = Cause.UNKNOWN_OP if made_of.unknown or made_of.no_kernel else Cause.LOAD_ERROR
         raise SmokeRefused(error.where, error.expected, error.found, error.remedy, cause=cause) from None
     wanted = [variable.value.model_copy(update={"name": variable.name}) for variable in reference.needed]
-    rows = [row for row in compare.values(ON_DISK, wanted, loaded) if row.passed is False]
-    return [_once_loaded(row) for row in rows or compare.unexpected(ON_DISK, wanted, loaded)]
+    rows = compare.values(ON_DISK, [*wanted, *reference.baseline.constants], [*loaded, *constants])
+    if any(row.passed is False for row in rows):
+        return rows
+    return [*rows, *compare.unexpected(ON_DISK, wanted, loaded)]
 
 
 def _once_loaded(row: ParityRow) -> ParityRow:
     """Note in a row that the files are right and the loaded value is not."""
+    if row.passed is not False:
+        return row
     worst = row.worst and row.worst.model_copy(update={"got": f"{row.worst.got} once it was loaded"})
     return row.model_copy(update={"worst": worst, "note": "the files are right; loading them gives another value"})
 
