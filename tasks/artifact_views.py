@@ -13,11 +13,9 @@ from typing import TypeVar
 from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import Artifact
 from tasks.errors import UsageError
-from tasks.forms import frozen_graph
-from tasks.forms.keras import model as keras
 from tasks.records.base import Record
 from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
-from tasks.records.forms import Target
+from tasks.records.forms import FROZEN_GRAPH_FILE, KERAS_ARCHIVE, Target
 from tasks.records.parity import Limits, ParityReport, Tolerance
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.serving import SmokeReport
@@ -94,7 +92,7 @@ class Frozen(Compared):
     @property
     def graph(self) -> Path:
         """The GraphDef; it is not there where the model has no frozen form."""
-        return self.path / frozen_graph.GRAPH
+        return self.path / FROZEN_GRAPH_FILE
 
 
 class Exported(Compared):
@@ -116,7 +114,7 @@ class Converted(Compared):
     @property
     def archive(self) -> Path:
         """The Keras archive."""
-        return self.form(Target.KERAS) / keras.ARCHIVE
+        return self.form(Target.KERAS) / KERAS_ARCHIVE
 
 
 class Smoked(Compared):

@@ -7,21 +7,18 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import termination
-from flows.cli.json_tensors import jsonable
 from flows.cli.options import Options, command, require_files
-from tasks import isolate
 from tasks.errors import EnvironmentFailure, ExitCode, UsageError
-from tasks.forms.detect import detect
 from tasks.presentation.terminal import say
 from tasks.records.signature import OutputRef
-from tasks.tensors import tensor_file
-from tasks.tensors.tensor_file import Tensors
-from tasks.verify import predict as prediction
+
+if TYPE_CHECKING:
+    from tasks.tensors.tensor_file import Tensors
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +41,12 @@ def predict(
     An npz holds arrays by output name, `signature/output` where there are several signatures. dtypes that numpy does
     not have, such as bfloat16, are written as float32.
     """
+    from flows.cli.json_tensors import jsonable
+    from tasks import isolate
+    from tasks.forms.detect import detect
+    from tasks.tensors import tensor_file
+    from tasks.verify import predict as prediction
+
     settings, file, out = options.settings(source=str(path)), options["file"], options["out"]
     require_files(settings)
     found = detect(path, settings.files.step if settings.files else None)
@@ -80,6 +83,8 @@ def predict(
 def _write(out: Path, answers: Tensors, *, alone: bool) -> None:
     """Write an npz atomically."""
     import numpy as np
+
+    from tasks.tensors import tensor_file
 
     held: Tensors = {}
     for name, array in answers.items():

@@ -12,14 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import termination
-from flows.cli.json_tensors import jsonable, text
 from flows.cli.options import Options, command, require_files
-from tasks import isolate
-from tasks.adoption import adopt as adoption
 from tasks.errors import ExitCode
-from tasks.forms.detect import detect
 from tasks.presentation.terminal import say
-from tasks.tensors import tensor_file
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +32,12 @@ def probe(
     are tf.Examples. They come from a SavedModel's warmup requests, or are drawn by what the graph says of its inputs. The
     model is opened and not called.
     """
+    from flows.cli.json_tensors import jsonable
+    from tasks import isolate
+    from tasks.adoption import adopt as adoption
+    from tasks.forms.detect import detect
+    from tasks.tensors import tensor_file
+
     settings = options.settings(source=str(path))
     require_files(settings)
     found = detect(path, settings.files.step if settings.files else None)
@@ -66,4 +67,6 @@ def probe(
 
 
 def _values(feature: list[int | float | bytes]) -> list[Any]:
+    from flows.cli.json_tensors import text
+
     return [text(item) if isinstance(item, bytes) else item for item in feature]

@@ -15,8 +15,6 @@ from flows.cli.options import Options, Source, command, require_files, require_n
 from flows.config import PipelineConfig
 from tasks.artifact_views import Exported, Frozen
 from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, Refusal, UsageError
-from tasks.forms import literal_path
-from tasks.forms.detect import detect
 from tasks.presentation.terminal import cell, console, say
 from tasks.records.parity import ParityTest, form_of
 from tasks.records.rehearsal import RehearsalSummary
@@ -50,6 +48,9 @@ def perform(source: str | None, options: Options, until: str | None = None) -> i
 
 def require_source(settings: PipelineConfig) -> None:
     """Raise UsageError, or an error of detection, where the source cannot be used, before anything starts."""
+    from tasks.forms import literal_path
+    from tasks.forms.detect import detect
+
     require_files(settings)
     for option, place in (("--store", settings.store), ("--serving-root", settings.serving_root)):
         if not literal_path.is_literal(place.absolute()):

@@ -17,10 +17,8 @@ from flows.cli import termination
 from flows.cli.options import Options, Source, command
 from tasks.artifact_views import PARITY, Compared, form_in, written_by
 from tasks.errors import EnvironmentFailure, UsageError
-from tasks.forms import frozen_graph
-from tasks.forms.keras import model as keras
 from tasks.presentation.terminal import say
-from tasks.records.forms import Target
+from tasks.records.forms import FROZEN_GRAPH_FILE, KERAS_ARCHIVE, Target
 from tasks.records.run import RunSummary
 
 _STEPS = {
@@ -33,8 +31,8 @@ _STEPS = {
     "smoke-test": "Serve the SavedModel, and compare the server's answers.",
 }
 _FILES = {
-    Target.FROZEN: (".pb", frozen_graph.GRAPH),
-    Target.KERAS: (".keras", keras.ARCHIVE),
+    Target.FROZEN: (".pb", FROZEN_GRAPH_FILE),
+    Target.KERAS: (".keras", KERAS_ARCHIVE),
 }  # forms of a single file
 _SUFFIXES = (".pb", ".pbtxt", ".meta", ".index", ".ckpt", ".keras", ".h5", ".hdf5")
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli import termination
 from flows.cli.options import Options, command, require_files
-from tasks import isolate
 from tasks.errors import ExitCode, NondeterministicError, ParityError, UsageError
 from tasks.presentation import terminal
 from tasks.presentation.terminal import cell, say
 from tasks.records.parity import ParityRow
 from tasks.records.signature import OutputRef
-from tasks.verify import compare_models
-from tasks.verify.compare_models import Comparison
-from tasks.verify.divergence import Explanation
+
+if TYPE_CHECKING:
+    from tasks.verify.compare_models import Comparison
+    from tasks.verify.divergence import Explanation
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +38,9 @@ def verify(
     With --json: {"verdict": "equal" | "differs" | "nondeterministic", "baseline", "candidates", "probe",
     "first_divergent", "parity", "reproduction", "explanation"}, the rows of `parity` as those of `run --json`.
     """
+    from tasks import isolate
+    from tasks.verify import compare_models
+
     if len(paths) < 2:
         raise UsageError("tfship verify", "two paths or more", f"{len(paths)}", "type `tfship verify A B`.")
     settings, place = options.settings(), options["reproduce"]

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
-from tasks.forms import checkpoint_table, frozen_graph, saver
+from tasks.forms import checkpoint_table, saver
 from tasks.forms.checkpoint_table import is_table
 from tasks.forms.file_signature import require_readable, sniff
 from tasks.records.adoption import Found
-from tasks.records.forms import Form
+from tasks.records.forms import FROZEN_GRAPH_FILE, FROZEN_NAMES_FILE, Form
 
 __all__ = ["SAVED_MODEL", "detect", "prefixes", "sniff"]
 
@@ -68,8 +68,8 @@ def _detect(path: Path, step: int | None) -> Found:
 def _beside(folder: Path) -> list[Path]:
     """Return the files that belong to a graph's file: signatures of a frozen graph, and assets that fill its tables."""
     names = (
-        [folder / frozen_graph.NAMES]
-        if (folder / frozen_graph.GRAPH).is_file() and (folder / frozen_graph.NAMES).is_file()
+        [folder / FROZEN_NAMES_FILE]
+        if (folder / FROZEN_GRAPH_FILE).is_file() and (folder / FROZEN_NAMES_FILE).is_file()
         else []
     )
     return names + [path for path in sorted((folder / "assets").rglob("*")) if path.is_symlink() or not path.is_dir()]

@@ -23,15 +23,15 @@ from tasks.graphs.protos import GraphDef
 from tasks.parity import predictor as predictors
 from tasks.parity.predictor import SessionPredictor
 from tasks.records.baseline import TensorFact
-from tasks.records.forms import CandidateForm
+from tasks.records.forms import FROZEN_GRAPH_FILE, FROZEN_NAMES_FILE, CandidateForm
 from tasks.records.parity import NotMade
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
 from tasks.tensors.tensor_file import Array
 from tasks.tensors.tensor_type import Shape
 
-GRAPH = "frozen_graph.pb"
-NAMES = "signature.json"
+GRAPH = FROZEN_GRAPH_FILE
+NAMES = FROZEN_NAMES_FILE
 LIMIT = 2 * 2**30  # protobuf's limit on one message
 
 

@@ -11,4 +11,6 @@ class Record(BaseModel):
     Floats keep NaN and infinities: a model that answers NaN must be reported as such.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants", protected_namespaces=())
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", ser_json_inf_nan="constants", protected_namespaces=()
+    )

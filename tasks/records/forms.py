@@ -67,3 +67,7 @@ class CandidateForm(StrEnum):
 
 LIVE_SESSION, LIVE_OBJECT = "live session", "live object"
 """What a baseline is of, where the model was trained here: a graph's session, or an object."""
+
+FROZEN_GRAPH_FILE = "frozen_graph.pb"
+FROZEN_NAMES_FILE = "signature.json"
+KERAS_ARCHIVE = "model.keras"

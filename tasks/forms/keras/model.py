@@ -23,6 +23,7 @@ from tasks.forms.live_object import LivePredictor
 from tasks.parity import compare
 from tasks.parity import predictor as predictors
 from tasks.records.baseline import TensorFact
+from tasks.records.forms import KERAS_ARCHIVE
 from tasks.records.parity import ParityReport
 from tasks.records.settings import SessionOptions
 from tasks.tensors import tensor_file
@@ -33,7 +34,7 @@ DEFAULT = "serving_default"
 # Keras saves a layer's low-rank update within its kernel, and begins with an update of zeros again
 # (keras/src/layers/core/dense.py, `enable_lora`, `load_own_variables`).
 _LOW_RANK = re.compile(r"/lora_\w+_[ab]$")
-ARCHIVE = "model.keras"
+ARCHIVE = KERAS_ARCHIVE
 
 
 @contextmanager
