@@ -29,26 +29,26 @@ def inspect(
 ) -> int:
     """Show what a model's files hold and whether they are complete. Nothing of the model is executed."""
     from tasks import isolate
-    from tasks.inspection import inspect as inspection
 
     settings = options.settings()
     require_files(settings)
     with isolate.limits(settings.child_limits):
-        found = isolate.call(
-            inspection.inspect,
-            path,
-            settings.given,
-            options["step"],
-            read=not options["quick"],
-            values=options["tensors"],
-        )
+        if options["quick"] and not options["tensors"] and not options["ops"]:
+            from tasks.inspection.quick import quick
+
+            found = isolate.forked(quick, path, options["step"])
+        else:
+            from tasks.inspection import inspect as inspection
+
+            read, values = not options["quick"], options["tensors"]
+            found = isolate.call(inspection.inspect, path, settings.given, options["step"], read=read, values=values)
     if options["as_json"]:
         termination.show(json.dumps(_without_nan(found.model_dump(mode="json")), indent=1, allow_nan=False))
     else:
         from flows.cli.pages.inspection import show
 
         show(found, with_values=options["tensors"], with_ops=options["ops"])
-        say(f"next    {_next(found, path)}")
+        say(f"next    {_next(found, path, quick=options['quick'])}")
     if found.whole is False:
         say(f"tfship: {path} is damaged: {found.damage[0]}", file=sys.stderr)
         say("Remedy: restore it from a backup, or take another checkpoint of it.", file=sys.stderr)
@@ -56,10 +56,12 @@ def inspect(
     return ExitCode.DONE
 
 
-def _next(found: Inspection, path: Path) -> str:
+def _next(found: Inspection, path: Path, *, quick: bool) -> str:
     quoted = shlex.quote(str(path))
     if found.whole is False:
         return f"tfship inspect {quoted} --quick"
+    if quick and not found.proposal and not found.keras:
+        return f"tfship inspect {quoted}"
     chosen = shlex.quote(found.path) if len(found.available) > 1 else quoted
     if found.needs and not any(option.startswith("--tags ") for option in found.options):
         missing = "--model module:Model" if "module:Model" in found.needs else "--graph FILE"

@@ -31,8 +31,8 @@ _KEY_LIMIT = 2**16
 _MOST_DIMENSIONS = 254
 _MOST_ELEMENTS = 2**63 - 1
 # Bytes of an element of each DataType (tensorflow/core/framework/types.proto); of the others each takes one at least.
-_ITEM_BYTES = {1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 8: 8, 9: 8, 10: 1, 11: 1, 12: 1, 13: 4, 14: 2, 15: 2, 16: 2, 17: 2}
-_ITEM_BYTES |= {18: 16, 19: 2, 22: 4, 23: 8}
+ITEM_BYTES = {1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 8: 8, 9: 8, 10: 1, 11: 1, 12: 1, 13: 4, 14: 2, 15: 2, 16: 2, 17: 2}
+ITEM_BYTES |= {18: 16, 19: 2, 22: 4, 23: 8}
 _STRING, _VARIANT = 7, 21
 
 
@@ -112,7 +112,7 @@ def require_bytes(index: Path, key: str, entry: Entry, shards: Mapping[int, int]
         wanted = f"{entry.size} bytes from {entry.offset} on"
         raise _damaged(where, f"a place in its data file of {held} bytes", wanted)
     count = math.prod(entry.shape)
-    item = _ITEM_BYTES.get(entry.dtype)
+    item = ITEM_BYTES.get(entry.dtype)
     if count * item != entry.size if item else count > entry.size:
         expected = f"{'' if item else 'at least '}{count * (item or 1)} bytes for the shape {list(entry.shape)}"
         raise _damaged(where, expected, str(entry.size))
@@ -134,13 +134,21 @@ def _tensor(index: Path, key: str) -> str:
 
 def require_v1(table: Path) -> None:
     """Raise DamagedError for a file of a V1 checkpoint that declares a shape that cannot be."""
+    for name, _, shape in v1_tensors(table):
+        _require_shape(_tensor(table, name), shape)
+
+
+def v1_tensors(table: Path) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Yield the key, the DataType and the shape of each tensor that a file of a V1 checkpoint declares. Raises DamagedError."""
     _, header = next(_items(table), (b"", b""))
     try:
         for meta in _payloads(header, 1):
             for tensor in _payloads(meta, 1):
                 name = b"".join(_payloads(tensor, 1)).decode(errors="backslashreplace")
+                fields = list(wire_format.fields(tensor))
+                dtype = sum(wire_format.int64(payload) for number, _, payload in fields if number == 3)
                 for shape in _payloads(tensor, 2):
-                    _require_shape(_tensor(table, name), _dimensions(shape))
+                    yield name, dtype, _dimensions(shape)
     except ValueError as error:
         raise _damaged(table, "the names and shapes of a checkpoint's tensors", str(error)) from None
 

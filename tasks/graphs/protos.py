@@ -6,8 +6,23 @@ The real classes come from `tensorflow.core`, which ships no types and is import
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import types
 from collections.abc import Iterable, Iterator, MutableMapping, MutableSequence
 from typing import Any, Protocol
+
+
+def import_alone() -> None:
+    """Make `tensorflow.core…_pb2` modules importable in this process without TensorFlow, which takes seconds.
+
+    TensorFlow itself cannot be imported in it afterwards: call it in a fork.
+    """
+    if "tensorflow" not in sys.modules:
+        spec = importlib.util.find_spec("tensorflow")
+        package = types.ModuleType("tensorflow")
+        package.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+        sys.modules["tensorflow"] = package
 
 
 class Message(Protocol):

@@ -6,23 +6,24 @@ Damage does not stop it: what can still be listed is listed, and what is wrong i
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.adoption import source_graph
 from tasks.errors import DamagedError, UnsafeGraph, UnsupportedGraph, UsageError
-from tasks.forms import detect, saved_model, saver
+from tasks.forms import detect, saved_model
 from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.validate import require_valid_meta_graph
 from tasks.inspection import collections, stored_tensors
-from tasks.inspection.stored_tensors import Listing, said
+from tasks.inspection.files import found_at, of_keras, said
+from tasks.inspection.stored_tensors import Listing
 from tasks.records.adoption import Found, ModelOptions
 from tasks.records.forms import Form
-from tasks.records.inspection import Inspection, KerasFound
+from tasks.records.inspection import Inspection
 from tasks.signatures import propose
 
 _CHECKPOINTS = (Form.SAVER_V1, Form.SAVER_V2, Form.OBJECT_CHECKPOINT)
@@ -37,14 +38,9 @@ def inspect(path: Path, given: ModelOptions, step: int | None, *, read: bool, va
         EnvironmentFailure: it cannot be read.
     """
     damage: list[str] = []
-    try:
-        found = detect.detect(path, step)
-    except DamagedError as error:
-        damage.append(said(error))
-        found_anyway = _despite(path, step)
-        if found_anyway is None:
-            return Inspection(path=str(path), form=None, whole=False, damage=tuple(damage))
-        found = found_anyway
+    found = found_at(path, step, damage)
+    if found is None:
+        return Inspection(path=str(path), form=None, whole=False, damage=tuple(damage))
     looked: dict[str, Any] = {
         "path": str(found.path),
         "form": found.form,
@@ -54,7 +50,9 @@ def inspect(path: Path, given: ModelOptions, step: int | None, *, read: bool, va
         "notes": found.notes,
     }
     if found.form.of_keras:
-        looked |= _of_keras(found, damage)
+        looked |= of_keras(found, damage)
+        if "keras" in looked:
+            looked["notes"] = (*found.notes, *_refused_keras(found.path))
     else:
         looked |= _of_graph(found, given, damage)
     listing = _tensors(found, looked.pop("graph_rows", []), read, values)
@@ -128,6 +126,13 @@ def _of_graph(found: Found, given: ModelOptions, damage: list[str]) -> dict[str,
     return told
 
 
+def _refused_keras(path: Path) -> Iterator[str]:
+    try:
+        archive_check.require_safe(path)
+    except (UnsafeGraph, UnsupportedGraph) as error:
+        yield f"will be refused: {error.where}: {error.found}"
+
+
 def _devices(found: Any, written: Any) -> Any:
     if written is None:
         return found
@@ -154,66 +159,3 @@ def _as_written(found: Found, tags: Iterable[str]) -> Any | None:
         return meta_graph_pb2.MetaGraphDef.FromString(file.read_bytes()) if file is not None else None
     except (DecodeError, OSError):
         return None
-
-
-def _of_keras(found: Found, damage: list[str]) -> dict[str, Any]:
-    try:
-        config = archive_check.configuration(found.path)
-    except DamagedError as error:
-        damage.append(said(error))
-        return {}
-    except UsageError as error:
-        return {"needs": f"{error.found}: {error.remedy}"}
-    notes = list(found.notes)
-    try:
-        archive_check.require_safe(found.path)
-    except (UnsafeGraph, UnsupportedGraph) as error:
-        notes.append(f"will be refused: {error.where}: {error.found}")
-    layers = tuple(_layers(config))
-    return {
-        "keras": KerasFound(
-            model_class=str(config.get("class_name", "")),
-            layers=layers,
-            lambdas=tuple(name for name, kind in layers if kind == "Lambda"),
-            version=str(config.get("keras_version", "")),
-        ),
-        "notes": tuple(notes),
-    }
-
-
-def _layers(config: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
-    """Name and class of every layer, those of nested models by their path."""
-    waiting: list[tuple[str, Any]] = [(within, config)]
-    while waiting:
-        scope, model = waiting.pop(0)
-        inner = model.get("config") if isinstance(model, dict) else None
-        held = inner.get("layers") if isinstance(inner, dict) else inner
-        for layer in held if isinstance(held, list) else ():
-            if not isinstance(layer, dict):
-                continue
-            settings = layer.get("config")
-            name = layer.get("name") or (settings.get("name") if isinstance(settings, dict) else "") or "?"
-            yield f"{scope}{name}", str(layer.get("class_name", "?"))
-            waiting.append((f"{scope}{name}/", layer))
-
-
-def _despite(path: Path, step: int | None) -> Found | None:
-    """Return what can still be listed of a damaged model: the index of a checkpoint lists its tensors without its shards."""
-    near = path if path.is_dir() else path.parent
-    prefixes = [path, path.with_suffix(""), *([path / "variables" / "variables"] if path.is_dir() else [])]
-    if near.is_dir():
-        named = [one for one in detect.prefixes(near) if step is None or saver.step_of(one) == step]
-        prefixes += named[-1:] if path.is_dir() else []
-    for prefix in prefixes:
-        index, files = prefix.with_name(f"{prefix.name}.index"), saver.files(prefix)
-        if index not in files or not all(file.is_file() for file in files):
-            continue
-        meta = saver.meta_file(prefix)
-        in_model = prefix.parent.name == "variables" and (prefix.parent.parent / "saved_model.pb").is_file()
-        return Found(
-            form=Form.SAVED_MODEL if in_model else Form.SAVER_V2,
-            path=prefix.parent.parent if in_model else prefix,
-            files=tuple(files),
-            meta=meta if meta.is_file() else None,
-        )
-    return None

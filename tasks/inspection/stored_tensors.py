@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,19 +15,10 @@ from tasks.forms.keras import archive_check
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import GraphDef, NodeDef
+from tasks.inspection.files import role, said
 from tasks.records.forms import Form
 from tasks.records.inspection import TensorRow
 from tasks.tensors import tensor_file
-
-_SLOT = re.compile(
-    r".*(/(Adam|Adamax|RMSProp|Momentum|Adagrad|Adadelta|Ftrl|Nadam|LazyAdam|ExponentialMovingAverage)(_\d+)?"
-    r"|\.OPTIMIZER_SLOT/.*)"
-)
-_OPTIMIZER = re.compile(
-    r"(.*/)?beta[12]_power(_\d+)?|(.*/)?_?optimizer(s|_weights)?/.*|(.*/)?(Adam|SGD|RMSprop)/(iter|decay|learning_rate|beta_[12])(/.*)?"
-)
-_BOOKKEEPING = re.compile(r"_CHECKPOINTABLE_OBJECT_GRAPH|save_counter(/.*)?")
-_OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class Listing(NamedTuple):
@@ -122,16 +112,6 @@ def _constant(node: NodeDef) -> TensorRow | None:
     return TensorRow(name=node.name, dtype=dtype.name, shape=shape, bytes=size, role="model")
 
 
-def role(name: str) -> str:
-    """Return the role of a stored tensor, by its key."""
-    key = name.removesuffix(_OBJECT_SUFFIX)
-    if _BOOKKEEPING.fullmatch(key):
-        return "bookkeeping"
-    if _SLOT.fullmatch(name) or _OPTIMIZER.fullmatch(key.lstrip("/")):
-        return "optimizer"
-    return "step" if key.rpartition("/")[2] == "global_step" else "model"
-
-
 def _listed(rows: list[TensorRow], value_of: Callable[[str], tensor_file.Array], read: bool, values: bool) -> Listing:
     if not read and not values:
         return Listing(rows, [], False)
@@ -162,8 +142,3 @@ def _statistics(array: tensor_file.Array) -> Iterator[tuple[str, Any]]:
         yield from (("min", float(finite.min())), ("max", float(finite.max())))
         if np.isfinite(mean):
             yield "mean", mean
-
-
-def said(error: DamagedError) -> str:
-    """Return a damage as one line."""
-    return f"{error.where}: expected {error.expected}, found {error.found}"

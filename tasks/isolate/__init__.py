@@ -20,6 +20,7 @@ from tasks.isolate.client import (
     start,
     warm,
 )
+from tasks.isolate.fork import forked
 from tasks.isolate.machine import Memory, memory
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "call",
     "call_with",
     "costs",
+    "forked",
     "limits",
     "memory",
     "progress",

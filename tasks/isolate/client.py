@@ -58,6 +58,11 @@ _costs: ContextVar[list[Cost] | None] = ContextVar("costs", default=None)
 _limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - it is frozen
 
 
+def current_limits() -> Limits:
+    """Return the limits that apply to a call here."""
+    return _limits.get()
+
+
 @contextlib.contextmanager
 def limits(bounds: Limits) -> Iterator[None]:
     """Apply limits to every call inside the block."""

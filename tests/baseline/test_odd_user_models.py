@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks import isolate
-from tasks.artifact_views import link_model
+from tasks.artifact_views import model_at
+from tasks.artifacts.hashes import NONE
 from tasks.artifacts.store import Artifact
 from tasks.checkpoint import checkpoint
 from tasks.errors import ChildFailed, CoverageError, ParityError, PipelineError, SmokeRefused, UsageError
@@ -117,7 +118,8 @@ def test_a_proof_of_something_else_is_no_proof(run: Run) -> None:
 def served(run: Run, tmp_path: Path) -> tuple[EmbeddedRuntime, Callable[[int], None]]:
     """A server with a model loaded, and a way to end it."""
     _, _, model, _ = exported("Baked")
-    link_model(model, tmp_path / "base" / "1")
+    for source, target in model_at(model, tmp_path / "base" / "1"):
+        NONE.bring(source, target)
     runtime = EmbeddedRuntime()
 
     def end(number: int) -> None:

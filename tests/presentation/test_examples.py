@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.artifact_views import link_model
+from tasks.artifact_views import model_at
+from tasks.artifacts.hashes import NONE
 from tasks.baseline.training_run import TrainingRun
 from tasks.presentation import usage
 from tasks.presentation.facts import FileFact, ReportFacts
@@ -28,7 +29,8 @@ from tests.makers.chain import Chain
 def facts(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReportFacts]:
     """The facts of a report, with a server at the addresses that it names."""
     base = tmp_path_factory.mktemp("base")
-    link_model(chain.exported, base / "1")
+    for source, target in model_at(chain.exported, base / "1"):
+        NONE.bring(source, target)
     names = TrainingRun(chain.trained.path).names()
     probe = tensor_file.read_tensors(chain.trained.path / "probe.tensors")
     with lifecycle.serving(EmbeddedRuntime(), "sundaynet", base, 1, 60.0) as (endpoint, _):

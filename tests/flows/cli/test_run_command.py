@@ -11,7 +11,7 @@ from tests.flows.cli.process import MEASURED, QUICK, STEPS, Shell, tfship
 
 DOCUMENT = {"run_id", "name", "steps", "parity", "smoke", "promotion", "report"}
 DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal", "reproduction"}
-STEP = {"name", "state", "seconds", "artifact", "digest"}
+STEP = {"name", "state", "seconds", "artifact", "digest", "costs"}
 ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "noise", "limit", "mismatched", "passed"}
 SMOKE = {"runtime", "image", "load_seconds", "latency_ms", "passed", "verdict"}
 PROMOTION = {"name", "version", "path", "previous", "outcome"}
