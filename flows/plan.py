@@ -10,6 +10,7 @@ from typing import Any
 
 from flows import telemetry
 from flows.config import STEPS, PipelineConfig
+from flows.pipeline import pipeline
 from tasks.artifacts.manifest import Manifest
 from tasks.artifacts.store import Artifact, Recipe, Store
 from tasks.errors import DamagedError
@@ -33,8 +34,6 @@ def planned(config: PipelineConfig) -> tuple[Planned, ...]:
 
 
 def _planned(config: PipelineConfig, store: Store) -> tuple[Planned, ...]:
-    from flows.train_to_serve import pipeline
-
     found: dict[str, Planned] = {}
 
     def answer(recipe: Recipe, digestible: bool) -> Artifact:

@@ -22,11 +22,10 @@ def plan(
     source: Source = None,
 ) -> int:
     """Show what a run with these options would do and why; nothing is done."""
-    with termination.at_once():  # Prefect: seconds
-        import flows.train_to_serve  # noqa: F401
     from rich.table import Table
 
-    from flows.plan import planned
+    with termination.at_once():  # every step
+        from flows.plan import planned
 
     settings = options.settings(source=source)
     pipeline.require_source(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import sys
@@ -13,8 +14,10 @@ from flows import telemetry
 from flows.cli import termination
 from flows.cli.options import Options, Source, command, require_files, require_no_model_options
 from flows.config import PipelineConfig
+from tasks import isolate
 from tasks.artifact_views import Exported, Frozen
-from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, Refusal, UsageError
+from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
+from tasks.isolate import Settings
 from tasks.presentation.terminal import cell, console, say
 from tasks.records.parity import ParityTest, form_of
 from tasks.records.rehearsal import RehearsalSummary
@@ -137,6 +140,7 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
     from flows import prefect_server
 
     prefect_server.settle(verbose=verbose)
+    _import_early(settings)
     with termination.at_once():  # Prefect: seconds
         from flows.train_to_serve import summaries, train_to_serve
     summaries.clear()  # of earlier flows in this process
@@ -153,6 +157,15 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
             return error
         raise
     return None
+
+
+def _import_early(settings: PipelineConfig) -> None:
+    """Let TensorFlow's import start while Prefect's runs, if a step will need it."""
+    from flows.plan import planned
+
+    with contextlib.suppress(PipelineError):  # the run will say the same
+        if any(step.state == "runs" and step.name not in ("promote", "report") for step in planned(settings)):
+            isolate.warm(Settings())
 
 
 def assisted(summary: RunSummary) -> bool:

@@ -208,15 +208,21 @@ def _ask(settings: Settings, reply: socket.socket, log: Any) -> Server:
     fds = [reply.fileno(), log.fileno()]
     server = server_for(settings)
     try:
-        socket.send_fds(server.control, [b"call"], fds)
+        _send(server, fds)
     except (BrokenPipeError, ConnectionResetError):
         failure = server.failure()
         server = server_for(settings)
         try:
-            socket.send_fds(server.control, [b"call"], fds)
+            _send(server, fds)
         except OSError:
             raise failure from None
     return server
+
+
+def _send(server: Server, fds: list[int]) -> None:
+    for message in server.news():
+        server.control.send(message)
+    socket.send_fds(server.control, [b"call"], fds)
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import EnvironmentFailure
+from tasks.isolate.server import IMPORT
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LOG_TAIL = 4000
+_AT_ONCE = 100  # names in a message
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,6 @@ class Settings:
 
     environment: tuple[tuple[str, str], ...] = ()
     modules: tuple[str, ...] | None = None
-
-
-def _imported() -> tuple[str, ...]:
-    """The modules of `tasks` that this process has imported."""
-    return tuple(name for name in list(sys.modules) if name.startswith("tasks."))
 
 
 class Server:
@@ -54,12 +51,12 @@ class Server:
             "CUDA_MODULE_LOADING": "LAZY",
             **dict(settings.environment),
         }
-        modules = _imported() if settings.modules is None else settings.modules
+        self.modules: set[str] | None = None if settings.modules is not None else set()
         self.scratch = f"{tempfile.gettempdir()}/tfship-{os.getpid()}-{secrets.token_hex(6)}"
         # Not `-m`: that would put the user's folder first on the path, and it may hold a `tasks` of its own.
         program = (
             f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from tasks.isolate.server import main; "
-            f"main({theirs.fileno()}, {life_read}, {self.scratch!r}, {modules})"
+            f"main({theirs.fileno()}, {life_read}, {self.scratch!r}, {settings.modules or ()})"
         )
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the server runs
         self.process = subprocess.Popen(
@@ -73,6 +70,17 @@ class Server:
         )
         theirs.close()
         os.close(life_read)
+
+    def news(self) -> list[bytes]:
+        """Return the messages with the modules of `tasks` that this process has imported since it was last asked.
+
+        The server imports them too, so that no child has to.
+        """
+        if self.modules is None:
+            return []
+        new = sorted(name for name in list(sys.modules) if name.startswith("tasks.") and name not in self.modules)
+        self.modules.update(new)
+        return [" ".join([IMPORT, *new[at : at + _AT_ONCE]]).encode() for at in range(0, len(new), _AT_ONCE)]
 
     def alive(self) -> bool:
         """Tell whether the server is still running."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import importlib
 import json
 import os
 import select
@@ -33,6 +34,9 @@ PRELOADED = (
     "tensorflow_serving.apis.prediction_service_pb2_grpc",
     "tensorflow_serving.apis.model_service_pb2_grpc",
 )
+IMPORT = "import"
+"""The first word of a message with modules to import, before the next call."""
+_MESSAGE_BYTES = 1 << 16
 UNUSED = "sklearn"
 """What Keras imports where it is installed, for wrappers that no model needs; it takes a fifth of TensorFlow's import."""
 
@@ -77,9 +81,15 @@ def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) ->
                 with contextlib.suppress(OSError), key.fileobj as reply:  # the caller may have given up on it
                     reply.sendall(key.data)
             else:
-                message, fds, _, _ = socket.recv_fds(control, 16, 2)
+                message, fds, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 2)
                 if not message:
                     leave(calls, scratch)
+                word, *named = message.decode().split(" ")
+                if word == IMPORT:
+                    for module in named:
+                        importlib.import_module(module)
+                    gc.freeze()
+                    continue
                 reply, log_fd = socket.socket(fileno=fds[0]), fds[1]
                 server = os.getpid()
                 if (pid := os.fork()) == 0:

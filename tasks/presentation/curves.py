@@ -1,8 +1,7 @@
-"""Training curves and latencies as inline SVG. The same lines give the same bytes; colours come from the style sheet."""
+"""Training curves as inline SVG. The same lines give the same bytes; colours come from the style sheet."""
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +11,6 @@ from threading import Lock
 from typing import Any
 
 from tasks.presentation.numbers import counted, number
-from tasks.presentation.terminal import one_line
-from tasks.records.serving import Latency
 
 _NOT_METRICS = frozenset({"step", "of", "loss"})
 _STYLES = ("solid", "dashed", "dotted", "dashdot")
@@ -119,34 +116,6 @@ def _draw(title: str, logged: Mapping[str, list[tuple[int, float]]], logarithmic
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(True, axis="y", color=_RULE, linewidth=0.8)
     return drawn[0]
-
-
-@functools.lru_cache(maxsize=16)
-def latencies(lines: tuple[Latency, ...]) -> str:
-    """Draw p50, p90 and p99 of each latency as one bar: solid to p50, lighter to p90 and p99."""
-    if not lines:
-        return ""
-    labels = [one_line(f"{_request(one)}, {_load(one)}") for one in lines]
-    places = range(len(lines) - 1, -1, -1)
-    with _axes("Latency", height=0.6 + 0.3 * len(lines)) as (axes, drawn):
-        for colour, read in ((3, "p99"), (2, "p90"), (0, "p50")):
-            widths = [getattr(one, read) for one in lines]
-            axes.barh(places, widths, height=0.55 if read == "p50" else 0.3, color=_SERIES[colour], label=read)
-        axes.set_yticks(places, labels)
-        axes.set_xlabel("milliseconds", color=_INK)
-        axes.grid(True, axis="x", color=_RULE, linewidth=0.8)
-    return drawn[0]
-
-
-def _request(measured: Latency) -> str:
-    protocol = measured.protocol.removeprefix("served ").strip("()")
-    return f"{protocol}, {measured.signature}" if measured.signature else protocol
-
-
-def _load(measured: Latency) -> str:
-    if measured.concurrency > 1:
-        return f"{measured.concurrency} at once"
-    return counted(measured.batch, "row") if measured.batch else "no rows"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tasks.presentation import chain, curves, numbers, usage, verdict
 from tasks.presentation.facts import ReportFacts
 from tasks.presentation.terminal import printable
 from tasks.records.run import StepOutcome
+from tasks.records.serving import Latency
 
 _HERE = Path(__file__).parent
 _TEMPLATE = "report.html.jinja"
@@ -38,7 +39,7 @@ def render(facts: ReportFacts) -> str:
             divergent_rows=[row for row in facts.parity if row.passed is False],
             shares=_shares(facts.steps),
             panels=curves.panels(facts.training),
-            latencies=curves.latencies,
+            slowest=_slowest,
             examples=usage.examples(facts),
             frozen=usage.frozen(facts),
             commands=usage.commands(facts),
@@ -88,6 +89,11 @@ def _shares(steps: tuple[StepOutcome, ...]) -> list[float]:
     times = [step.seconds if math.isfinite(step.seconds) and step.seconds > 0 else 0.0 for step in steps]
     total = sum(times)
     return [round(100 * time / total, 2) if total else 0.0 for time in times]
+
+
+def _slowest(measured: tuple[Latency, ...]) -> float:
+    """Return the largest p99 of these latencies, by which their bars are scaled; 1 where none is larger than 0."""
+    return max((one.p99 for one in measured if math.isfinite(one.p99)), default=0.0) or 1.0
 
 
 def _settings(facts: ReportFacts) -> dict[str, str]:

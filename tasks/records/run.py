@@ -35,6 +35,21 @@ class StepSummary(Record):
     digest: str | None = None
     costs: tuple[Cost, ...] = ()
 
+    @property
+    def peak(self) -> int:
+        """The resident memory of its largest process, in bytes; 0 where that is not known."""
+        return max((cost.peak or 0 for cost in self.costs), default=0)
+
+    @property
+    def read(self) -> int:
+        """Bytes that all its processes read."""
+        return sum(cost.read for cost in self.costs)
+
+    @property
+    def written(self) -> int:
+        """Bytes that all its processes wrote."""
+        return sum(cost.written for cost in self.costs)
+
 
 class StepOutcome(StepSummary):
     """One step of a run, with the first line of its error or the reason why it was skipped."""

@@ -7,6 +7,7 @@ packages nor tfship itself.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import sys
 import sysconfig
@@ -152,7 +153,12 @@ def _imports_dynamically(path: Path) -> bool:
 
 
 def _installed(path: Path) -> bool:
-    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))
+    return any(path.is_relative_to(folder) for folder in _installations())
+
+
+@functools.cache
+def _installations() -> frozenset[str]:
+    return frozenset(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
 
 
 def _parse(path: Path) -> ast.Module:

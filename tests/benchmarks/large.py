@@ -1,15 +1,19 @@
-"""What a run of a large model takes, by step, beside a script of TensorFlow's own calls.
+"""What a run of a large model takes, by process, beside a script of TensorFlow's own calls.
 
-    python -m tests.benchmarks.large [MIB [TENSORS]]
+    python -m tests.benchmarks.large [--tensors N] [--repeat N] [--out DIR] [MIB...]
 
-Both convert the same Saver checkpoint, of 1 GiB in 16 variables unless told otherwise, in one invocation. Bytes are those
-of read and write calls, from a cache or from a disk, as multiples of the checkpoint's data.
+Both convert the same Saver checkpoint, of 10, 100 and 1024 MiB in 16 variables unless told otherwise, one after the other
+in one invocation. Bytes are those of read and write calls, from a cache or from a disk, as multiples of the checkpoint's
+data. `--out` leaves `large.json` and `large.svg` there.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -41,16 +46,33 @@ with tf.Graph().as_default(), tf.Session() as session:
 SCRIPT = """
 import sys
 import tensorflow.compat.v1 as tf
-prefix, out = sys.argv[1:]
+prefix, out, small = sys.argv[1:]
 with tf.Session(graph=tf.Graph()) as session:
     saver = tf.train.import_meta_graph(prefix + ".meta", clear_devices=True)
     saver.restore(session, prefix)
     graph = session.graph
-    frozen = tf.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), ["y"])
-    open(out + "/frozen_graph.pb", "wb").write(frozen.SerializeToString())
+    if int(small):  # protobuf holds no message of 2 GiB
+        frozen = tf.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), ["y"])
+        open(out + "/frozen_graph.pb", "wb").write(frozen.SerializeToString())
     tensors = [graph.get_tensor_by_name(name + ":0") for name in ("x", "y")]
     tf.saved_model.simple_save(session, out + "/saved_model", {"x": tensors[0]}, {"y": tensors[1]})
 """
+
+
+IMPORT = """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+graph_def = tf.GraphDef.FromString(open(sys.argv[1], "rb").read())
+with tf.Graph().as_default() as graph:
+    tf.import_graph_def(graph_def, name="")
+del graph_def
+with tf.Session(graph=graph) as session:
+    x = graph.get_tensor_by_name("x:0")
+    session.run("y:0", {x: np.zeros([1, x.shape[1]], np.float32)})
+"""
+SERVING = ("smoke_test", "promote")
+FREEZABLE = 2047  # MiB
 
 
 @dataclass
@@ -61,7 +83,11 @@ class Measured:
     peak: int
     read: int
     written: int
-    output: str
+    output: str = ""
+
+    def as_json(self) -> dict[str, float]:
+        """The figures alone."""
+        return {"seconds": self.seconds, "peak": self.peak, "read": self.read, "written": self.written}
 
 
 def measure(command: Sequence[str], folder: Path) -> Measured:
@@ -114,58 +140,178 @@ def resident(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
+@dataclass
+class Comparison:
+    """One size: the script, the whole run, the run without the servers, TensorFlow's import of the frozen graph, the disk."""
+
+    mib: int
+    script: list[Measured]
+    run: list[Measured]
+    unserved: list[float]
+    importing: list[Measured]
+    disk_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures of all repetitions, and the steps of the last run."""
+        return {
+            "mib": self.mib,
+            "script": [one.as_json() for one in self.script],
+            "run": [one.as_json() for one in self.run],
+            "without_serving_seconds": self.unserved,
+            "import_of_the_frozen_graph": [one.as_json() for one in self.importing],
+            "disk_seconds": self.disk_seconds,
+            "steps": json.loads(self.run[-1].output)["steps"],
+        }
+
+
 def main() -> None:
-    """Make the model, convert it both ways, and print the tables."""
-    mib = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
-    tensors = int(sys.argv[2]) if len(sys.argv) > 2 else 16
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
+    """Make a model of each size, convert it both ways, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mib", nargs="*", type=int, default=[10, 100, 1024])
+    parser.add_argument("--tensors", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    found = [compare(mib, options.tensors, options.repeat) for mib in options.mib]
+    for one in found:
+        print_processes(one)
+        print_sides(one)
+    if len(found) > 1:
+        print_growth(found)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "large.json").write_text(json.dumps([one.as_json() for one in found], indent=1))
+        plot(found, options.out / "large.svg")
+
+
+def compare(mib: int, tensors: int, repeat: int) -> Comparison:
+    """Convert a model of one size in both ways, `repeat` times in turn."""
+    found = Comparison(mib, [], [], [], [], 0.0)
+    small = mib <= FREEZABLE
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "source").mkdir()
-        (folder / "script").mkdir()
         measure([sys.executable, "-c", MAKE, str(folder / "source"), str(mib), str(tensors)], folder)
         prefix = folder / "source" / "model.ckpt-1"
-        script = measure([sys.executable, "-c", SCRIPT, str(prefix), str(folder / "script")], folder)
-        command = [
-            sys.executable,
-            "-m",
-            "flows.cli",
-            "run",
-            str(prefix),
-            "--no-server",
-            "--runtime",
-            "embedded",
-            "--json",
-        ]
-        run = measure([*command, "--input", "x:0", "--output", "y:0"], folder)
-        # What a command of one step takes, beside TensorFlow's own conversion.
-        print_tables(mib * 2**20, script, run)
+        found.disk_seconds = disk_seconds(folder / "disk", mib)
+        for number in range(repeat):
+            out, home = folder / f"script-{number}", folder / f"run-{number}"
+            out.mkdir()
+            home.mkdir()
+            script = [sys.executable, "-c", SCRIPT, str(prefix), str(out), str(int(small))]
+            found.script.append(measure(script, home))
+            if small:
+                found.importing.append(measure([sys.executable, "-c", IMPORT, str(out / "frozen_graph.pb")], home))
+            shutil.rmtree(out)
+            options = ["--no-server", "--runtime", "embedded", "--json", "--input", "x:0", "--output", "y:0"]
+            options += ["--load-timeout", "600"]
+            ran = measure([sys.executable, "-m", "flows.cli", "run", str(prefix), *options], home)
+            served = sum(step["seconds"] for step in json.loads(ran.output)["steps"] if step["name"] in SERVING)
+            found.run.append(ran)
+            found.unserved.append(ran.seconds - served)
+            shutil.rmtree(home)
+    return found
 
 
-def print_tables(size: int, script: Measured, run: Measured) -> None:
-    """Print the run by process, and both side by side."""
-    console = Console()
-    steps = json.loads(run.output)["steps"]
-    table = Table(title=f"A model of {size >> 20} MiB, by process", title_justify="left", box=None)
-    for column in ("step", "process", "seconds", "CPU", "peak", "read", "written"):
-        table.add_column(column, justify="left" if column in ("step", "process") else "right")
-    for step in steps:
+def disk_seconds(file: Path, mib: int) -> float:
+    """Return how long the disk takes for as many bytes, written and synced once."""
+    block = os.urandom(1 << 20)
+    started = time.perf_counter()
+    with file.open("wb") as stream:
+        for _ in range(mib):
+            stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+    taken = time.perf_counter() - started
+    file.unlink()
+    return taken
+
+
+def table_of(title: str, columns: Sequence[str], left: int = 1) -> Table:
+    """Return a table whose first columns are words and whose others are numbers."""
+    table = Table(title=title, title_justify="left", box=None)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < left else "right")
+    return table
+
+
+def print_processes(one: Comparison) -> None:
+    """Print the last run by process: who read what."""
+    columns = ("step", "process", "seconds", "CPU", "peak", "read", "written")
+    table = table_of(f"A model of {one.mib} MiB, by process", columns, left=2)
+    size = one.mib << 20
+    for step in json.loads(one.run[-1].output)["steps"]:
         table.add_row(step["name"], step["state"], f"{step['seconds']:.1f}")
         for cost in step["costs"]:
             peak = f"{cost['peak'] / 2**30:.2f} GiB" if cost["peak"] else ""
             shares = [f"{cost[kind] / size:.2f}" for kind in ("read", "written")]
             table.add_row("", cost["process"].removeprefix("tasks."), "", f"{cost['cpu_seconds']:.1f}", peak, *shares)
-    console.print(table)
-    table = Table(title="side by side", title_justify="left", box=None)
-    for column in ("", "script", "tfship", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
-    for label, of in (
-        ("wall seconds", lambda one: one.seconds),
-        ("largest process, GiB", lambda one: one.peak / 2**30),
-        ("read, of the model", lambda one: one.read / size),
-        ("written, of the model", lambda one: one.written / size),
+    Console().print(table)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, with the least and the most of several."""
+    middle = statistics.median(values)
+    return f"{middle:.2f}" if len(values) == 1 else f"{middle:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def print_sides(one: Comparison) -> None:
+    """Print both side by side, with ratios of medians."""
+    table = table_of(f"{one.mib} MiB, side by side", ("", "script", "tfship", "ratio"))
+    size = one.mib << 20
+    rows: list[tuple[str, list[float], list[float]]] = [
+        ("wall seconds", [m.seconds for m in one.script], [m.seconds for m in one.run]),
+        ("wall seconds without the servers", [m.seconds for m in one.script], one.unserved),
+        ("largest process, GiB", [m.peak / 2**30 for m in one.script], [m.peak / 2**30 for m in one.run]),
+        ("read, of the model", [m.read / size for m in one.script], [m.read / size for m in one.run]),
+        ("written, of the model", [m.written / size for m in one.script], [m.written / size for m in one.run]),
+    ]
+    for label, script, run in rows:
+        table.add_row(label, spread(script), spread(run), f"{statistics.median(run) / statistics.median(script):.2f}")
+    if one.importing:
+        table.add_row("import of the frozen graph, seconds", spread([m.seconds for m in one.importing]), "", "")
+        table.add_row("import of the frozen graph, GiB", spread([m.peak / 2**30 for m in one.importing]), "", "")
+    table.add_row("the disk, for the model's bytes, seconds", f"{one.disk_seconds:.2f}", "", "")
+    Console().print(table)
+
+
+def print_growth(found: Sequence[Comparison]) -> None:
+    """Print how a run grows with the model."""
+    table = table_of(
+        "growth of a run", ("MiB", "seconds", "without servers", "peak GiB", "read GiB", "written GiB"), left=0
+    )
+    for one in found:
+        taken = [
+            statistics.median(getattr(m, kind) for m in one.run) for kind in ("seconds", "peak", "read", "written")
+        ]
+        cells = [f"{taken[0]:.1f}", f"{statistics.median(one.unserved):.1f}", *(f"{v / 2**30:.2f}" for v in taken[1:])]
+        table.add_row(str(one.mib), *cells)
+    Console().print(table)
+
+
+def plot(found: Sequence[Comparison], file: Path) -> None:
+    """Draw time, memory and bytes over the size of the model, of the script and of the run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = figure.subplots(1, 4)
+    for place, (label, kind, unit) in zip(
+        axes,
+        (
+            ("wall seconds", "seconds", 1),
+            ("largest process, GiB", "peak", 2**30),
+            ("read, GiB", "read", 2**30),
+            ("written, GiB", "written", 2**30),
+        ),
+        strict=True,
     ):
-        table.add_row(label, f"{of(script):.2f}", f"{of(run):.2f}", f"{of(run) / of(script):.2f}")
-    console.print(table)
+        for name, marker in (("script", "s"), ("run", "o")):
+            values = [statistics.median(getattr(m, kind) / unit for m in getattr(one, name)) for one in found]
+            place.plot([one.mib for one in found], values, marker=marker, label={"run": "tfship"}.get(name, name))
+        place.set(xscale="log", yscale="log", xlabel="MiB of the model", title=label)
+        place.grid(True, alpha=0.3)
+    axes[0].legend()
+    figure.savefig(file)
 
 
 if __name__ == "__main__":
