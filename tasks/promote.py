@@ -6,10 +6,12 @@ The previous version stays beside the new one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tasks import isolate
 from tasks.artifact_views import Exported, Pinned, Smoked, model_files
+from tasks.artifacts.hashes import Fields
 from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
@@ -72,6 +74,7 @@ def promote(
             current().promotion = Promotion(name=release.name, previous=served, outcome="held", digest=digest)
             raise
         require_sound(releases)
+        _read_again([exported, blessed, checkpoint, run])
         try:
             version = releases.publish(
                 Exported(exported.path).model,
@@ -84,7 +87,7 @@ def promote(
                 reason=release.reason,
             )
         except DamagedError:
-            # The quick check missed the damage: a full hash sets the artifact aside, and the next run exports again.
+            # Damage since it was read: a full hash sets the artifact aside, and the next run exports again.
             current().store.find(exported.step, exported.key, full=True)
             raise
         try:
@@ -115,6 +118,23 @@ def promote(
             confirmed_by=confirmed_by,
         )
         return promotion, StepState.BUILT
+
+
+def _read_again(artifacts: Iterable[Artifact]) -> None:
+    """Read every file of these artifacts and of all others of this run once more, before anything is served.
+
+    This is the one full hash of a run: until now files were read for what they hold, and known by their times.
+
+    Raises:
+        DamagedError: a file has changed since it was committed; its artifact has been set aside.
+    """
+    store, read = current().store, set[Fields]()
+    for artifact in {one.path: one for one in (*artifacts, *current().artifacts.values())}.values():
+        try:
+            store.verify(artifact.path, full=True, read=read)
+        except DamagedError:
+            store.find(artifact.step, artifact.key, full=True)  # sets it aside
+            raise
 
 
 def require_blessing(

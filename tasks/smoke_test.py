@@ -122,6 +122,9 @@ def _test(
     tolerance: Tolerance,
     out: Path,
 ) -> None:
+    # The values are loaded twice at least, for no load tells what the other does: by TensorFlow Serving's loader in a child
+    # (`check_files`), whose variables can be read and compared byte for byte, and by the server, whose answers are what
+    # clients get. A server that batches is started a second time without, so that a difference can be attributed.
     training_step = Pinned(checkpoint.path).record().step
     model, smoked = Exported(exported.path).model, Smoked(out)
     on_disk = _checked(out, exported, model, check_files, model, run.path, training_step)

@@ -140,7 +140,7 @@ def entries(directory: Path) -> tuple[FileEntry, ...]:
 
 
 def bring_verified(source: Path, target: Path, files: Iterable[FileEntry], hashes: Hashes) -> None:
-    """Bring the listed files to `target`, reading every byte once and syncing every file.
+    """Bring the listed files to `target`, and sync every file. What is not known of a file is read.
 
     Raises:
         DamagedError: a listed file is missing or its contents differ from the list.
@@ -149,7 +149,7 @@ def bring_verified(source: Path, target: Path, files: Iterable[FileEntry], hashe
         if not (source / entry.path).is_file():
             raise damaged(source, [f"{entry.path} is missing"])
         destination = target / entry.path
-        found = hashes.bring(source / entry.path, destination) or hashes.read(destination)
+        found = hashes.bring(source / entry.path, destination) or hashes.of(destination)
         if found != entry.sha256:
             raise damaged(source, [f"{entry.path} has changed"])
         with destination.open("rb") as stream:

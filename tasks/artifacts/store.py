@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import manifest as manifests
-from tasks.artifacts.hashes import Hashes
+from tasks.artifacts.hashes import Fields, Hashes, fields_of
 from tasks.artifacts.manifest import FileEntry, Manifest
 from tasks.artifacts.staging import own_folders, remove_tree, reopen
 from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, Refusal
@@ -108,8 +108,11 @@ class Store:
                 found.append((place.stat().st_mtime_ns, self._artifact(Manifest.read(place), place)))
         return [artifact for _, artifact in sorted(found, key=lambda dated: dated[0])]
 
-    def find(self, step: str, key: str, *, full: bool = False) -> Artifact | None:
+    def find(self, step: str, key: str, *, full: bool = False, read: set[Fields] | None = None) -> Artifact | None:
         """Return the verified artifact of a key, or None.
+
+        A full check reads every file, except those in `read`, to which it adds what it reads: several artifacts may
+        share a file.
 
         The quick check compares size, times and inode with their values when the file was last hashed, and falls back
         to a full hash where they differ or are unknown, as in a moved store. A damaged artifact is reported to `warn`
@@ -117,7 +120,7 @@ class Store:
         """
         with contextlib.suppress(DamagedError), self._environment(step):
             place = self.place(step, key)
-            return self.verify(place, full=full) if place.exists() else None
+            return self.verify(place, full=full, read=read) if place.exists() else None
         # Another process may be replacing it: check again under the lock before moving anything.
         with self.lock(step, key):
             return self.find_locked(step, key, full=full)
@@ -134,18 +137,18 @@ class Store:
                 self._set_aside_damaged(place, damage)
                 return None
 
-    def verify(self, place: Path, *, full: bool = False) -> Artifact:
-        """Check every file of the artifact at `place` and return it.
+    def verify(self, place: Path, *, full: bool = False, read: set[Fields] | None = None) -> Artifact:
+        """Check every file of the artifact at `place`, as `find` does, and return it.
 
         Raises:
             DamagedError: a file is missing, changed, or was added.
         """
         try:
-            return self._verify(place, full)
+            return self._verify(place, full, set() if read is None else read)
         except FileNotFoundError as gone:  # removed during the check
             raise manifests.damaged(place, [f"{gone.filename} is missing"]) from None
 
-    def _verify(self, place: Path, full: bool) -> Artifact:
+    def _verify(self, place: Path, full: bool, read: set[Fields]) -> Artifact:
         manifest = Manifest.read(place)
         if (manifest.step, manifest.key) != (place.parent.name, place.name):
             raise manifests.damaged(place, [f"its manifest belongs to {manifest.step}/{manifest.key}"])
@@ -160,7 +163,11 @@ class Store:
             size = path.lstat().st_size
             if size != entry.size:
                 problems.append(f"{entry.path} has {size} bytes instead of {entry.size}")
-            elif (self.hashes.read(path) if full else self.hashes.of(path)) != entry.sha256:
+                continue
+            fields = fields_of(path)
+            again = full and fields not in read
+            read.add(fields)
+            if (self.hashes.read(path) if again else self.hashes.of(path)) != entry.sha256:
                 problems.append(f"{entry.path} has changed")
         if problems:
             raise manifests.damaged(place, problems)

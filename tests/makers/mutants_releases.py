@@ -114,7 +114,7 @@ def when_published(change: Callable[[Path], None]) -> Callable[[Site], None]:
 
 
 def added_to_the_store(site: Site) -> None:
-    """Harmless: a file beside the blessed ones, which is not theirs and does not travel with them."""
+    """A file beside the blessed ones, which is not theirs."""
     (site.model / "variables" / "variables.data-00001-of-00002").write_bytes(b"?")
 
 
@@ -135,5 +135,5 @@ RELEASES = (
     ReleaseMutant("a version put there by hand", by_hand),
     ReleaseMutant("a number that no server can read", file(str(2**63))),
     ReleaseMutant("digits of another script", file("٣")),
-    ReleaseMutant("a file added to the store", added_to_the_store),
+    ReleaseMutant("a file added to the store", added_to_the_store, DamagedError, "was added"),
 )  # fmt: skip
