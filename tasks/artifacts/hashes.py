@@ -22,7 +22,7 @@ from pathlib import Path
 _CHUNK = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, each written to alone (btrfs, xfs)
 READ_ONLY = 0o444
-_SETTLED = 2 * 10**9
+SETTLED = 2 * 10**9
 """Nanoseconds after which a change of a file shows in its times, whatever their granularity."""
 
 Fields = tuple[int, ...]
@@ -57,7 +57,7 @@ class Hashes:
             return known
         fields, now = fields_of(path), time.time_ns()
         found = hash_file(path)
-        if now - max(fields[1:3]) > _SETTLED:
+        if now - max(fields[1:3]) > SETTLED:
             self._keep(fields, found)
         return found
 

@@ -127,7 +127,7 @@ def test_a_source_is_remembered_once_its_times_would_show_a_change(
     source.write_bytes(CONTENT)
     assert known.of_source(source) == known.of_source(source) == SHA
     assert read == ["source", "source"], "it was written just now: another write could leave the same times"
-    monkeypatch.setattr(hashes, "_SETTLED", -(10**12))
+    monkeypatch.setattr(hashes, "SETTLED", -(10**12))
     assert known.of_source(source) == known.of_source(source) == SHA
     assert read == ["source"] * 3
     edited(source)
