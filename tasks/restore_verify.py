@@ -40,6 +40,7 @@ from tasks.tensors.tensor_file import Tensors
 
 VERSION = 5
 _WORTH_SECONDS = 3.0  # a large model's probe is tried on its largest variables only
+_MOST_ITEM_BYTES = 8
 _NONE = LabelledData()
 _HYPERPARAMETERS = "hyperparameters"
 NOT_HIDDEN = (
@@ -70,8 +71,10 @@ def restore_verify(
         ways, files, notes = list[noise.Way](), list[Path](), tuple[str, ...]()
         if not tolerance.everywhere:
             ways = list(noise.ways(recorded))
-            # Threads and oneDNN are chosen once in a process; a session of its own is enough for Grappler.
-            apart = [way for way in ways if way.settings != Settings()]
+            # Threads and oneDNN are chosen once in a process; a session of its own is enough for Grappler, to which the
+            # values are passed on, unless that takes several times a large tensor.
+            large = any(fact.size * _MOST_ITEM_BYTES > tensor_file.LARGE for fact in pin.tensors)
+            apart = [way for way in ways if way.settings != Settings() or (large and way is not ways[0])]
             ways = [way for way in ways if way not in apart]
             files, notes = noise.apart(answer, (Path(moved), pin.prefix, run.path), apart, Path(scratch))
         arguments = (Path(moved), pin, run.path, [run.path, checkpoint.path], tolerance, labelled)

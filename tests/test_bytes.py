@@ -35,7 +35,7 @@ SMALL = SIZE // 4  # code that a child imports, protos, logs
 
 @pytest.fixture(scope="module")
 def shipped(yard: Shipyard) -> Shipped:
-    source = yard.written(large_model.write)
+    source = yard.written(large_model.large)
     while time.time() - max(path.stat().st_ctime for path in source.iterdir()) < SETTLED:
         time.sleep(0.1)  # what is younger is read again, for its times would not show every change
     found = yard.ship(source, "large", **OPTIONS)
@@ -70,7 +70,7 @@ def test_the_freezing_process_holds_two_tensors_and_no_model(shipped: Shipped) -
 
 
 def test_a_second_run_reads_nothing_of_the_model_but_what_is_served(shipped: Shipped, yard: Shipyard) -> None:
-    again = yard.ship(yard.written(large_model.write), "large", **OPTIONS)
+    again = yard.ship(yard.written(large_model.large), "large", **OPTIONS)
     states = {name: step.state.value for name, step in again.steps.items()}
     assert states == dict.fromkeys(READ, "cached") | {"promote": "unchanged", "report": "built"}
     read = {name: step.read for name, step in again.steps.items()}
@@ -81,7 +81,7 @@ def test_a_second_run_reads_nothing_of_the_model_but_what_is_served(shipped: Shi
 @pytest.mark.parametrize("step", ["freeze", "export"])
 def test_a_bit_that_flips_unseen_before_the_release_is_found_by_it(yard: Shipyard, step: str) -> None:
     """No time and no size tells of it: `hashes` knows the file as it was."""
-    shipped = yard.ship(yard.written(large_model.write), "large", **OPTIONS)
+    shipped = yard.ship(yard.written(large_model.large), "large", **OPTIONS)
     hashes = Store(yard.folder / "store").hashes
     place = Path(shipped.steps[step].artifact or "")
     file = data(place) if step == "export" else place / "frozen_graph.pb"
@@ -96,7 +96,7 @@ def test_a_bit_that_flips_unseen_before_the_release_is_found_by_it(yard: Shipyar
         file.chmod(0o444)
         hashes.keep(file, sha)
         with pytest.raises(DamagedError, match=place.name):
-            yard.ship(yard.written(large_model.write), "large", **OPTIONS)
+            yard.ship(yard.written(large_model.large), "large", **OPTIONS)
         assert not [path for path in (yard.folder / "serving" / "large").iterdir() if path.name.isdigit()]
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -19,9 +19,9 @@ from tasks.graphs import lookup_tables, rewrite, validate
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import MetaGraphDef
 from tasks.graphs.variables import Slice
+from tasks.parity.predictor import SessionPredictor
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import GraphNames
-from tasks.tensors import tensor_file
 
 _SCOPE = "tfship_"
 Bring = Callable[[Path, Path], object]  # makes the second a file with the contents of the first
@@ -197,19 +197,14 @@ def saved_model(folder: Path, tags: Iterable[str], out_meta: Path, out_prefix: P
 
 def session_values(session: Any, variables: Iterable[str], target: Path) -> dict[str, Slice]:
     """Write the values of a session's variables as a checkpoint, one at a time; uninitialised ones are left out."""
-    import tensorflow as tf
-
-    readers = graph_variables.read_tensors(session.graph, variables)
+    readers = SessionPredictor("", session, (), graph_variables.read_tensors(session.graph, variables))
     held: dict[str, Slice] = {}
 
     def values() -> Any:
-        for name, tensor in readers.items():
-            try:
-                value = tensor_file.as_array(session.run(tensor))
-            except tf.errors.FailedPreconditionError:
-                continue  # uninitialised; the coverage check finds out if the outputs need it
-            held[name] = Slice(name)
-            yield name, value
+        for name, value in readers.read():
+            if value is not None:  # uninitialised; the coverage check finds out if the outputs need it
+                held[name] = Slice(name)
+                yield name, value
 
     target.parent.mkdir(parents=True, exist_ok=True)
     loader.write_bundle(target, values())

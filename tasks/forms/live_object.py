@@ -16,6 +16,7 @@ from tasks.errors import UnsupportedGraph, UsageError
 from tasks.forms import saved_model
 from tasks.forms.keras import library
 from tasks.graphs.graph import Graph, node_name
+from tasks.parity.predictor import variable_pieces
 from tasks.records.baseline import TensorFact
 from tasks.records.signature import Method, Signature, TensorSpec
 from tasks.tensors import tensor_file
@@ -59,7 +60,7 @@ class LivePredictor:
     def values(self) -> Iterator[TensorFact]:
         """See `Predictor`: every variable by its path."""
         for path, variable in self.variables.items():
-            yield tensor_file.fact(path, tensor_file.as_array(variable.numpy()))
+            yield tensor_file.fact_of_pieces(path, variable_pieces(variable))
 
     def export(self, folder: Path) -> dict[str, str]:
         """Write a SavedModel with exactly these signatures; returns variable operation -> path in the live object.

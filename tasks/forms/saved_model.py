@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -236,13 +237,36 @@ class FunctionPredictor:
     def values(self) -> Iterator[TensorFact]:
         """See `Predictor`."""
         for variable in self.model.variables:
-            yield tensor_file.fact(variable.name.removesuffix(":0"), tensor_file.as_array(variable.numpy()))
+            yield tensor_file.fact_of_pieces(variable.name.removesuffix(":0"), predictors.variable_pieces(variable))
         # TF1's reference variables get no Python object: they are read through the graph they stayed in.
         graph = getattr(self.model, "graph", None)
-        for variable in graph.get_collection("variables") if graph is not None else ():
-            if variable.dtype.name.endswith("_ref"):
-                (value,) = self.model.prune([], [variable.value().name])()
-                yield tensor_file.fact(variable.op.name, tensor_file.as_array(value.numpy()))
+        every = graph.get_collection("variables") if graph is not None else ()
+        tensors = {one.op.name: one.value() for one in every if one.dtype.name.endswith("_ref")}
+        for names in predictors.batches(tensors):
+            if len(names) > 1:
+                values = self.model.prune([], [tensors[name].name for name in names])()
+                yield from (
+                    tensor_file.fact(name, tensor_file.as_array(v.numpy()))
+                    for name, v in zip(names, values, strict=True)
+                )
+            else:
+                yield tensor_file.fact_of_pieces(names[0], self._pieces(tensors[names[0]]))
+
+    def _pieces(self, tensor: Any) -> Iterator[Array]:
+        import tensorflow as tf
+
+        starts = predictors.piece_starts_of(tensor)
+        if len(starts) == 1:
+            (value,) = self.model.prune([], [tensor.name])()
+            yield tensor_file.as_array(value.numpy())
+            return
+        with tensor.graph.as_default():
+            first, last = (tf.compat.v1.placeholder(tf.int64, ()) for _ in range(2))
+            piece = tensor[first:last]
+        read = self.model.prune([first.name, last.name], [piece.name])
+        for start, end in pairwise([*starts, tensor.shape[0]]):
+            (value,) = read(tf.constant(start, tf.int64), tf.constant(end, tf.int64))
+            yield tensor_file.as_array(value.numpy())
 
 
 @contextmanager

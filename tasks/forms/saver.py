@@ -297,11 +297,13 @@ def copied(
     graph = opened.session.graph
     initializers = {variable.op.name: variable.initializer for variable in graph.get_collection("variables")}
     with predictors.session(graph, options) as session:
-        for name, tensor in opened.named.items():
-            if name not in initializers:
-                remedy = "keep it in the collection `variables`."
-                raise CoverageError(f"variable {name}", "an initialiser", "none", remedy)
-            session.run(initializers[name], {initializers[name].inputs[1]: opened.session.run(tensor)})
+        if missing := sorted(opened.named.keys() - initializers.keys()):
+            remedy = "keep it in the collection `variables`."
+            raise CoverageError(f"variable {missing[0]}", "an initialiser", "none", remedy)
+        for batch in opened.batches():
+            values = opened.session.run({name: opened.named[name] for name in batch})
+            feeds = {initializers[name].inputs[1]: value for name, value in values.items()}
+            session.run([initializers[name] for name in batch], feeds)
         fill_tables(session, names.table_init, names.assets, folder / "assets")
         yield SessionPredictor(opened.form, session, names.signatures, opened.named)
 

@@ -6,20 +6,26 @@ Everything here runs in a child process, in which TensorFlow is loaded.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from tasks.errors import UsageError
 from tasks.records.baseline import Environment, TensorFact
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import Signature, TensorSpec
-from tasks.tensors.tensor_file import Array, Tensors, as_array, fact
+from tasks.tensors.tensor_file import Array, Tensors, as_array, fact_of_pieces, piece_starts
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+_BATCH = 1000  # variables
+_BATCH_BYTES = 1 << 26
 _rewriting: ContextVar[bool] = ContextVar("rewriting", default=False)
 
 
@@ -82,13 +88,100 @@ class SessionPredictor:
 
     def values(self) -> Iterator[TensorFact]:
         """See `Predictor`; a variable that nobody initialised has the dtype `uninitialised`."""
+        for names in self.batches():
+            for name, pieces in self._in_pieces(names):
+                if pieces is None:
+                    yield TensorFact(name=name, dtype="uninitialised", shape=(), sha256="")
+                else:
+                    yield fact_of_pieces(name, pieces)
+
+    def read(self) -> Iterator[tuple[str, Array | None]]:
+        """Yield every value that is to be reported, whole; None for a variable that nobody initialised."""
+        for names in self.batches():
+            for name, pieces in self._in_pieces(names):
+                yield name, None if pieces is None else _joined(list(pieces))
+
+    def batches(self) -> Iterator[list[str]]:
+        """Yield the names of `named` as `batches` does."""
+        return batches({name: self.session.graph.get_tensor_by_name(tensor) for name, tensor in self.named.items()})
+
+    def _in_pieces(self, names: list[str]) -> Iterator[tuple[str, Iterable[Array] | None]]:
+        """Yield the values of variables, each in pieces; None for one that nobody initialised."""
         import tensorflow as tf
 
-        for name, tensor in self.named.items():
+        if len(names) > 1:
             try:
-                yield fact(name, as_array(self.session.run(tensor)))
+                found = self.session.run({name: self.named[name] for name in names})
             except tf.errors.FailedPreconditionError:
-                yield TensorFact(name=name, dtype="uninitialised", shape=(), sha256="")
+                pass  # at least one of them
+            else:
+                yield from ((name, [as_array(value)]) for name, value in found.items())
+                return
+        for name in names:
+            pieces = self._pieces(self.named[name])
+            try:
+                first = next(pieces)
+            except tf.errors.FailedPreconditionError:
+                yield name, None
+            else:
+                yield name, chain([first], pieces)
+
+    def _pieces(self, name: str) -> Iterator[Array]:
+        """Yield the value of a tensor, a large one in pieces along its first axis."""
+        import tensorflow as tf
+
+        tensor = self.session.graph.get_tensor_by_name(name)
+        starts = piece_starts_of(tensor)
+        if len(starts) == 1:
+            yield as_array(self.session.run(name))
+            return
+        with self.session.graph.as_default(), tf.name_scope("tfship_piece/"):
+            first, last = (tf.compat.v1.placeholder(tf.int64, ()) for _ in range(2))
+            piece = tensor[first:last]
+        for start, end in pairwise([*starts, tensor.shape[0]]):
+            yield as_array(self.session.run(piece, {first: start, last: end}))
+
+
+def batches(tensors: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the names of tensors in lists to be read at once: each run with other tensors costs as much as the graph is long."""
+    batch: list[str] = []
+    held = 0
+    for name, tensor in tensors.items():
+        size = _bytes(tensor)
+        if batch and (held + size > _BATCH_BYTES or len(batch) == _BATCH):
+            yield batch
+            batch, held = [], 0
+        batch.append(name)
+        held += size
+    if batch:
+        yield batch
+
+
+def piece_starts_of(tensor: Any) -> list[int]:
+    """Return `piece_starts` of a tensor or variable of TensorFlow's."""
+    shape, dtype = tensor.shape.as_list() if tensor.shape.rank else None, tensor.dtype.base_dtype
+    return piece_starts(shape, None if dtype.name == "string" else dtype.size)
+
+
+def _joined(pieces: list[Array]) -> Array:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _bytes(tensor: Any) -> int:
+    """Return the size of a tensor in bytes, that of a batch where it is not known, as of strings."""
+    shape = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
+    item = tensor.dtype.base_dtype.size
+    return _BATCH_BYTES if None in shape or not item else math.prod(shape) * int(item)
+
+
+def variable_pieces(variable: Any) -> Iterator[Array]:
+    """Yield the value of a tf.Variable outside graphs, a large one in pieces along its first axis."""
+    starts = piece_starts_of(variable)
+    if len(starts) == 1:
+        yield as_array(variable.numpy())
+        return
+    for start, end in pairwise([*starts, variable.shape[0]]):
+        yield as_array(variable[start:end].numpy())
 
 
 def _as_in_graph(signature: Signature, graph: Any) -> Signature:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from tasks.parity.predictor import Predictor, SessionPredictor
 from tasks.records.baseline import TensorFact
 from tasks.records.evaluation import ProbeWorth
 from tasks.records.signature import OutputRef, Signature
-from tasks.tensors.tensor_file import Array, Tensors, as_array, as_bytes, dtype_name, select
+from tasks.tensors.tensor_file import LARGE, Array, Tensors, as_array, as_bytes, dtype_name, select
 
 Perturb = Callable[[str], AbstractContextManager[Predictor]]
 SCORES = ("probabilities", "probability", "probs", "scores", "softmax", "logits")
@@ -234,10 +235,18 @@ def by_feeding(
             raise CannotPerturb("read in a way that cannot be fed")
         if not all(graph.is_feedable(graph.get_tensor_by_name(tensor)) for tensor in found):
             raise CannotPerturb("its reads cannot be fed")
+        if _bytes(graph.get_tensor_by_name(found[0])) > LARGE:
+            raise CannotPerturb(f"more than {LARGE >> 20} MiB, which a run would hold several times")
         value = as_array(predictor.session.run(predictor.named.get(name, f"{name}:0")))
         yield Fed(predictor, found, another(value), value)
 
     return changed
+
+
+def _bytes(tensor: Any) -> int:
+    """Return the size of a tensor of numbers, 0 where it is not known."""
+    shape = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
+    return 0 if None in shape else math.prod(shape) * int(tensor.dtype.base_dtype.size or 0)
 
 
 def another(value: Array) -> Array:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from tasks.records.signature import OutputRef
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 _AT_ONCE = 1 << 20  # elements
+LARGE = 1 << 28
+"""Bytes above which a tensor is handled in pieces, or not at all where it would have to be copied whole."""
+_PIECE = 1 << 26  # bytes
 _INTEGERS = {name: name.removeprefix("q") for name in ("qint8", "quint8", "qint16", "quint16", "qint32")}
 
 
@@ -67,6 +71,28 @@ def fact(name: str, array: Array) -> TensorFact:
         sha256=hashlib.sha256(_buffer(array)).hexdigest(),
         nonfinite=nonfinite(array),
     )
+
+
+def fact_of_pieces(name: str, pieces: Iterable[Array]) -> TensorFact:
+    """Return the facts of an array that comes in pieces along its first axis, of one at least."""
+    sha, count, rows = hashlib.sha256(), 0, 0
+    for piece in pieces:
+        sha.update(_buffer(piece))
+        count += nonfinite(piece)
+        rows += len(piece) if piece.ndim else 0
+        dtype, shape = dtype_name(piece), piece.shape
+    shape = (rows, *shape[1:]) if shape else shape
+    return TensorFact(name=name, dtype=dtype, shape=shape, sha256=sha.hexdigest(), nonfinite=count)
+
+
+def piece_starts(shape: Sequence[int | None] | None, itemsize: int | None) -> list[int]:
+    """Return where the pieces of a tensor of numbers begin along its first axis: at 0 alone where it is not large."""
+    if not shape or not itemsize or None in shape:
+        return [0]
+    row = itemsize * math.prod(size or 0 for size in shape[1:])
+    if row * (shape[0] or 0) <= LARGE:
+        return [0]
+    return list(range(0, shape[0] or 0, max(_PIECE // max(row, 1), 1)))
 
 
 def nonfinite(array: Array) -> int:

@@ -9,7 +9,7 @@ SIZE = 32 * MIB
 LARGEST = SIZE // 4
 
 
-def write(out: Path) -> None:
+def large(out: Path) -> None:
     """Write it to `out`, as `model.ckpt-1`."""
     import tensorflow as tf
 
