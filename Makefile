@@ -21,7 +21,8 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 benchmark: $(READY)
-	$(BIN)/python -m tests.benchmarks.runs
+	$(BIN)/python -m tests.benchmarks.runs --out build/benchmarks
+	$(BIN)/python -m tests.benchmarks.large --out build/benchmarks
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \

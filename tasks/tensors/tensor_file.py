@@ -27,7 +27,7 @@ Tensors = dict[str, Array]
 _AT_ONCE = 1 << 20  # elements
 LARGE = 1 << 28
 """Bytes above which a tensor is handled in pieces, or not at all where it would have to be copied whole."""
-_PIECE = 1 << 26  # bytes
+PIECE = 1 << 26  # bytes
 _INTEGERS = {name: name.removeprefix("q") for name in ("qint8", "quint8", "qint16", "quint16", "qint32")}
 
 
@@ -92,7 +92,7 @@ def piece_starts(shape: Sequence[int | None] | None, itemsize: int | None) -> li
     row = itemsize * math.prod(size or 0 for size in shape[1:])
     if row * (shape[0] or 0) <= LARGE:
         return [0]
-    return list(range(0, shape[0] or 0, max(_PIECE // max(row, 1), 1)))
+    return list(range(0, shape[0] or 0, max(PIECE // max(row, 1), 1)))
 
 
 def nonfinite(array: Array) -> int:
