@@ -27,8 +27,13 @@ class Planned(Record):
     artifact: str | None = None
 
 
-def planned(config: PipelineConfig) -> tuple[Planned, ...]:
-    """Return the plan of every step of a run with this configuration. Raises UsageError and errors of detection."""
+def planned(config: PipelineConfig, store: Store | None = None) -> tuple[Planned, ...]:
+    """Return the plan of every step of a run with this configuration. Raises UsageError and errors of detection.
+
+    In `store`, what is hashed stays known; without one, no store is made where there is none.
+    """
+    if store is not None:
+        return _planned(config, store)
     with tempfile.TemporaryDirectory() as empty:  # opening a store makes its folders
         return _planned(config, Store(config.store if config.store.exists() else Path(empty), telemetry.warn))
 

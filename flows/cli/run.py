@@ -16,6 +16,7 @@ from flows.cli.options import Options, Source, command, require_files, require_n
 from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.artifact_views import Exported, Frozen
+from tasks.artifacts.store import Store
 from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
 from tasks.isolate import Settings
 from tasks.presentation.terminal import cell, console, say
@@ -164,7 +165,10 @@ def _import_early(settings: PipelineConfig) -> None:
     from flows.plan import planned
 
     with contextlib.suppress(PipelineError):  # the run will say the same
-        if any(step.state == "runs" and step.name not in ("promote", "report") for step in planned(settings)):
+        if any(
+            step.state == "runs" and step.name not in ("promote", "report")
+            for step in planned(settings, Store(settings.store))
+        ):
             isolate.warm(Settings())
 
 
