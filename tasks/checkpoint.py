@@ -20,7 +20,7 @@ from tasks.artifacts.hashes import Hashes
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.records.baseline import Baseline
 from tasks.records.checkpoint import PinnedCheckpoint
 from tasks.records.settings import Selection
@@ -43,8 +43,8 @@ def pin(run: Path, selection: Selection, hashes: Hashes, out: Path) -> None:
     """In a child: bring the selected checkpoint's files, and list its tensors."""
     trained, pinned = TrainingRun(run), Pinned(out)
     kept = trained.checkpoints
-    found = saver.prefixes(kept) if kept.exists() else []
-    prefixes = {step: path for path in found if (step := saver.step_of(path)) is not None}
+    found = checkpoint_files.prefixes(kept) if kept.exists() else []
+    prefixes = {step: path for path in found if (step := checkpoint_files.step_of(path)) is not None}
     # A model without variables has a baseline, and no files to pin beside its graph.
     steps = prefixes or {step: trained.prefix(step) for step in trained.steps()}
     baselines = {step: trained.baseline(step) for step in steps}
@@ -54,14 +54,16 @@ def pin(run: Path, selection: Selection, hashes: Hashes, out: Path) -> None:
     else:
         step, chosen = choose(selection, list(baselines.values()))
     prefix = steps[step]
-    for path in saver.files(prefix):
+    for path in checkpoint_files.files(prefix):
         hashes.bring(path, out / path.name)
-    hashes.bring(trained.graph_file, out / f"{prefix.name}{saver.META}")
+    hashes.bring(trained.graph_file, out / f"{prefix.name}{checkpoint_files.META}")
     hashes.bring(trained.names_file, out / trained.names_file.name)
     assets = [asset.filename for asset in trained.names().assets]
     TrainingRun(out).bring_assets({name: trained.assets / name for name in assets}, hashes)
     if prefixes:
-        (out / "checkpoint").write_text(saver.state_file(Path(saver.spelled(out / prefix.name)).name))
+        (out / "checkpoint").write_text(
+            checkpoint_files.state_file(Path(checkpoint_files.spelled(out / prefix.name)).name)
+        )
     # Reading them again would tell no more: restore_verify compares the restored values with the live ones.
     live = [variable.value.model_copy(update={"name": variable.key}) for variable in baselines[step].variables]
     record = PinnedCheckpoint(

@@ -15,7 +15,7 @@ from tasks.artifacts.store import Artifact
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ParityError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.forms.detect import detect
 from tasks.forms.keras import model
 from tasks.graphs import graph as graphs
@@ -125,7 +125,7 @@ def prove(to: Target, folder: Path, pin: PinnedCheckpoint, run: Path, tolerance:
     """In a child: restore a written checkpoint, and compare it with the baseline."""
     reference = proof.Reference.read(run, pin.step)
     prefix = folder / pin.prefix
-    meta = saver.meta_graph(saver.meta_file(prefix))
+    meta = saver.meta_graph(checkpoint_files.meta_file(prefix))
     outputs = [spec.tensor for signature in reference.names.signatures for spec in signature.outputs.values()]
     with saver.restored(folder, prefix, reference.names, reference.session) as opened:
         opened.form = to.value

@@ -22,7 +22,7 @@ from tasks.artifact_views import Compared, Exported, Frozen, Pinned, Rehearsed, 
 from tasks.artifacts.store import Artifact
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ExitCode, ParityError, PipelineError, Refusal
-from tasks.forms import saver
+from tasks.forms import checkpoint_files
 from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
 from tasks.records.checkpoint import RestoreReport
@@ -130,7 +130,7 @@ def _candidate(
     form = CandidateForm(row.form) if row.form in tuple(CandidateForm) else None
     side = partial(dataclasses.replace, source, name=row.candidate)
     if form is CandidateForm.CHECKPOINT:
-        return side(path=prefix, graph=saver.meta_file(prefix))
+        return side(path=prefix, graph=checkpoint_files.meta_file(prefix))
     if form is CandidateForm.FROZEN_GRAPH and "freeze" in made:
         return side(kind="frozen", path=Frozen(made["freeze"].path).graph, graph=None)
     if form is not None and "export" in made:

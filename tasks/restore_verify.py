@@ -19,7 +19,7 @@ from tasks.baseline import noise
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import ChildFailed, CoverageError, EnvironmentFailure, ParityError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import MetaGraphDef
@@ -124,7 +124,7 @@ def verify(
     elsewhere = [tensor_file.read_tensors(file) for file in asked]
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
-    meta = saver.meta_graph(saver.meta_file(prefix))
+    meta = saver.meta_graph(checkpoint_files.meta_file(prefix))
     _require_recorded(meta, names, recorded, pin)
     coverage = saver.coverage(meta, prefix, graph_variables.signature_targets(names))
     restored = {status.name for status in coverage.variables if status.status == "matched"}
@@ -220,11 +220,14 @@ def _require_recorded(meta: MetaGraphDef, names: GraphNames, recorded: list[byte
     for what, name in (("train op", names.train_op), ("loss", names.loss), ("global step", names.global_step)):
         if name is not None and graphs.node_name(name) not in there:
             raise CoverageError(
-                f"{pin.prefix}{saver.META}", f"the {what} {name!r}, which the training run recorded", "none", remedy
+                f"{pin.prefix}{checkpoint_files.META}",
+                f"the {what} {name!r}, which the training run recorded",
+                "none",
+                remedy,
             )
     if (found := _hyperparameters(meta)) != recorded:
         expected, got = _difference(recorded, found)
-        raise CoverageError(f"{pin.prefix}{saver.META}: the hyper-parameters", expected, got, remedy)
+        raise CoverageError(f"{pin.prefix}{checkpoint_files.META}: the hyper-parameters", expected, got, remedy)
 
 
 def _difference(recorded: list[bytes], found: list[bytes]) -> tuple[str, str]:

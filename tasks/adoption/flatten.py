@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedError, UsageError
+from tasks.forms import checkpoint_files, saver
 from tasks.forms import saved_model as loader
-from tasks.forms import saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import lookup_tables, rewrite, validate
 from tasks.graphs import variables as graph_variables
@@ -164,7 +164,7 @@ def place(found: Mapping[str, Slice], prefix: Path, target: Path, bring: Bring) 
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not any(source.spec for source in found.values()):
-        for path in saver.files(prefix):
+        for path in checkpoint_files.files(prefix):
             bring(path, target.with_name(target.name + path.name.removeprefix(prefix.name)))
         return dict(found)
     checkpoint = saver.reader(prefix)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
-from tasks.forms import detect, file_signature, frozen_graph, saved_model, saver
+from tasks.forms import checkpoint_files, detect, file_signature, frozen_graph, saved_model
 from tasks.graphs import constant_folding, rewrite
 from tasks.graphs.protos import MetaGraphDef
 from tasks.records.adoption import Found, ModelOptions
@@ -94,9 +94,9 @@ def graph(found: Found, options: ModelOptions) -> Any:
 def _without_meta(found: Found) -> UsageError:
     """Return the error for a Saver checkpoint without its graph, with what became of it as far as the folder shows."""
     where, expected = str(found.path), f"a graph for the values ({found.form.value})"
-    others = sorted(found.path.parent.glob(f"*{saver.META}"))
+    others = sorted(found.path.parent.glob(f"*{checkpoint_files.META}"))
     if others:
-        what = f"no {found.path.name}{saver.META}, but {', '.join(other.name for other in others[:5])}"
+        what = f"no {found.path.name}{checkpoint_files.META}, but {', '.join(other.name for other in others[:5])}"
         remedy = f"give one that the same program wrote, whatever its step: --graph {others[-1]}."
         return UsageError(where, expected, what, remedy)
     told = 0

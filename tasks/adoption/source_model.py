@@ -14,7 +14,7 @@ from typing import Any
 from tasks.adoption import flatten, from_code, graph_names, source_graph, source_loader
 from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import CoverageError, UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.forms.keras import model as keras
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
@@ -219,7 +219,7 @@ def global_step(source: SourceModel, found: Found) -> int:
     variable = graphs.node_name(names.global_step) if names.global_step else None
     if prefix is not None and variable in sources:
         return max(int(saver.read_slice(saver.reader(prefix), sources[str(variable)], prefix).ravel()[0]), 0)
-    return saver.step_of(found.path) or 0 if found.form.of_saver else 0
+    return checkpoint_files.step_of(found.path) or 0 if found.form.of_saver else 0
 
 
 def _described(meta: MetaGraphDef, names: GraphNames) -> GraphNames:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tasks.errors import DamagedError, EnvironmentFailure, UnsafeGraph, UsageError
-from tasks.forms import checkpoint_table, saver
+from tasks.forms import checkpoint_files, checkpoint_table
 from tasks.forms.checkpoint_table import is_table
 from tasks.forms.file_signature import require_readable, sniff
 from tasks.records.adoption import Found
@@ -131,7 +131,7 @@ def prefixes(folder: Path) -> list[Path]:
             found.add(folder / shard[1])
         elif path in tables and path.suffix != ".index" and not checkpoint_table.is_index(path):
             found.add(path)
-    return sorted(found, key=lambda prefix: (saver.step_of(prefix) or 0, prefix.name))
+    return sorted(found, key=lambda prefix: (checkpoint_files.step_of(prefix) or 0, prefix.name))
 
 
 def _prefix_of(path: Path) -> Path | None:
@@ -141,16 +141,16 @@ def _prefix_of(path: Path) -> Path | None:
         return path.with_name(shard[1])
     if path.suffix == ".index" and path.is_file():
         return path.with_suffix("")
-    if path.suffix == saver.META and path.is_file() and saver.files(path.with_suffix("")):
+    if path.suffix == checkpoint_files.META and path.is_file() and checkpoint_files.files(path.with_suffix("")):
         return path.with_suffix("")
-    if not path.parent.is_dir() or not saver.files(path):
+    if not path.parent.is_dir() or not checkpoint_files.files(path):
         return None
-    return path if not path.is_file() or is_table(path) or len(saver.files(path)) > 1 else None
+    return path if not path.is_file() or is_table(path) or len(checkpoint_files.files(path)) > 1 else None
 
 
 def _among(folder: Path, found: list[Path], step: int | None) -> Found:
     """Select one of several checkpoints: the requested one, the only one, or the newest if that is unambiguous."""
-    steps = {prefix: saver.step_of(prefix) for prefix in found}
+    steps = {prefix: checkpoint_files.step_of(prefix) for prefix in found}
     listed = ", ".join(prefix.name for prefix in found)
     named, notes = _require_state(folder, found)
     if step is not None:
@@ -190,7 +190,7 @@ def _require_state(folder: Path, found: list[Path]) -> tuple[Path | None, tuple[
 
 
 def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple[str, ...] = ()) -> Found:
-    files = saver.files(prefix)
+    files = checkpoint_files.files(prefix)
     index = prefix.with_name(f"{prefix.name}.index")
     old = [path for path in files if path == prefix or (_SHARD.fullmatch(path.name) and ".data-" not in path.name)]
     if index in files and old:
@@ -210,7 +210,7 @@ def _checkpoint(prefix: Path, why: str, available: tuple[str, ...], notes: tuple
         _require_v1(table)
     objects = index in files and _OBJECT_GRAPH in checkpoint_table.keys(index)
     form = Form.OBJECT_CHECKPOINT if objects else Form.SAVER_V2 if index in files else Form.SAVER_V1
-    meta = saver.meta_file(prefix)
+    meta = checkpoint_files.meta_file(prefix)
     has_meta = meta.is_file()
     if has_meta:
         require_readable(meta)
@@ -240,7 +240,7 @@ def _head(file: Path) -> bytes:
 
 def _require_shards(prefix: Path) -> None:
     """Raise DamagedError where a shard is missing: an index lists fine without it."""
-    names = {path.name for path in saver.files(prefix)} if prefix.parent.is_dir() else set()
+    names = {path.name for path in checkpoint_files.files(prefix)} if prefix.parent.is_dir() else set()
     if f"{prefix.name}.index" in names and not any(".data-" in name for name in names):
         remedy = "restore the shards from a backup."
         raise DamagedError(str(prefix), f"data files of {prefix.name}.index", "none", remedy)

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from tasks.errors import DamagedError
-from tasks.forms import saver, wire_format
+from tasks.forms import checkpoint_files, wire_format
 from tasks.forms.checkpoint_table import is_table
 from tasks.records.forms import Form
 
@@ -73,7 +73,7 @@ def _message(path: Path) -> Form | None:
     if (number, kind) == (1, 0):  # saved_model_schema_version
         return Form.SAVED_MODEL
     if (number, kind) == (2, 2):  # a SavedModel or a MetaGraphDef without its first field
-        return Form.META_GRAPH if path.suffix == saver.META else Form.SAVED_MODEL
+        return Form.META_GRAPH if path.suffix == checkpoint_files.META else Form.SAVED_MODEL
     if (number, kind) != (1, 2):
         return None
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.errors import CoverageError, DamagedError, UsageError
-from tasks.forms import live_object, saver
+from tasks.forms import checkpoint_files, live_object, saver
 from tasks.records.base import Record
 from tasks.records.baseline import TensorFact
 from tasks.records.coverage import Coverage, Status, VariableStatus
@@ -120,7 +120,7 @@ def write(root: Any, folder: Path, step: int) -> None:
         tf.train.Checkpoint(model=root), str(folder), max_to_keep=1, checkpoint_name=name
     )
     manager.save(checkpoint_number=step)
-    (folder / "checkpoint").write_text(saver.state_file(prefix.name))  # without the time of day
+    (folder / "checkpoint").write_text(checkpoint_files.state_file(prefix.name))  # without the time of day
 
 
 def prefix_of(folder: Path, step: int) -> Path:

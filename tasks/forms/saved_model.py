@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.artifacts.hashes import NONE, Hashes
 from tasks.errors import DamagedError, PipelineError
-from tasks.forms import checkpoint_table, literal_path, saver, warmup_requests
+from tasks.forms import checkpoint_files, checkpoint_table, literal_path, saver, warmup_requests
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
@@ -99,7 +99,7 @@ def _write_variables(
         sizes = {key: entry.size for key, entry in checkpoint_table.entries(index)}
         wanted = sum(sizes[key] for key in keys.values())
         if sum(sizes.values()) - wanted <= wanted * _SUPERFLUOUS:
-            for path in saver.files(prefix):
+            for path in checkpoint_files.files(prefix):
                 hashes.bring(path, folder / f"variables{path.name.removeprefix(prefix.name)}")
             return
     folder.mkdir()

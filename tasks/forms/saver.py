@@ -5,7 +5,6 @@ A prefix is a path stem, not a file: `…/model.ckpt-1200`. Functions that need 
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 
 from tasks.artifacts.hashes import hash_file
 from tasks.errors import CoverageError, DamagedError
-from tasks.forms import literal_path
+from tasks.forms import checkpoint_files, literal_path
 from tasks.graphs import graph as graphs
 from tasks.graphs import rewrite
 from tasks.graphs import variables as graph_variables
@@ -32,59 +31,13 @@ from tasks.records.signature import Asset, GraphNames
 from tasks.tensors import tensor_file
 from tasks.tensors.tensor_type import Shape
 
-META = ".meta"
 # What a reader of the format knows; a writer knows some more (tensorflow/core/util/tensor_slice_reader.cc, GetTensor).
 _V1_DTYPES = frozenset({"bool", "float32", "float64", "int8", "int16", "int32", "int64", "string", "uint8"})
 
 
-def files(prefix: Path) -> list[Path]:
-    """Return the files of the tensor bundle behind a prefix, without the `.meta`, for V1 and V2, sharded or not.
-
-    (tensorflow/core/util/tensor_bundle/naming.h; V1: tensorflow/core/util/tensor_slice_writer.cc.)
-    """
-    pattern = re.compile(re.escape(prefix.name) + r"(\.index|\.data-\d{5}-of-\d{5}|-\d{5}-of-\d{5})?")
-    folder = prefix.parent
-    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name)) if folder.is_dir() else []
-
-
-def prefixes(folder: Path) -> list[Path]:
-    """Return every checkpoint prefix in a folder, found by its files and not by the `checkpoint` file, lowest step first."""
-    pattern = re.compile(r"(.+?)(\.index|-\d{5}-of-\d{5})?")
-    found = set()
-    for path in folder.iterdir():
-        match = pattern.fullmatch(path.name)
-        bundle = path.name.endswith(".index") or re.search(r"-\d+$", path.name)
-        if match and bundle and not re.search(r"\.data-\d{5}-of-\d{5}$", path.name):
-            found.add(folder / match[1])
-    return sorted(found, key=lambda prefix: (step_of(prefix) or 0, prefix.name))
-
-
-def spelled(prefix: Path) -> str:
-    """Return the prefix as TensorFlow's readers take it: for a sharded V1 checkpoint, a pattern over its shards."""
-    shards = [path.name for path in files(prefix) if re.search(r"-\d{5}-of-\d{5}$", path.name)]
-    whole = prefix.exists() or prefix.with_name(f"{prefix.name}.index").exists()
-    if whole or not shards or ".data-" in shards[0]:
-        return str(prefix)
-    return f"{prefix}-?????-of-{shards[0][-5:]}"
-
-
 def readable(prefix: Path) -> str:
     """Return `spelled`, through links where TensorFlow would not take the path as it stands."""
-    return f"{literal_path.literal_prefix(prefix, files(prefix))}{spelled(prefix).removeprefix(str(prefix))}"
-
-
-def state_file(prefix_name: str) -> str:
-    """Return the content of a `checkpoint` file that names one prefix relatively, so that the folder can be moved.
-
-    (tensorflow/python/training/checkpoint_state.proto, text format.)
-    """
-    return f'model_checkpoint_path: "{prefix_name}"\nall_model_checkpoint_paths: "{prefix_name}"\n'
-
-
-def step_of(prefix: Path) -> int | None:
-    """Return the global step in a prefix's name, `model.ckpt-1200` -> 1200."""
-    match = re.search(r"-(\d+)$", prefix.name)
-    return int(match[1]) if match else None
+    return f"{literal_path.literal_prefix(prefix, checkpoint_files.files(prefix))}{checkpoint_files.spelled(prefix).removeprefix(str(prefix))}"
 
 
 def reader(prefix: Path) -> Any:
@@ -96,7 +49,7 @@ def reader(prefix: Path) -> Any:
     """
     import tensorflow as tf
 
-    if not files(prefix):
+    if not checkpoint_files.files(prefix):
         return _NoTensors()
     try:
         return tf.compat.v1.train.NewCheckpointReader(readable(prefix))
@@ -152,11 +105,6 @@ def tensor_table(prefix: Path, known: Iterable[TensorFact] = ()) -> list[TensorF
         fact = facts.get((key, dtypes[key].base_dtype.name, tuple(shapes[key])))
         found.append(fact or tensor_file.fact(key, read(checkpoint, key, prefix)))
     return found
-
-
-def meta_file(prefix: Path) -> Path:
-    """Return the path of a checkpoint's `.meta` file."""
-    return prefix.with_name(prefix.name + META)
 
 
 def meta_graph(path: Path) -> MetaGraphDef:
@@ -249,7 +197,7 @@ def to_convert(prefix: Path, names: GraphNames) -> tuple[Any, list[str], dict[st
         CoverageError: the outputs need what the checkpoint does not hold.
         DamagedError: a file cannot be read.
     """
-    meta = meta_graph(meta_file(prefix))
+    meta = meta_graph(checkpoint_files.meta_file(prefix))
     targets = graph_variables.signature_targets(names)
     found = coverage(meta, prefix, targets)
     require_coverage(found, prefix)
@@ -267,7 +215,7 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
     """
     import tensorflow as tf
 
-    meta = meta_graph(meta_file(prefix))
+    meta = meta_graph(checkpoint_files.meta_file(prefix))
     found = coverage(meta, prefix, graph_variables.signature_targets(names))
     require_coverage(found, prefix)
     matched = {status.name: status.key for status in found.variables if status.status == "matched"}
@@ -340,8 +288,8 @@ def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path
             saver.save(opened.session, str(out / prefix.name), write_meta_graph=False)
             written = saver.export_meta_graph(clear_devices=True)
     rewrite.declare(written, names.signatures)
-    (out / f"{prefix.name}{META}").write_bytes(written.SerializeToString(deterministic=True))
-    (out / "checkpoint").write_text(state_file(prefix.name))
+    (out / f"{prefix.name}{checkpoint_files.META}").write_bytes(written.SerializeToString(deterministic=True))
+    (out / "checkpoint").write_text(checkpoint_files.state_file(prefix.name))
     for asset in names.assets:
         (out / "assets").mkdir(exist_ok=True)
         shutil.copyfile(folder / "assets" / asset.filename, out / "assets" / asset.filename)

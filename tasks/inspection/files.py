@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedError, UsageError
-from tasks.forms import detect, saver
+from tasks.forms import checkpoint_files, detect
 from tasks.forms.keras import archive_check
 from tasks.records.adoption import Found
 from tasks.records.forms import Form
@@ -48,13 +48,13 @@ def _despite(path: Path, step: int | None) -> Found | None:
     near = path if path.is_dir() else path.parent
     prefixes = [path, path.with_suffix(""), *([path / "variables" / "variables"] if path.is_dir() else [])]
     if near.is_dir():
-        named = [one for one in detect.prefixes(near) if step is None or saver.step_of(one) == step]
+        named = [one for one in detect.prefixes(near) if step is None or checkpoint_files.step_of(one) == step]
         prefixes += named[-1:] if path.is_dir() else []
     for prefix in prefixes:
-        index, files = prefix.with_name(f"{prefix.name}.index"), saver.files(prefix)
+        index, files = prefix.with_name(f"{prefix.name}.index"), checkpoint_files.files(prefix)
         if index not in files or not all(file.is_file() for file in files):
             continue
-        meta = saver.meta_file(prefix)
+        meta = checkpoint_files.meta_file(prefix)
         in_model = prefix.parent.name == "variables" and (prefix.parent.parent / "saved_model.pb").is_file()
         return Found(
             form=Form.SAVED_MODEL if in_model else Form.SAVER_V2,

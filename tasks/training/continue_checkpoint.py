@@ -20,7 +20,7 @@ from tasks.adoption.source_model import SourceModel
 from tasks.baseline import record as baselines
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, ParityError, UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.graphs import scan
@@ -175,9 +175,9 @@ def _train(
         saver.fill_tables(session, names.table_init, names.assets, run.assets)
         if resumable:
             with graph.as_default():
-                saving.restore(session, saver.spelled(resumable[-1]))
-            saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in resumable])
-            resumed = saver.step_of(resumable[-1]) or 0
+                saving.restore(session, checkpoint_files.spelled(resumable[-1]))
+            saving.recover_last_checkpoints([checkpoint_files.spelled(prefix) for prefix in resumable])
+            resumed = checkpoint_files.step_of(resumable[-1]) or 0
         else:
             assert model.prefix is not None
             fine_tune.load(session, model.sources, model.prefix)

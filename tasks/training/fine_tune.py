@@ -13,7 +13,7 @@ from typing import Any
 from tasks.adoption import source_loader
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.forms.detect import detect
 from tasks.graphs import graph as graphs
 from tasks.graphs.variables import Slice
@@ -57,7 +57,7 @@ def begin(
     started = StartedFrom(
         form=found.form,
         checkpoint=found.path.name,
-        step=saver.step_of(found.path),
+        step=checkpoint_files.step_of(found.path),
         restored=tuple(sorted(chosen)),
         initialised={name: _why(status, step) for name, status in statuses.items() if name not in chosen},
         left_out=tuple(sorted(keys - {wanted[name].key for name in chosen})),

@@ -14,7 +14,7 @@ from tasks.baseline import record as baselines
 from tasks.baseline import reference
 from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import PipelineError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
 from tasks.parity import predictor as predictors
@@ -70,9 +70,9 @@ def train(
             session.run(built.table_init)
         resumed = None
         if resumable := loop.complete_checkpoints(out, lambda prefix: complete):
-            saving.restore(session, saver.spelled(resumable[-1]))
-            saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in resumable])
-            resumed = saver.step_of(resumable[-1])
+            saving.restore(session, checkpoint_files.spelled(resumable[-1]))
+            saving.recover_last_checkpoints([checkpoint_files.spelled(prefix) for prefix in resumable])
+            resumed = checkpoint_files.step_of(resumable[-1])
         else:
             session.run(initializer)
             if training.start is not None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, PipelineError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.graphs import purity
 from tasks.graphs.protos import GraphDef
 from tasks.isolate import progress
@@ -87,7 +87,7 @@ def run(
 def forget_baselines(out: Path, step: int) -> None:
     """Delete the baselines whose checkpoints were rotated; a model without variables keeps the last one."""
     run = TrainingRun(out)
-    kept = {saver.step_of(prefix) for prefix in saver.prefixes(run.checkpoints)} or {step}
+    kept = {checkpoint_files.step_of(prefix) for prefix in checkpoint_files.prefixes(run.checkpoints)} or {step}
     for old in run.baselines.iterdir():
         if int(old.stem) not in kept:
             old.unlink()
@@ -149,11 +149,11 @@ def complete_checkpoints(out: Path, also: Callable[[Path], bool] = lambda prefix
     """
     run = TrainingRun(out)
     folder = run.checkpoints
-    prefixes = saver.prefixes(folder) if folder.exists() else []
+    prefixes = checkpoint_files.prefixes(folder) if folder.exists() else []
     found = [prefix for prefix in prefixes if _complete(run, prefix) and also(prefix)]
     kept = {folder / "checkpoint"} if found else set()
     for prefix in found:
-        kept |= {*saver.files(prefix), *run.baselines.glob(f"{saver.step_of(prefix)}.*")}
+        kept |= {*checkpoint_files.files(prefix), *run.baselines.glob(f"{checkpoint_files.step_of(prefix)}.*")}
     for path in {*folder.glob("*"), *run.baselines.glob("*")} - kept:
         if path.is_dir():
             shutil.rmtree(path)
@@ -164,7 +164,7 @@ def complete_checkpoints(out: Path, also: Callable[[Path], bool] = lambda prefix
 
 def _complete(run: TrainingRun, prefix: Path) -> bool:
     """Return True if a checkpoint and its baseline can be read."""
-    step = saver.step_of(prefix)
+    step = checkpoint_files.step_of(prefix)
     if step is None:
         return False
     try:

@@ -21,7 +21,7 @@ from tasks.adoption import flatten
 from tasks.baseline import record as baselines
 from tasks.baseline.training_run import PREFIX, TrainingRun
 from tasks.errors import DamagedError, PipelineError, UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
 from tasks.parity import predictor as predictors
@@ -208,19 +208,19 @@ class _Trainee:
     def resume(self) -> int | None:
         """Restore the newest complete checkpoint, the chief's of several workers; return its global step, or None."""
         found = loop.complete_checkpoints(self.run.path, self._resumable)
-        step = saver.step_of(found[-1]) if found else None
+        step = checkpoint_files.step_of(found[-1]) if found else None
         if self.workers is not None:
             step = self._of_chief(step, self.workers)
         if step is None:
             return None
         self.state.read(str(self._state_prefix(step))).assert_existing_objects_matched().assert_consumed()
         if found:
-            self.flat.saving.recover_last_checkpoints([saver.spelled(prefix) for prefix in found])
+            self.flat.saving.recover_last_checkpoints([checkpoint_files.spelled(prefix) for prefix in found])
         return step
 
     def _of_chief(self, step: int | None, workers: Workers) -> int | None:
         """Return the step from which the chief resumes; afterwards this worker's folder has its state too."""
-        own = saver.files(self._state_prefix(step)) if step is not None else []
+        own = checkpoint_files.files(self._state_prefix(step)) if step is not None else []
         at, names = json.loads(workers.of_chief(json.dumps([step, sorted(path.name for path in own)]).encode()))
         for name in names:
             path = self.run.path / _RESUME / name
@@ -284,12 +284,12 @@ class _Trainee:
 
     def _last_two(self) -> list[int]:
         """Return the steps whose state is kept: the last, and the one before it in case the last is incomplete."""
-        steps = {saver.step_of(prefix) for prefix in saver.prefixes(self.run.checkpoints)}
+        steps = {checkpoint_files.step_of(prefix) for prefix in checkpoint_files.prefixes(self.run.checkpoints)}
         return sorted(step for step in steps if step is not None)[-2:]
 
     def _resumable(self, prefix: Path) -> bool:
         try:
-            saver.tensor_table(self._state_prefix(saver.step_of(prefix)))
+            saver.tensor_table(self._state_prefix(checkpoint_files.step_of(prefix)))
         except (DamagedError, OSError):
             return False
         return True

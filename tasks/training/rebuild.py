@@ -16,7 +16,7 @@ from typing import Any
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import CoverageError, UnsafeGraph, UnsupportedGraph
-from tasks.forms import live_object, object_checkpoint, saver
+from tasks.forms import checkpoint_files, live_object, object_checkpoint, saver
 from tasks.forms.keras import model as keras
 from tasks.forms.live_object import LivePredictor
 from tasks.graphs import graph as graphs
@@ -165,7 +165,7 @@ def _valued(origin: Origin, prefix: Path, run: Path) -> Iterator[Objects]:
             raise NoObjects("a graph function stands alone, and there is no object that holds its variables")
         live = objects.live(built)
         operations, _ = exported(live, Path(scratch))
-        meta = saver.meta_graph(saver.meta_file(prefix))
+        meta = saver.meta_graph(checkpoint_files.meta_file(prefix))
         held = graph_variables.restored_slices(meta.graph_def, meta.saver_def)
         if lost := sorted(operations.keys() - held.keys()):
             raise NoObjects(f"the checkpoint does not hold every variable of the object: {', '.join(lost[:5])}")

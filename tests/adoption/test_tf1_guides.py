@@ -9,7 +9,7 @@ import pytest
 
 from tasks import isolate
 from tasks.errors import UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.forms.detect import detect
 from tests.adoption.pipeline import Shipyard
 from tests.makers import tf1_guides
@@ -79,7 +79,7 @@ def test_latest_checkpoint_is_what_detect_takes(doubled: Path) -> None:
 
 
 def test_the_global_step_is_a_suffix_and_the_step_of_the_run(yard: Shipyard, doubled: Path) -> None:
-    assert saver.step_of(detect(doubled).path) == 1000
+    assert checkpoint_files.step_of(detect(doubled).path) == 1000
     given = {"inputs": ["w1", "w2"], "outputs": ["op_to_restore"]}
     shipped = yard.ship(doubled, "doubled", given=given, until="checkpoint")
     assert (shipped.artifact("checkpoint") / "model.ckpt-1000.index").exists()
@@ -167,4 +167,4 @@ def test_inference_in_the_four_ways_is_equal(yard: Shipyard, doubled: Path, tmp_
 
 
 def saved_steps(folder: Path) -> list[int]:
-    return sorted(saver.step_of(path.with_suffix("")) or 0 for path in folder.glob("model.ckpt-*.index"))
+    return sorted(checkpoint_files.step_of(path.with_suffix("")) or 0 for path in folder.glob("model.ckpt-*.index"))

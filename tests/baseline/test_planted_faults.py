@@ -17,7 +17,7 @@ from tasks.artifact_views import Pinned
 from tasks.artifacts.store import Artifact
 from tasks.baseline import reference
 from tasks.errors import CoverageError, ParityError, PipelineError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.records.parity import ParityTest
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
@@ -85,8 +85,8 @@ def test_a_spoiled_frozen_graph_is_refused(
 
 
 def test_a_graph_frozen_from_an_older_checkpoint_is_refused_by_its_values(chain: Chain, tmp_path: Path) -> None:
-    older = saver.prefixes(chain.trained.path / "checkpoints")[0]
-    assert saver.step_of(older) != chain.step
+    older = checkpoint_files.prefixes(chain.trained.path / "checkpoints")[0]
+    assert checkpoint_files.step_of(older) != chain.step
     isolate.call(saved_model_faults.freeze_older, chain.trained.path, older, tmp_path)
     report = isolate.call(reference.prove, "frozen_graph", tmp_path, chain.trained.path, chain.step, TOLERANCE)
     assert saved_model_faults.WEIGHT in {row.output for row in report.failures if row.test is ParityTest.VALUES}
@@ -138,7 +138,7 @@ def test_a_spoiled_graph_of_a_checkpoint_is_refused_by_the_restore(
     chain: Chain, in_run: Run, fault: Callable[[Path], None], named: str
 ) -> None:
     prefix = Pinned(chain.pinned.path).record().prefix
-    spoiled = chain.spoiled(chain.pinned, lambda out: out / f"{prefix}{saver.META}", fault)
+    spoiled = chain.spoiled(chain.pinned, lambda out: out / f"{prefix}{checkpoint_files.META}", fault)
     with pytest.raises(ParityError) as refusal:
         restore_verify(spoiled, chain.trained, TOLERANCE)
     report = refusal.value.report

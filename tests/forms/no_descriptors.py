@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from tasks.forms import saved_model, saver
+from tasks.forms import checkpoint_files, saved_model, saver
 from tasks.records.settings import SessionOptions
 
 
@@ -33,8 +33,8 @@ def none_left() -> Iterator[None]:
 def reader(model: Path) -> None:
     """The index of a tensor bundle, opened by TensorFlow."""
     prefix = model / "variables" / "variables"
-    listed = saver.files(prefix)
-    saver.files = lambda _: listed
+    listed = checkpoint_files.files(prefix)
+    checkpoint_files.files = lambda _: listed
     saver.reader(prefix)
     with none_left():
         saver.reader(prefix)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.forms import saved_model, saver, warmup_requests
+from tasks.forms import checkpoint_files, saved_model, saver, warmup_requests
 from tests.makers import saved_model_faults
 
 Values = dict[str, Any]
@@ -97,7 +97,7 @@ def one_transposed(named: Values) -> Values:
 
 def another_steps(folder: Path) -> None:
     """The variables of an earlier checkpoint of the same run, which lies in `older` beside all the mutants."""
-    (older,) = saver.prefixes(folder.parents[1] / "older")
+    (older,) = checkpoint_files.prefixes(folder.parents[1] / "older")
     earlier = read(older)
     changed(lambda named: {name: earlier[name] for name in named})(folder)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
-from tasks.forms import frozen_graph, saved_model, saver
+from tasks.forms import checkpoint_files, frozen_graph, saved_model, saver
 from tasks.forms.frozen_graph import GRAPH, NAMES
 from tasks.parity import compare
 from tasks.records.parity import ParityReport, ParityTest, Tolerance
@@ -60,7 +60,7 @@ def _rewrite(prefix: Path, key: str | None, change: Callable[[Any], Any]) -> Non
         changed = change(value) if key in (None, name) else value
         if changed is not None:
             named[name] = changed
-    for path in saver.files(prefix):
+    for path in checkpoint_files.files(prefix):
         path.unlink()
     saved_model.write_bundle(prefix, named.items())
 
@@ -381,7 +381,7 @@ def freeze_older(run: Path, prefix: Path, out: Path) -> None:
     """In a child: freeze a checkpoint of the run that is not the pinned one."""
     moved = out / "older"
     moved.mkdir()
-    for path in saver.files(prefix):
+    for path in checkpoint_files.files(prefix):
         shutil.copyfile(path, moved / path.name)
     shutil.copyfile(run / "graph.meta", moved / f"{prefix.name}.meta")
     frozen_graph.write(run, moved / prefix.name, TrainingRun(run).names(), out)

@@ -16,7 +16,7 @@ from tasks.artifacts.store import Artifact
 from tasks.checkpoint import checkpoint
 from tasks.errors import CoverageError, PipelineError, UnsafeGraph, UsageError
 from tasks.export import export
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.freeze import freeze
 from tasks.records.adoption import ModelOptions
 from tasks.records.checkpoint import RestoreReport
@@ -146,7 +146,7 @@ def test_killed_in_the_middle_and_run_again_is_the_same(run: Run, script: Script
     killed_at(run, 35, lambda: train(None, training, GIVEN))
     staging = run.store.staging("train", train.recipe(None, training, GIVEN)[0].key)
     assert run.store.artifacts("train") == []
-    assert 35 <= (saver.step_of(saver.prefixes(staging / "checkpoints")[-1]) or 0) < 60
+    assert 35 <= (checkpoint_files.step_of(checkpoint_files.prefixes(staging / "checkpoints")[-1]) or 0) < 60
     (staging / "scratch-of-the-killed").mkdir()
     before = len(told(run))
     made = train(None, training, GIVEN)
@@ -167,7 +167,10 @@ def test_what_was_continued_can_be_continued(run: Run, script: Script, tmp_path:
 def test_the_saver_policy_holds(run: Run, script: Script, tmp_path: Path) -> None:
     policy = {"every_steps": 5, "max_to_keep": 2, "write_version": "V1"}
     made = train(None, settings(elsewhere(script, tmp_path / "moved"), script, saver=policy), GIVEN)
-    assert [path.name for path in saver.prefixes(made.path / "checkpoints")] == ["model.ckpt-55", "model.ckpt-60"]
+    assert [path.name for path in checkpoint_files.prefixes(made.path / "checkpoints")] == [
+        "model.ckpt-55",
+        "model.ckpt-60",
+    ]
     assert sorted(path.stem for path in (made.path / "baselines").glob("*.json")) == ["55", "60"]
     assert verified(made).one_more_step == "passed"
 

@@ -17,7 +17,7 @@ from tasks import isolate
 from tasks.artifacts.store import Artifact, Store
 from tasks.checkpoint import checkpoint
 from tasks.errors import PipelineError, UsageError
-from tasks.forms import saver
+from tasks.forms import checkpoint_files
 from tasks.records.adoption import ModelOptions, ProbeSource
 from tasks.records.cluster import Cluster
 from tasks.records.settings import SaverPolicy, Selection, Training
@@ -147,7 +147,7 @@ def test_where_one_is_killed_the_other_says_so_and_both_go_on_from_the_chiefs_ch
     assert failure.value.exit_code == 1 and "start every worker again" in failure.value.remedy
     with running(workers.run(Cluster(("a:1", "b:1")))) as run:
         staging = run.store.staging("train", train.recipe(model, training)[0].key)
-    assert [prefix.name for prefix in saver.prefixes(staging / "checkpoints")]
+    assert [prefix.name for prefix in checkpoint_files.prefixes(staging / "checkpoints")]
     resumed = workers.train(model, training)
     assert [line["step"] for line in logged(resumed)] == [5, 10, 15]
     whole = Workers(workers.folder / "whole").train(model, training)

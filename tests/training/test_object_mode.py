@@ -15,7 +15,7 @@ from tasks.baseline.training_run import TrainingRun
 from tasks.checkpoint import checkpoint
 from tasks.errors import ChildFailed, ImpureError, NondeterministicError, PipelineError, UsageError
 from tasks.export import export
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.freeze import freeze
 from tasks.records.adoption import ModelOptions
 from tasks.records.baseline import Baseline
@@ -45,7 +45,7 @@ def trained(source: ModelSource, saver_policy: dict[str, Any] | None = None, **h
 
 
 def steps_in(run: Path) -> list[int | None]:
-    return [saver.step_of(prefix) for prefix in saver.prefixes(run / "checkpoints")]
+    return [checkpoint_files.step_of(prefix) for prefix in checkpoint_files.prefixes(run / "checkpoints")]
 
 
 def baseline(artifact: Artifact, step: int) -> Baseline:

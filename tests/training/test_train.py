@@ -23,7 +23,7 @@ from tasks.errors import (
     PipelineError,
     UsageError,
 )
-from tasks.forms import saver
+from tasks.forms import checkpoint_files, saver
 from tasks.records.adoption import ModelOptions
 from tasks.records.checkpoint import RestoreReport
 from tasks.records.settings import SaverPolicy, Selection, Training
@@ -44,7 +44,7 @@ def trained(saver_policy: dict[str, Any] | None = None, **hyperparameters: Any) 
 
 
 def steps_in(artifact: Artifact) -> list[int | None]:
-    return [saver.step_of(prefix) for prefix in saver.prefixes(artifact.path / "checkpoints")]
+    return [checkpoint_files.step_of(prefix) for prefix in checkpoint_files.prefixes(artifact.path / "checkpoints")]
 
 
 def test_max_to_keep_deletes_checkpoints_and_never_the_only_graph(run: Run) -> None:
@@ -137,7 +137,7 @@ def test_training_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(ru
     with pytest.raises(KilledError):
         train(LINE, training)
     staging = run.store.staging("train", train.recipe(LINE, training)[0].key)
-    assert [saver.step_of(prefix) for prefix in saver.prefixes(staging / "checkpoints")][-1] == 20
+    assert [checkpoint_files.step_of(prefix) for prefix in checkpoint_files.prefixes(staging / "checkpoints")][-1] == 20
     assert run.store.artifacts("train") == []
     run.observer.progress = lambda name, facts: None  # type: ignore[method-assign]
     resumed = train(LINE, training)
