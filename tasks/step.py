@@ -321,6 +321,8 @@ def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if current().planner is not None:  # a plan changes nothing, and ends before what would
+            raise Reached
         return _shown_in_prefect(function.__name__, functools.partial(perform, *args, **kwargs))
 
     def perform(*args: P.args, **kwargs: P.kwargs) -> tuple[T, StepOutcome]:

@@ -519,3 +519,17 @@ def test_importing_the_steps_imports_neither_prefect_nor_tensorflow() -> None:
     program = "import sys, tasks.step; print(sorted({'prefect', 'tensorflow', 'numpy'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_plan_ends_before_anything_that_acts(store: Store) -> None:
+    acted: list[str] = []
+
+    @action
+    def acts() -> tuple[None, StepState]:
+        acted.append("acts")
+        return None, StepState.BUILT
+
+    planning = Run("plan", store, Silent(), planner=lambda recipe, digestible: pytest.fail("no step is called"))
+    with running(planning), pytest.raises(Reached):
+        acts()
+    assert acted == []
