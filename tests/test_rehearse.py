@@ -24,7 +24,7 @@ from tasks.rehearse import rehearse
 from tasks.serving.checks import gates, lifecycle, traffic
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
-from tests.artifacts.disk import writable
+from tests.artifacts.disk import separate, writable
 from tests.makers.exported import TOLERANCE, Made, a_run, exported, serving
 
 
@@ -113,7 +113,7 @@ def test_a_rehearsal_that_cannot_be_made_is_not_left_out_in_silence(run: Run, tm
     with pytest.raises(EnvironmentFailure, match="neither its own warmup requests") as impossible:
         rehearsed(classed, smoke_test(*classed, serving(), TOLERANCE), tmp_path)
     assert "--rehearse" in impossible.value.remedy and impossible.value.server == "embedded server"
-    with writable(tmp_path / "m" / "1" / "saved_model.pb") as path:
+    with writable(separate(tmp_path / "m" / "1" / "saved_model.pb")) as path:
         path.write_bytes(b"nothing")
     with pytest.raises(EnvironmentFailure, match="does not load in this server"):
         rehearsed(made, blessed, tmp_path)

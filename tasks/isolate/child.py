@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from tasks.errors import EnvironmentFailure, PipelineError
 
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
 _reply: socket.socket | None = None
 _sending = threading.Lock()
 
@@ -41,7 +41,7 @@ def run(reply: socket.socket, log_fd: int, server: int, scratch: str) -> None:
     global _reply
     _reply = reply
     os.setsid()  # a group of its own, so that its subprocesses can be ended with it
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != server:  # the server died before prctl
         return
     os.dup2(log_fd, 1)
@@ -50,11 +50,7 @@ def run(reply: socket.socket, log_fd: int, server: int, scratch: str) -> None:
     _send({"pid": os.getpid()})
     (length,) = struct.unpack("<Q", _receive(reply, 8))
     request = _receive(reply, length)
-    try:
-        _answer(request, scratch)
-    except BaseException as error:  # the process ends here, so every error is reported
-        traceback.print_exc()
-        _send({"unexpected": {"type": type(error).__name__, "message": str(error)[:4000], "at": _raised_at(error)}})
+    _answer(request, scratch)
 
 
 def _raised_at(error: BaseException) -> str:
@@ -67,29 +63,47 @@ def _raised_at(error: BaseException) -> str:
 
 
 def _answer(request: bytes, scratch: str) -> None:
-    module, qualname, args, kwargs, folder = pickle.loads(request)
-    name = f"{module}.{qualname}"
     try:
+        module, qualname, args, kwargs, folder = pickle.loads(request)
+    except Exception as error:  # a class that cannot be imported here
+        _send_text(_unexpected(error))
+        return
+
+    def work() -> str:
         Path(scratch).mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = scratch
         os.chdir(folder)  # the caller's, so that its relative paths hold
         function: Any = importlib.import_module(module)
         for part in qualname.split("."):
             function = getattr(function, part)
-        _send_text('{"result": ' + encoded(function, function(*args, **kwargs)) + "}")
+        return encoded(function, function(*args, **kwargs))
+
+    _send_text(answer_of(f"{module}.{qualname}", work))
+
+
+def answer_of(name: str, work: Callable[[], str]) -> str:
+    """Return the frame that answers a call of the function `name`: what `work` returned, or what it raised."""
+    try:
+        return '{"result": ' + work() + "}"
     except PipelineError as error:
-        _send({"error": error.encode()})
+        return json.dumps({"error": error.encode()})
     except OSError as error:
         traceback.print_exc()
-        _send({"error": EnvironmentFailure.from_os(error, name, function=name).encode()})
+        return json.dumps({"error": EnvironmentFailure.from_os(error, name, function=name).encode()})
     except MemoryError:
-        _send({"unexpected": {"type": "MemoryError", "message": "the system gave no more memory"}})
-    except BaseException as error:
-        if "No space left on device" not in str(error):  # TensorFlow raises several classes for a full disk
-            raise
-        traceback.print_exc()
-        full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), name, function=name)
-        _send({"error": full.encode()})
+        return json.dumps({"unexpected": {"type": "MemoryError", "message": "the system gave no more memory"}})
+    except BaseException as error:  # the process ends after this, so every error is reported
+        if "No space left on device" in str(error):  # TensorFlow raises several classes for a full disk
+            traceback.print_exc()
+            full = EnvironmentFailure.from_os(OSError(28, "No space left on device"), name, function=name)
+            return json.dumps({"error": full.encode()})
+        return _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> str:
+    traceback.print_exc()
+    told = {"type": type(error).__name__, "message": str(error)[:4000], "at": _raised_at(error)}
+    return json.dumps({"unexpected": told})
 
 
 def encoded(function: Callable[..., Any], value: Any) -> str:

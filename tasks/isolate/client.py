@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
@@ -268,20 +269,32 @@ def call_with(
     if answer is None:
         how = f"it ended with {describe(child.exit)}"
         raise _failed(child, "an answer", how, "see its last output above; free memory if the system killed it")
+    return value_of(answer, function, partial(_failed, child))
+
+
+def value_of(
+    answer: Mapping[str, Any], function: Callable[..., T], failed: Callable[[str, str, str], ChildFailed]
+) -> T:
+    """Return the value in the frame that answers a call of `function`.
+
+    Raises:
+        PipelineError: the function's own error, in its own class.
+        ChildFailed: another error, as `failed(expected, found, remedy)` makes one.
+    """
     if "error" in answer:
         raise PipelineError.decode(answer["error"])
     if "unexpected" in answer:
         what = f"{answer['unexpected']['type']}: {answer['unexpected']['message']}"
         if at := answer["unexpected"].get("at"):
             what += f" ({at})"
-        raise _failed(child, "no error", what, "run with --verbose for the child's output")
+        raise failed("no error", what, "run with --verbose for the child's output")
     returns: Any = get_type_hints(function).get("return", Any)
     adapter: TypeAdapter[T] = TypeAdapter(returns)
     try:
         (value,) = answer["result"]
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise _failed(child, f"a {returns}", f"{error.error_count()} errors in its answer", f"{error}") from None
+        raise failed(f"a {returns}", f"{error.error_count()} errors in its answer", f"{error}") from None
 
 
 def _failed(child: Child, expected: str, found: str, remedy: str) -> ChildFailed:

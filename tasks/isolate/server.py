@@ -87,7 +87,8 @@ def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) ->
                 word, *named = message.decode().split(" ")
                 if word == IMPORT:
                     for module in named:
-                        importlib.import_module(module)
+                        with contextlib.suppress(ImportError):  # a child that needs it will say so
+                            importlib.import_module(module)
                     gc.freeze()
                     continue
                 reply, log_fd = socket.socket(fileno=fds[0]), fds[1]

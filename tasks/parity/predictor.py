@@ -15,8 +15,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from tasks.errors import UsageError
 from tasks.records.baseline import Environment, TensorFact
 from tasks.records.settings import SessionOptions
@@ -98,15 +96,15 @@ class SessionPredictor:
     def read(self) -> Iterator[tuple[str, Array | None]]:
         """Yield every value that is to be reported, whole; None for a variable that nobody initialised."""
         for names in self.batches():
-            for name, pieces in self._in_pieces(names):
-                yield name, None if pieces is None else _joined(list(pieces))
+            for name, pieces in self._in_pieces(names, whole=True):
+                yield name, None if pieces is None else next(iter(pieces))
 
     def batches(self) -> Iterator[list[str]]:
         """Yield the names of `named` as `batches` does."""
         return batches({name: self.session.graph.get_tensor_by_name(tensor) for name, tensor in self.named.items()})
 
-    def _in_pieces(self, names: list[str]) -> Iterator[tuple[str, Iterable[Array] | None]]:
-        """Yield the values of variables, each in pieces; None for one that nobody initialised."""
+    def _in_pieces(self, names: list[str], *, whole: bool = False) -> Iterator[tuple[str, Iterable[Array] | None]]:
+        """Yield the values of variables, each in pieces or `whole`; None for one that nobody initialised."""
         import tensorflow as tf
 
         if len(names) > 1:
@@ -118,7 +116,7 @@ class SessionPredictor:
                 yield from ((name, [as_array(value)]) for name, value in found.items())
                 return
         for name in names:
-            pieces = self._pieces(self.named[name])
+            pieces = self._pieces(self.named[name], whole)
             try:
                 first = next(pieces)
             except tf.errors.FailedPreconditionError:
@@ -126,13 +124,13 @@ class SessionPredictor:
             else:
                 yield name, chain([first], pieces)
 
-    def _pieces(self, name: str) -> Iterator[Array]:
-        """Yield the value of a tensor, a large one in pieces along its first axis."""
+    def _pieces(self, name: str, whole: bool) -> Iterator[Array]:
+        """Yield the value of a tensor, a large one in pieces along its first axis unless it is wanted `whole`."""
         import tensorflow as tf
 
         tensor = self.session.graph.get_tensor_by_name(name)
         starts = piece_starts_of(tensor)
-        if len(starts) == 1:
+        if whole or len(starts) == 1:
             yield as_array(self.session.run(name))
             return
         with self.session.graph.as_default(), tf.name_scope("tfship_piece/"):
@@ -161,10 +159,6 @@ def piece_starts_of(tensor: Any) -> list[int]:
     """Return `piece_starts` of a tensor or variable of TensorFlow's."""
     shape, dtype = tensor.shape.as_list() if tensor.shape.rank else None, tensor.dtype.base_dtype
     return piece_starts(shape, None if dtype.name == "string" else dtype.size)
-
-
-def _joined(pieces: list[Array]) -> Array:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _bytes(tensor: Any) -> int:

@@ -173,3 +173,12 @@ def writable(path: Path) -> Iterator[Path]:
     finally:
         if path.exists():
             path.chmod(mode)
+
+
+def separate(path: Path) -> Path:
+    """Give a published file contents of its own: it may be a hard link of the store's, which others still read."""
+    mode, content = path.stat().st_mode, path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path

@@ -24,20 +24,6 @@ def known(tmp_path: Path) -> Hashes:
     return Hashes(tmp_path / "known")
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were read in full to be hashed."""
-    names: list[str] = []
-    plain = hashes.hash_file
-
-    def counting(path: Path) -> str:
-        names.append(path.name)
-        return plain(path)
-
-    monkeypatch.setattr(hashes, "hash_file", counting)
-    return names
-
-
 def sealed(known: Hashes, path: Path) -> Path:
     path.write_bytes(CONTENT)
     assert known.sealed(path) == SHA
@@ -54,20 +40,20 @@ def edited(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_sealed_file_is_linked_and_not_read_again(known: Hashes, read: list[str], tmp_path: Path) -> None:
+def test_a_sealed_file_is_linked_and_not_read_again(known: Hashes, hashed: list[str], tmp_path: Path) -> None:
     source = sealed(known, tmp_path / "source")
     assert known.bring(source, tmp_path / "deep" / "target") is None
     assert (tmp_path / "deep" / "target").stat().st_ino == source.stat().st_ino
-    assert read == ["source"]
+    assert hashed == ["source"]
     assert (
         known.of(source) == known.of(tmp_path / "deep" / "target") == known.sealed(tmp_path / "deep" / "target") == SHA
     )
-    assert read == ["source"]
+    assert hashed == ["source"]
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o440, 0o400, 0o555])
 def test_a_file_that_somebody_may_write_or_not_everybody_reads_is_copied(
-    known: Hashes, read: list[str], tmp_path: Path, mode: int
+    known: Hashes, hashed: list[str], tmp_path: Path, mode: int
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(CONTENT)
@@ -75,7 +61,7 @@ def test_a_file_that_somebody_may_write_or_not_everybody_reads_is_copied(
     assert known.bring(source, target) == SHA
     assert target.stat().st_ino != source.stat().st_ino and target.read_bytes() == CONTENT
     assert known.sealed(target) == SHA and stat.S_IMODE(target.stat().st_mode) == READ_ONLY
-    assert read == [] and stat.S_IMODE(source.stat().st_mode) == mode
+    assert hashed == [] and stat.S_IMODE(source.stat().st_mode) == mode
 
 
 def test_a_symbolic_link_is_brought_as_the_file_behind_it(known: Hashes, tmp_path: Path) -> None:
@@ -85,11 +71,11 @@ def test_a_symbolic_link_is_brought_as_the_file_behind_it(known: Hashes, tmp_pat
     assert not (tmp_path / "target").is_symlink() and (tmp_path / "target").read_bytes() == CONTENT
 
 
-def test_what_is_brought_for_a_while_costs_no_reading_later(known: Hashes, read: list[str], tmp_path: Path) -> None:
+def test_what_is_brought_for_a_while_costs_no_reading_later(known: Hashes, hashed: list[str], tmp_path: Path) -> None:
     source, target = sealed(known, tmp_path / "source"), tmp_path / "copy" / "target"
     with known.brought([(source, target)]):
         assert target.read_bytes() == CONTENT
-    assert not target.exists() and known.of(source) == SHA and read == ["source"]
+    assert not target.exists() and known.of(source) == SHA and hashed == ["source"]
 
 
 @pytest.mark.parametrize("through", ["source", "target"])
@@ -121,15 +107,15 @@ def test_what_was_hashed_while_it_was_written_is_read_again_after_a_change(
 
 
 def test_a_source_is_remembered_once_its_times_would_show_a_change(
-    known: Hashes, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known: Hashes, hashed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
     source.write_bytes(CONTENT)
     assert known.of_source(source) == known.of_source(source) == SHA
-    assert read == ["source", "source"], "it was written just now: another write could leave the same times"
+    assert hashed == ["source", "source"], "it was written just now: another write could leave the same times"
     monkeypatch.setattr(hashes, "SETTLED", -(10**12))
     assert known.of_source(source) == known.of_source(source) == SHA
-    assert read == ["source"] * 3
+    assert hashed == ["source"] * 3
     edited(source)
     assert known.of_source(source) != SHA
 
@@ -141,7 +127,7 @@ def test_without_a_folder_nothing_is_known_and_everything_is_right(tmp_path: Pat
 
 
 def test_a_clone_is_taken_where_the_file_system_makes_one(
-    known: Hashes, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known: Hashes, hashed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cloning(target: int, request: int, source: int) -> int:
         assert request == 0x40049409
@@ -152,7 +138,7 @@ def test_a_clone_is_taken_where_the_file_system_makes_one(
     monkeypatch.setattr(fcntl, "ioctl", cloning)
     assert known.bring(source, tmp_path / "target") is None
     assert (tmp_path / "target").stat().st_ino != source.stat().st_ino
-    assert known.of(tmp_path / "target") == SHA and read == ["source"]
+    assert known.of(tmp_path / "target") == SHA and hashed == ["source"]
 
 
 @pytest.mark.parametrize("spoil", [b"", b"null", b"[]", b'{"sha256": 1, "fields": 2}', b"\xff"])

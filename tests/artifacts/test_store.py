@@ -231,20 +231,6 @@ def test_a_deleted_artifact_is_built_again_alone(pair: list[Artifact], warnings:
     assert built == {"first": 2, "second": 1} and not warnings
 
 
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were read in full."""
-    names: list[str] = []
-    hash_file = hashes.hash_file
-
-    def counting(path: Path) -> str:
-        names.append(path.name)
-        return hash_file(path)
-
-    monkeypatch.setattr(hashes, "hash_file", counting)
-    return names
-
-
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
 def test_a_moved_store_is_whole_and_nothing_is_built_again(
     pair: list[Artifact], store: Store, tmp_path: Path, hashed: list[str], move: Callable[[Path, Path], object]

@@ -117,7 +117,10 @@ def lost() -> int:
 def test_a_fork_is_held_to_limits_and_its_end_is_told() -> None:
     with isolate.limits(Limits(seconds=1)), pytest.raises(ChildFailed, match="within 1 s"):
         isolate.forked(endless)
-    with isolate.limits(Limits(memory=900 << 20)), pytest.raises(ChildFailed, match=r"limits\.memory"):
+    with (
+        isolate.limits(Limits(memory=900 << 20)),
+        pytest.raises(ChildFailed, match=r"at most 900 MiB.*\n.*limits\.memory"),
+    ):
         isolate.forked(greedy)
     with pytest.raises(ChildFailed, match="exit code 7"):
         isolate.forked(lost)

@@ -25,6 +25,7 @@ from tasks.serving.runtimes import embedded
 from tasks.serving.runtimes.embedded import EmbeddedRuntime
 from tasks.smoke_test import smoke_test
 from tasks.step import Run, running
+from tests.artifacts.disk import separate
 from tests.makers import saved_model_faults
 from tests.makers.chain import TOLERANCE, Chain
 from tests.makers.mutants import BY_NAME, HARMLESS, MUTANTS, PASSED, Mutant
@@ -197,6 +198,6 @@ def test_a_file_that_the_server_may_not_read_is_a_load_error(
     base = tmp_path / "model"
     with lifecycle.serving(EmbeddedRuntime(), "model", base, 1, 60.0):
         pass
-    (base / "1" / "saved_model.pb").chmod(0)
+    separate(base / "1" / "saved_model.pb").chmod(0)
     with pytest.raises(SmokeRefused, match="load error"), lifecycle.serving(EmbeddedRuntime(), "model", base, 1, 60.0):
         pass
