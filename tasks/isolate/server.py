@@ -120,8 +120,11 @@ def reap(calls: dict[int, socket.socket], scratch: str) -> list[tuple[socket.soc
     while calls and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
         pid = ended.si_pid
         end_group(pid)  # before waitpid frees the number
-        read, written = transferred(f"/proc/{pid}")
+        # What a child transferred counts as its parent's once it is waited for (proc_pid_io(5)). Its own file of the same name
+        # is closed by then to all but root.
+        before = transferred("/proc/self")
         _, status, usage = os.wait4(pid, 0)
+        read, written = (now - then for now, then in zip(transferred("/proc/self"), before, strict=True))
         if pid in calls:
             shutil.rmtree(f"{scratch}/{pid}", ignore_errors=True)
             ending = {
