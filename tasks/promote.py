@@ -58,7 +58,10 @@ def promote(
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
     with Releases(release.serving_root, release.name).open() as releases:
         served = releases.served()
-        if served is not None and releases.digest(served) == digest:
+        killed = releases.unconfirmed()
+        if killed is not None and killed.digest != digest:
+            killed = None  # another model's: it stays below this one
+        if killed is None and served is not None and releases.digest(served) == digest:
             found = Promotion(
                 name=release.name,
                 version=served,
@@ -75,21 +78,10 @@ def promote(
             raise
         require_sound(releases)
         _read_again([exported, blessed, checkpoint, run])
-        try:
-            version = releases.publish(
-                Exported(exported.path).model,
-                files,
-                current().store.hashes,
-                run_id=current().run_id,
-                blessing=blessed.digest,
-                verdict=report.verdict,
-                server=report.identity.exactly,
-                reason=release.reason,
-            )
-        except DamagedError:
-            # Damage since it was read: a full hash sets the artifact aside, and the next run exports again.
-            current().store.find(exported.step, exported.key, full=True)
-            raise
+        if killed is not None:
+            version, served = killed.version, killed.previous
+        else:
+            version = _publish(releases, exported, blessed, report, release)
         try:
             confirmed_by = _confirm(releases, version, checkpoint, run, serving, tolerance)
         except BaseException as error:  # an interruption too: a version that is not confirmed must not stay served
@@ -118,6 +110,24 @@ def promote(
             confirmed_by=confirmed_by,
         )
         return promotion, StepState.BUILT
+
+
+def _publish(releases: Releases, exported: Artifact, blessed: Artifact, report: SmokeReport, release: Release) -> int:
+    """Publish the next version and return its number. Raises DamagedError if a file has changed since it was read."""
+    try:
+        return releases.publish(
+            Exported(exported.path).model,
+            model_files(exported),
+            current().store.hashes,
+            run_id=current().run_id,
+            blessing=blessed.digest,
+            verdict=report.verdict,
+            server=report.identity.exactly,
+            reason=release.reason,
+        )
+    except DamagedError:
+        current().store.find(exported.step, exported.key, full=True)  # sets it aside, and the next run exports again
+        raise
 
 
 def _read_again(artifacts: Iterable[Artifact]) -> None:

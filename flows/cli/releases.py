@@ -62,8 +62,8 @@ def releases(
     for column in ("time", "event", "version", "digest", "verdict", "by", "reason"):
         table.add_column(column, overflow="fold", no_wrap=column in ("time", "event", "version", "digest"))
     for line in lines:
-        if line.event.value.endswith("ing"):
-            continue  # an intent; its outcome is the next line
+        if line.event.is_intent:
+            continue  # its outcome is the next line
         event = line.event.value + (" to" if line.retired else "")
         verdict = ", ".join((line.verdict, *(f"declared impure: {kind}" for kind in line.impure)))
         row = (line.time, event, str(line.version), line.digest[:12], verdict, line.by, line.reason)

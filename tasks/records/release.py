@@ -9,14 +9,20 @@ from tasks.records.signature import Impurity
 
 
 class Event(StrEnum):
-    """The kinds of events. The two that end in `ing` are intents, written before a change and closed by the next line."""
+    """The kinds of events."""
 
     PROMOTING = "promoting"
     PROMOTED = "promoted"
     ABANDONED = "abandoned"
+    WITHDRAWING = "withdrawing"
     WITHDRAWN = "withdrawn"
     ROLLING_BACK = "rolling back"
     ROLLED_BACK = "rolled back"
+
+    @property
+    def is_intent(self) -> bool:
+        """True for what is written before a change, which the next line closes."""
+        return self in (Event.PROMOTING, Event.WITHDRAWING, Event.ROLLING_BACK)
 
 
 class JournalLine(Record):

@@ -38,7 +38,7 @@ class Releases:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Releases]:
-        """Hold the model's lock, and first finish or undo an interrupted change.
+        """Hold the model's lock, and first finish or undo an interrupted change; see `unconfirmed` for what stays.
 
         Raises:
             EnvironmentFailure: the folder cannot be written.
@@ -135,11 +135,20 @@ class Releases:
         manifests.sync_folder(self.root)
         return version
 
+    def unconfirmed(self) -> JournalLine | None:
+        """Return the intent of a promotion that was killed once its version was published: whole, served, and not confirmed.
+
+        It stays as it is, for clients may be answered by it, until the same model is promoted again, which confirms it.
+        """
+        intent = rules.unfinished(self.journal())
+        published = (
+            intent is not None and intent.event is Event.PROMOTING and (self.root / str(intent.version)).exists()
+        )
+        return intent if published else None
+
     def withdraw(self, version: int, digest: str, reason: str) -> None:
         """Withdraw a version that could not be confirmed, so that the one before it is the highest again."""
-        os.rename(self.root / str(version), self.root / f"{version}{rules.WITHDRAWN}")
-        manifests.sync_folder(self.root)
-        self.append(event=Event.WITHDRAWN, version=version, digest=digest, reason=reason)
+        self._finish_withdrawal(self.append(event=Event.WITHDRAWING, version=version, digest=digest, reason=reason))
 
     def roll_back(self, to: int | None, reason: str) -> JournalLine:
         """Make an earlier version the highest again, and hold the digests of the later versions.
@@ -198,10 +207,19 @@ class Releases:
             return
         if intent.event is Event.ROLLING_BACK:
             self._finish_rollback(intent)
-        elif (self.root / str(intent.version)).exists():
-            self.withdraw(intent.version, intent.digest, "interrupted before it was confirmed")
-        else:
+        elif intent.event is Event.WITHDRAWING:
+            self._finish_withdrawal(intent)
+        elif not (self.root / str(intent.version)).exists():
             self.append(event=Event.ABANDONED, version=intent.version, digest=intent.digest)
+        elif self.digest(intent.version) != intent.digest:
+            self.withdraw(intent.version, intent.digest, "its files are not those that were published")
+
+    def _finish_withdrawal(self, intent: JournalLine) -> None:
+        version = str(intent.version)
+        if (self.root / version).exists():
+            os.rename(self.root / version, self.root / f"{version}{rules.WITHDRAWN}")
+            manifests.sync_folder(self.root)
+        self.append(event=Event.WITHDRAWN, version=intent.version, digest=intent.digest, reason=intent.reason)
 
     def _finish_rollback(self, intent: JournalLine) -> JournalLine:
         for version in sorted(intent.retired, reverse=True):  # the highest first, so that a version is always served

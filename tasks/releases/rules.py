@@ -61,10 +61,8 @@ def held(digest: str, model: str, journal: Sequence[JournalLine]) -> JournalLine
 
 
 def unfinished(journal: Sequence[JournalLine]) -> JournalLine | None:
-    """Return the intent of an interrupted promotion or rollback, or None."""
-    if journal and journal[-1].event in (Event.PROMOTING, Event.ROLLING_BACK):
-        return journal[-1]
-    return None
+    """Return the intent of a change that was interrupted, or None."""
+    return journal[-1] if journal and journal[-1].event.is_intent else None
 
 
 def published(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:

@@ -16,7 +16,7 @@ from tasks.errors import DamagedError, ExitCode, UsageError
 from tasks.records.release import Event, JournalLine
 from tasks.releases import rules
 from tasks.releases.publish import Releases
-from tests.artifacts.disk import failed_at, killed_at
+from tests.artifacts.disk import failed_at, killed_at, separate
 
 NAME = "model"
 FEWEST_MOMENTS = 15
@@ -49,9 +49,13 @@ def digest(source: Path) -> str:
 
 
 def promote(releases: Releases, source: Path) -> int:
-    """Publish and confirm, as the step does."""
+    """Publish and confirm, as the step does: what a killed promotion of the same model published is confirmed only."""
     files = manifests.entries(source)
-    version = releases.publish(source, files)
+    killed = releases.unconfirmed()
+    if killed is not None and killed.digest == manifests.digest_of(files):
+        version = killed.version
+    else:
+        version = releases.publish(source, files)
     releases.append(
         event=Event.PROMOTED, version=version, digest=manifests.digest_of(files), model=rules.model_digest(files)
     )
@@ -120,11 +124,15 @@ def every_moment(root: Path, prepare: Callable[[], object], work: Callable[[], o
         yield moment
 
 
+def is_unconfirmed(root: Path) -> bool:
+    return Releases(root / "serving", NAME).unconfirmed() is not None
+
+
 def repaired(root: Path) -> list[JournalLine]:
     """The journal after the next one to come has opened the releases; twice is once."""
     for _ in range(2):
         with Releases(root / "serving", NAME).open() as releases:
-            assert rules.unfinished(releases.journal()) is None
+            assert rules.unfinished(releases.journal()) == releases.unconfirmed()
             assert not list((releases.own / "staging").iterdir())
             lines = releases.journal()
     assert lines == journal(root)
@@ -135,15 +143,26 @@ def test_a_killed_publication_shows_whole_versions_only_and_is_repaired(root: Pa
     ends = set()
     for moment in every_moment(root, lambda: publish(root, "a"), lambda: publish(root, "b")):
         assert served(root) in ({1: "a"}, {1: "a", 2: "b"}), moment
-        promoted = any(line.event is Event.PROMOTED and line.version == 2 for line in journal(root))
+        before = served(root)
         intended = any(line.version == 2 for line in journal(root))
         lines = repaired(root)
-        assert served(root) == ({1: "a", 2: "b"} if promoted else {1: "a"}), moment
-        ends.add(lines[-1].event)
-        # A number that was ever intended is not given again.
-        assert publish(root, "c") == (3 if intended else 2), moment
-        assert served(root)[max(served(root))] == "c"
-    assert ends == {Event.PROMOTED, Event.ABANDONED, Event.WITHDRAWN}
+        assert served(root) == before, "less is served, or something else, than the kill left"
+        ends.add((lines[-1].event, 2 in before))
+        # The same model is finished where it stands, another gets the next number: one that was ever intended is not given again.
+        if moment % 2:
+            wanted = 2 if is_unconfirmed(root) or not intended else 3
+            assert publish(root, "b") == wanted, moment
+            assert served(root)[max(served(root))] == "b"
+        else:
+            assert publish(root, "c") == (3 if intended else 2), moment
+            assert served(root)[max(served(root))] == "c"
+        assert rules.unfinished(repaired(root)) is None
+    assert ends == {
+        (Event.PROMOTED, False),
+        (Event.ABANDONED, False),
+        (Event.PROMOTING, True),
+        (Event.PROMOTED, True),
+    }
 
 
 def test_a_killed_rollback_has_happened_or_has_not(root: Path) -> None:
@@ -169,12 +188,26 @@ def test_a_killed_rollback_has_happened_or_has_not(root: Path) -> None:
     assert kept == ["1", "2.rolled-back", "3.rolled-back"], "nothing is deleted"
 
 
-def test_a_killed_withdrawal_never_leaves_an_unconfirmed_version(root: Path) -> None:
+def test_a_withdrawal_that_was_killed_is_finished(root: Path) -> None:
+    ends = set()
     for moment in every_moment(root, lambda: publish(root, "a"), lambda: confirmation_failed(root, "b")):
         assert served(root) in ({1: "a"}, {1: "a", 2: "b"}), moment
-        repaired(root)
-        assert served(root) == {1: "a"}, moment
+        failed = any(line.event is Event.WITHDRAWING for line in journal(root))
+        last = repaired(root)[-1]
+        assert (2 in served(root)) == (last.event is Event.PROMOTING), moment
+        assert not failed or served(root) == {1: "a"}, "it could not be confirmed, and is served"
         assert not held(root, "b"), "it was not rolled back"
+        ends.add(last.event)
+    assert ends == {Event.PROMOTED, Event.ABANDONED, Event.PROMOTING, Event.WITHDRAWN}
+
+
+def test_a_version_that_was_published_and_spoiled_before_it_was_confirmed_is_withdrawn(root: Path) -> None:
+    publish(root, "a")
+    with Releases(root / "serving", NAME).open() as releases:
+        releases.publish(model(root, "b"), manifests.entries(model(root, "b")))
+    separate(root / "serving" / NAME / "2" / "saved_model.pb").write_text("spoiled")
+    assert repaired(root)[-1].event is Event.WITHDRAWN
+    assert served(root) == {1: "a"}
 
 
 @pytest.mark.parametrize("act", ["publish", "roll back"])
