@@ -26,7 +26,7 @@ from tasks.records.base import Record
 from tasks.records.cluster import Cluster
 from tasks.records.forms import Target
 from tasks.records.parity import Tolerance
-from tasks.records.settings import LabelledData, Release, Selection, Serving, Training
+from tasks.records.settings import LabelledData, Release, RunningServer, Selection, Serving, Training
 from tasks.training import cluster as clusters
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
@@ -79,6 +79,9 @@ class ReleaseSettings(Record):
     allow_stand_in: bool = True
     force: bool = False
     reason: str = ""
+    label: str | None = None
+    servers: tuple[RunningServer, ...] = ()
+    server_root: Path | None = None
 
 
 class RehearsalSettings(Record):
@@ -162,7 +165,11 @@ class PipelineConfig(Record):
     @property
     def promotion(self) -> Release:
         """The parameters of promote."""
-        return Release(serving_root=self.serving_root, name=self.model_name, **self.release.model_dump())
+        return self.promotion_as(self.model_name)
+
+    def promotion_as(self, name: str) -> Release:
+        """Return the parameters of promote, where the model is served under another name than its own."""
+        return Release(serving_root=self.serving_root, name=name, **self.release.model_dump())
 
     @property
     def servings(self) -> tuple[Serving, ...]:
@@ -232,7 +239,7 @@ def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str
     _merge(settings, options)
     try:
         config = PipelineConfig.model_validate(settings)
-        config.promotion  # its rules span several settings
+        config.promotion_as(config.name or "model")  # its rules span several settings
     except ValidationError as error:
         raise _wrong(error.errors()[0], environment) from None
     return config

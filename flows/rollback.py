@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow
+from pydantic import Field
 
+from flows import config as configuration
+from flows.config import PipelineConfig
+from tasks import rollback as releases
 from tasks.records.release import JournalLine
-from tasks.releases.publish import Releases
 
 
-@flow(name="rollback", flow_run_name="{name}")
+@flow(name="rollback", flow_run_name="{name}", validate_parameters=True)
 def rollback(
-    name: str, reason: str, to: int | None = None, serving_root: Path = Path(".tfship/serving")
+    name: Annotated[str, Field(description="The model.")],
+    reason: Annotated[str, Field(description="The reason, for the journal.")],
+    to: Annotated[int | None, Field(description="The version to serve again; by default the previous one.")] = None,
+    servers: Annotated[
+        list[str] | None,
+        Field(description="Running servers to see it served in: HOST:PORT of gRPC, or HOST:PORT,REST_PORT."),
+    ] = None,
+    serving_root: Annotated[Path | None, Field(description="The folder that model servers read.")] = None,
+    config: Annotated[Path | None, Field(description="A YAML file of settings, as of tfship run --config.")] = None,
 ) -> JournalLine:
-    """Roll `name` back to version `to`, or to the one before the served one; `reason` goes into the journal."""
-    with Releases(serving_root, name).open() as releases:
-        return releases.roll_back(to, reason)
+    """Serve an earlier version of a model again, once it is shown to be whole and to load; hold the later ones."""
+    release = {"reason": reason, "servers": servers}
+    return roll_back(configuration.load(config, {"name": name, "serving_root": serving_root, "release": release}), to)
+
+
+def roll_back(settings: PipelineConfig, to: int | None) -> JournalLine:
+    """Roll the model `settings.name` back to version `to`, or to the one before the served one. Raises as the task does."""
+    return releases.rollback(settings.promotion, to, settings.servings[0], f"rollback-{settings.name}")

@@ -6,6 +6,7 @@ The previous version stays beside the new one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from tasks.records.release import Event
 from tasks.records.run import Promotion, StepState
 from tasks.records.serving import Endpoint, SmokeReport
 from tasks.records.settings import Release, Serving
-from tasks.releases import rules
+from tasks.releases import labels, rules
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
 from tasks.serving.checks.requests import compare_answers, known_requests
 from tasks.serving.checks.setups import setups
+from tasks.serving.clients import model_service
 from tasks.serving.clients.grpc import GrpcPredictor
+from tasks.serving.clients.rest import RestPredictor
 from tasks.serving.runtimes import choose
 from tasks.step import action, current
 
@@ -47,7 +50,9 @@ def promote(
 
     Raises:
         DamagedError: the model's files have changed since the smoke test.
-        SmokeRefused: the smoke test is of another model, did not pass, or ran in the stand-in where that is not allowed.
+        SmokeRefused: the smoke test is of another model, did not pass, or ran in the stand-in where that is not allowed; or
+            a server did not load the new version, which is then withdrawn.
+        ParityError: a server answered the probe differently; the new version is withdrawn.
         HeldError: this model was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
@@ -56,21 +61,27 @@ def promote(
     impure = TrainingRun(run.path).names().impure
     if not release.promote:
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
+    configuration = labels.of(release, serving.load_timeout)
     with Releases(release.serving_root, release.name).open() as releases:
         served = releases.served()
         killed = releases.unconfirmed()
         if killed is not None and killed.digest != digest:
             killed = None  # another model's: it stays below this one
         if killed is None and served is not None and releases.digest(served) == digest:
+            placement = labels.Placement.of(configuration, releases, release.label, served, None)
+            if placement.moves:
+                placement.lead()
+                releases.append(event=Event.LABELLED, version=served, digest=digest, labels=placement.labels)
             found = Promotion(
                 name=release.name,
                 version=served,
                 path=str(releases.root / str(served)),
                 previous=served,
-                outcome="unchanged",
+                outcome="labelled" if placement.moves else "unchanged",
                 digest=digest,
+                labels=placement.labels,
             )
-            return found, StepState.UNCHANGED
+            return found, StepState.BUILT if placement.moves else StepState.UNCHANGED
         try:
             require_not_held(releases, digest, model, release)
         except HeldError:
@@ -81,9 +92,12 @@ def promote(
         if killed is not None:
             version, served = killed.version, killed.previous
         else:
+            if release.label and served is not None:
+                configuration.require_listed(release.name, served)
             version = _publish(releases, exported, blessed, report, release)
         try:
-            confirmed_by = _confirm(releases, version, checkpoint, run, serving, tolerance)
+            placement = labels.Placement.of(configuration, releases, release.label, version, served)
+            confirmed_by = _confirm(placement, release, checkpoint, run, serving, tolerance)
         except BaseException as error:  # an interruption too: a version that is not confirmed must not stay served
             releases.withdraw(version, digest, (str(error) or type(error).__name__).splitlines()[0])
             raise
@@ -99,6 +113,7 @@ def promote(
             server=report.identity.exactly,
             impure=impure,
             reason=release.reason,
+            labels=placement.labels,
         )
         promotion = Promotion(
             name=release.name,
@@ -108,6 +123,7 @@ def promote(
             outcome="promoted",
             digest=digest,
             confirmed_by=confirmed_by,
+            labels=placement.labels,
         )
         return promotion, StepState.BUILT
 
@@ -210,27 +226,57 @@ def require_sound(releases: Releases) -> None:
 
 
 def _confirm(
-    releases: Releases, version: int, checkpoint: Artifact, run: Artifact, serving: Serving, tolerance: Tolerance
+    placement: labels.Placement,
+    release: Release,
+    checkpoint: Artifact,
+    run: Artifact,
+    serving: Serving,
+    tolerance: Tolerance,
 ) -> str:
-    """Confirm the new version in a server over the serving root: it must become AVAILABLE and answer the probe correctly."""
+    """Confirm the new version, which must become AVAILABLE and answer the probe correctly, and return the words for it.
+
+    In the servers that run over the serving root, if any are named, else in one that is started over it.
+    """
     *_, production = setups(serving)
-    runtime = choose.choose(production.serving, current().run_id, step="promote")
-    with lifecycle.serving(runtime, releases.name, releases.root, version, serving.load_timeout) as (endpoint, seconds):
-        step = Pinned(checkpoint.path).record().step
+    version, step = placement.version, Pinned(checkpoint.path).record().step
+
+    def ask(endpoint: Endpoint, pinned: bool) -> None:
         report = isolate.call(
             answers,
             endpoint,
-            releases.name,
+            release.name,
             version,
             run.path,
             step,
             production.serving,
             tolerance,
             production.largest,
+            pinned=pinned,
         )
-    if not report.passed:
-        raise ParityError.of(report)
-    return f"{runtime.identity.runtime} server, AVAILABLE after {seconds:.2f} s"
+        if not report.passed:
+            raise ParityError.of(report)
+
+    def ask_all() -> None:
+        for server in release.servers:
+            ask(Endpoint(grpc=server.grpc, rest=server.rest), True)
+
+    if not release.servers:
+        runtime = choose.choose(production.serving, current().run_id, step="promote")
+        served = lifecycle.serving(runtime, release.name, placement.releases.root, version, serving.load_timeout)
+        with served as (endpoint, seconds):
+            ask(endpoint, False)
+        if placement.listed:
+            placement.lead()
+        return f"{runtime.identity.runtime} server, AVAILABLE after {seconds:.2f} s"
+    began = time.monotonic()
+    if placement.listed:
+        placement.lead(ask_all)
+    else:
+        for server in release.servers:
+            isolate.call(model_service.wait, server.grpc, release.name, [version], [], serving.load_timeout)
+        ask_all()
+    named = ", ".join(server.grpc for server in release.servers)
+    return f"running server {named}, confirmed after {time.monotonic() - began:.2f} s"
 
 
 def answers(
@@ -242,18 +288,34 @@ def answers(
     serving: Serving,
     tolerance: Tolerance,
     largest: int | None,
+    *,
+    pinned: bool,
 ) -> ParityReport:
-    """In a child: send the probe over gRPC, compare the answers, and check which version gave them."""
+    """In a child: send the probe, compare the answers, and check which version gave them.
+
+    Over gRPC; in a server in operation, where the version is asked for by its number (`pinned`), also over REST, if that
+    is known.
+    """
     reference = Reference.read(run, step)
     signatures = {signature.key: signature for signature in reference.names.signatures}
-    predictor = GrpcPredictor(endpoint, name, signatures, serving.request_timeout)
+    asked = version if pinned else None
+    grpc = GrpcPredictor(endpoint, name, signatures, serving.request_timeout, version=asked)
+    predictors: list[GrpcPredictor | RestPredictor] = [grpc]
+    if pinned and endpoint.rest:
+        predictors.append(RestPredictor(endpoint, name, signatures, serving.request_timeout, version=asked))
     try:
-        rows = [row for one in known_requests(predictor, reference, largest) for row in compare_answers(one, tolerance)]
+        rows = [
+            row
+            for predictor in predictors
+            for one in known_requests(predictor, reference, largest)
+            for row in compare_answers(one, tolerance)
+        ]
         report = ParityReport(baseline=reference.baseline.form, rows=tuple(rows))
     finally:
-        predictor.close()
-    if report.passed and predictor.versions != {version}:
+        for predictor in predictors:
+            predictor.close()
+    if report.passed and grpc.versions != {version}:
         remedy = "another server may be listening on the port; run again."
-        answered = ", ".join(f"version {number}" for number in sorted(predictor.versions))
+        answered = ", ".join(f"version {number}" for number in sorted(grpc.versions))
         raise SmokeRefused(f"server over {name}", f"version {version}", answered, remedy)
     return report

@@ -105,7 +105,7 @@ def test_a_digest_that_was_rolled_back_is_held_until_it_is_forced(folder: Path) 
     piped(folder, training={"hyperparameters": {"told": 1}})
     releases = Releases(folder / "serving", "half_plus_two")
     with releases.open():
-        releases.roll_back(None, "worse on Mondays")
+        releases.roll_back(1, "worse on Mondays")
     assert releases.served() == 1
     with pytest.raises(HeldError, match="worse on Mondays"):
         piped(folder, training={"hyperparameters": {"told": 1}})
@@ -117,6 +117,7 @@ def test_a_digest_that_was_rolled_back_is_held_until_it_is_forced(folder: Path) 
         "path": None,
         "previous": 1,
         "outcome": "held",
+        "labels": None,
     }
     assert states(piped(folder)) == ALL_CACHED  # what is served is still fine
     forced = {"force": True, "reason": "it was Tuesday's data"}

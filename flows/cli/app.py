@@ -8,7 +8,22 @@ import sys
 
 import typer
 
-from flows.cli import doctor, gc, init, inspect, plan, predict, probe, releases, run, serve, steps, termination, verify
+from flows.cli import (
+    doctor,
+    gc,
+    init,
+    inspect,
+    plan,
+    predict,
+    probe,
+    promote,
+    releases,
+    run,
+    serve,
+    steps,
+    termination,
+    verify,
+)
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
 from tasks.presentation.terminal import say
 
@@ -23,6 +38,7 @@ run.register(app)
 plan.register(app)
 init.register(app)
 steps.register(app)
+promote.register(app)
 releases.register(app)
 serve.register(app)
 inspect.register(app)

@@ -28,11 +28,13 @@ STEPS = frozenset({"train", "adopt", "checkpoint", "restore-verify", "freeze", "
 _PIPELINE = STEPS | {"run", "plan", "convert"}
 _SHIPPING = frozenset({"run", "plan"})
 _SERVING = _SHIPPING | {"smoke-test"}
+_PROMOTING = _SHIPPING | {"promote"}
+_OPERATING = frozenset({"promote", "label", "rollback"})
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
 _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
-_RELEASES = frozenset({"serve", "rollback", "releases"})
-_RUNNING = _PIPELINE - {"plan"}
-_PRINTING = _PIPELINE | {"verify", "inspect", "rollback", "releases", "doctor", "gc"}
+_RELEASES = frozenset({"serve", "promote", "label", "rollback", "releases", "status"})
+_RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
+_PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
 
 
@@ -101,7 +103,7 @@ _training = partial(Option, commands=_only("train"), panel=TRAINING)
 
 TABLE: tuple[Option, ...] = (
     Option("config", "--config", Path, "A YAML file of settings.", _CONFIGURED, repeated=True),
-    Option("store", "--store", Path, "The folder of artifacts.", _PIPELINE | {"doctor", "gc"}, "store"),
+    Option("store", "--store", Path, "The folder of artifacts.", _PIPELINE | {"promote", "doctor", "gc"}, "store"),
     Option(
         "serving_root",
         "--serving-root",
@@ -110,13 +112,13 @@ TABLE: tuple[Option, ...] = (
         _SERVING | _RELEASES | {"doctor"},
         "serving_root",
     ),
-    Option("name", "--name", str, "The name under which to serve the model.", _SERVING, "name"),
+    Option("name", "--name", str, "The name under which to serve the model.", _SERVING | {"promote"}, "name"),
     _server(
         "runtime",
         "--runtime",
         RuntimeChoice,
         "The kind of server to test in.",
-        commands=_SERVING | {"doctor"},
+        commands=_SERVING | {"promote", "rollback", "doctor"},
         setting="serving.runtime",
     ),
     _server(
@@ -124,7 +126,7 @@ TABLE: tuple[Option, ...] = (
         "--image",
         list[str],
         "A docker image to test in; repeatable.",
-        commands=_SERVING | {"doctor"},
+        commands=_SERVING | {"promote", "rollback", "doctor"},
         setting="images",
     ),
     _server(
@@ -132,6 +134,7 @@ TABLE: tuple[Option, ...] = (
         "--load-timeout",
         float,
         "Seconds until the model must be AVAILABLE.",
+        commands=_SERVING | _OPERATING,
         setting="serving.load_timeout",
     ),
     _server(
@@ -282,8 +285,42 @@ TABLE: tuple[Option, ...] = (
         "release.promote",
         read=lambda given: not given,
     ),
-    Option("force", "--force", bool, "Promote a model that was rolled back.", _SHIPPING, "release.force"),
-    Option("reason", "--reason", str, "The reason, for the journal.", _SHIPPING, "release.reason"),
+    Option("force", "--force", bool, "Promote a model that was rolled back.", _PROMOTING, "release.force"),
+    Option("reason", "--reason", str, "The reason, for the journal.", _PROMOTING | {"label"}, "release.reason"),
+    Option(
+        "version_label",
+        "--version-label",
+        str,
+        "The version label to move to the new version, such as canary.",
+        _SHIPPING,
+        "release.label",
+    ),
+    Option(
+        "version_label",
+        "--label",
+        str,
+        "The version label to move to the new version, such as canary.",
+        _only("promote"),
+        "release.label",
+    ),
+    Option(
+        "servers",
+        "--server",
+        list[str],
+        "A running server to confirm it in: HOST:PORT of gRPC, or HOST:PORT,REST_PORT; repeatable.",
+        _SHIPPING | _OPERATING | {"status"},
+        "release.servers",
+    ),
+    Option(
+        "server_root",
+        "--server-root",
+        Path,
+        "The serving root's path in running servers, where it is another.",
+        _SHIPPING | _OPERATING,
+        "release.server_root",
+    ),
+    Option("remove", "--remove", bool, "Remove the label.", _only("label")),
+    Option("full", "--full", bool, "Read every file, and compare it with what was promoted.", _only("status")),
     _training("start", "--from", Path, "The checkpoint to start from.", setting="training.start"),
     _training("start_step", "--from-step", int, "The step of that checkpoint.", setting="training.start_step"),
     _training(
@@ -346,7 +383,9 @@ TABLE: tuple[Option, ...] = (
         range=(0, _HIGHEST_PORT),
     ),
     Option("bind", "--bind", str, "The address to listen on.", _only("serve"), default="127.0.0.1"),
-    Option("reason", "--reason", str, "The reason, for the journal.", _only("rollback"), required=True),
+    Option(
+        "reason", "--reason", str, "The reason, for the journal.", _only("rollback"), "release.reason", required=True
+    ),
     Option("to", "--to", int, "The version to serve again; by default the previous one.", _only("rollback")),
     Option("dry_run", "--dry-run", bool, "Show what would be removed; remove nothing.", _only("gc")),
     Option(

@@ -1,53 +1,123 @@
-"""`tfship releases` and `tfship rollback`: the history of a model, and its earlier versions."""
+"""`tfship releases`, `status`, `label` and `rollback`: the versions of a model, and which of them are served."""
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli import termination
 from flows.cli.options import Options, command
-from tasks.errors import UsageError
+from flows.config import PipelineConfig
+from tasks.errors import ExitCode, UsageError
 from tasks.presentation.terminal import cell, console, say
+from tasks.releases.labels import Configuration
 from tasks.releases.publish import Releases
 from tasks.releases.rules import versions
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    command(app, "label", label)
     command(app, "rollback", rollback)
+    command(app, "status", status)
     command(app, "releases", releases)
+
+
+def label(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    label: Annotated[str, typer.Argument(help="The version label, such as stable.")],
+    options: Options,
+    version: Annotated[int | None, typer.Argument(help="The version that it is to lead to.")] = None,
+) -> int:
+    """Let a version label lead to another version: it is loaded first, and what the label led to is unloaded last."""
+    from tasks.label import label as move
+
+    settings = _settings(options, name, release={"label": label})
+    if (version is None) != bool(options["remove"]):
+        found = "both" if options["remove"] else "neither"
+        raise UsageError(
+            f"label {name} {label}", "a version, or --remove", found, f"tfship label {name} {label} VERSION."
+        )
+    line = move(settings.promotion, version, settings.serving.load_timeout)
+    if options["as_json"]:
+        import json
+
+        document = {"name": name, "changed": line is not None, "label": label, "version": version}
+        termination.show(json.dumps(document, indent=1))
+        return 0
+    what = f"no longer leads {name} anywhere" if version is None else f"leads to version {version} of {name}"
+    say(f"{label} {what}{'' if line is not None else ', as before'}")
+    if not settings.release.servers:
+        file = Configuration(settings.serving_root).file
+        say(f"note    no running server was told (--server HOST:PORT): those that poll {file} follow by themselves")
+    say(f"next    tfship status {_where(name, settings)}")
+    return 0
 
 
 def rollback(
     name: Annotated[str, typer.Argument(help="The model.")],
     options: Options,
 ) -> int:
-    """Serve an earlier version of a model again, and hold the later ones."""
-    root = options.settings().serving_root
-    _require(root, name)
-    with Releases(root, name).open() as opened:
-        line = opened.roll_back(options["to"], options["reason"])
+    """Serve an earlier version of a model again, once it is shown to be whole and to load; hold the later ones."""
+    from tasks.rollback import rollback as serve_again
+
+    settings = _settings(options, name)
+    line = serve_again(settings.promotion, options["to"], settings.servings[0], f"rollback-{os.getpid()}")
     if options["as_json"]:
         termination.show(line.model_dump_json(indent=1))
     else:
         taken = ", ".join(str(version) for version in line.retired)
         say(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
-        say(f"next    tfship releases {name} --serving-root {shlex.quote(str(root))}")
+        say(f"next    tfship releases {_where(name, settings)}")
     return 0
 
 
-def releases(
+def status(
     name: Annotated[str, typer.Argument(help="The model.")],
     options: Options,
 ) -> int:
-    """Show a model's history: promotions with their proof, and rollbacks with their reason."""
+    """Show what is on disk, in the configuration, in the journal and in running servers, and whether they agree."""
     from rich.table import Table
 
-    root = options.settings().serving_root
+    from tasks.releases.status import status as found_of
+
+    settings = _settings(options, name)
+    found = found_of(settings.promotion, full=bool(options["full"]))
+    code = ExitCode.GATE_REFUSED if found.disagreements else ExitCode.DONE
+    if options["as_json"]:
+        termination.show(found.model_dump_json(indent=1))
+        return code
+    servers = [server.grpc for server in settings.release.servers]
+    table = Table(box=None, pad_edge=False)
+    for column in ("version", "promoted", "digest", "labels", "configured", *servers):
+        table.add_column(column, overflow="fold", no_wrap=column in ("promoted", "digest"))
+    for one in found.versions:
+        row = (str(one.version), one.promoted or "no", one.digest[:12], ", ".join(one.labels))
+        table.add_row(*map(cell, (*row, "loaded" if one.loaded else "", *(one.live[server] for server in servers))))
+    console().print(table)
+    for disagreement in found.disagreements:
+        say(f"differs {disagreement}")
+    say("agreed" if not found.disagreements else f"{len(found.disagreements)} things differ")
+    say(f"next    tfship releases {_where(name, settings)}")
+    return code
+
+
+def releases(
+    options: Options,
+    name: Annotated[str | None, typer.Argument(help="The model; without one, all of them are listed.")] = None,
+) -> int:
+    """Show a model's history: promotions with their proof, and rollbacks with their reason; or list all models."""
+    from rich.table import Table
+
+    settings = options.settings()
+    root = settings.serving_root
+    if name is None:
+        return _list(options, root)
     _require(root, name)
     found = Releases(root, name)
     lines = found.journal()
@@ -59,19 +129,61 @@ def releases(
         termination.show(json.dumps(document, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)
-    for column in ("time", "event", "version", "digest", "verdict", "by", "reason"):
+    for column in ("time", "event", "version", "digest", "verdict", "labels", "by", "reason"):
         table.add_column(column, overflow="fold", no_wrap=column in ("time", "event", "version", "digest"))
     for line in lines:
         if line.event.is_intent:
             continue  # its outcome is the next line
         event = line.event.value + (" to" if line.retired else "")
         verdict = ", ".join((line.verdict, *(f"declared impure: {kind}" for kind in line.impure)))
-        row = (line.time, event, str(line.version), line.digest[:12], verdict, line.by, line.reason)
+        led = _labels(line.labels or {})
+        row = (line.time, event, str(line.version), line.digest[:12], verdict, led, line.by, line.reason)
         table.add_row(*map(cell, row))
     console().print(table)
-    say(f"\nserved  version {served}" if served is not None else "\nserved  nothing")
+    unconfirmed = ", not confirmed: promote the same model again" if found.unconfirmed() else ""
+    say(f"\nserved  version {served}{unconfirmed}" if served is not None else "\nserved  nothing")
     say(f"next    {_next(found, root)}")
     return 0
+
+
+def _list(options: Options, root: Path) -> int:
+    """List the models of a serving root."""
+    from rich.table import Table
+
+    configuration = Configuration(root)
+    rows = []
+    for name in _known(root):
+        model, entry = Releases(root, name), configuration.entry(name)
+        last = next((line.time for line in reversed(model.journal()) if not line.event.is_intent), "")
+        rows.append((name, model.served(), entry.labels if entry else {}, versions(model.names()), last))
+    if options["as_json"]:
+        import json
+
+        fields = ("name", "served", "labels", "versions", "changed")
+        termination.show(json.dumps([dict(zip(fields, row, strict=True)) for row in rows], indent=1))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "served", "labels", "versions", "last change"):
+        table.add_column(column)
+    for name, served, led, there, last in rows:
+        numbers = ", ".join(map(str, there))
+        table.add_row(*map(cell, (name, str(served or "nothing"), _labels(led), numbers, last)))
+    if rows:
+        console().print(table)
+    else:
+        say(f"no model was promoted to {root}")
+    say(f"next    tfship {'status ' + rows[0][0] if rows else 'run'} --serving-root {shlex.quote(str(root))}")
+    return 0
+
+
+def _labels(led: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} {version}" for label, version in sorted(led.items()))
+
+
+def _where(name: str, settings: PipelineConfig) -> str:
+    """Return the words of a command line for this model."""
+    servers = [word for server in settings.release.servers for word in ("--server", server.grpc)]
+    return shlex.join([name, "--serving-root", str(settings.serving_root), *servers])
 
 
 def _next(found: Releases, root: Path) -> str:
@@ -83,10 +195,20 @@ def _next(found: Releases, root: Path) -> str:
     return f"tfship serve {where}" if present else "tfship run"
 
 
+def _settings(options: Options, name: str, **more: Any) -> PipelineConfig:
+    """Return the settings for a model that was promoted. Raises UsageError."""
+    _require(options.settings().serving_root, name)
+    return options.settings(name=name, **more)
+
+
+def _known(root: Path) -> list[str]:
+    """Return the models that were promoted to `root`."""
+    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return sorted(folder for folder in folders if Releases(root, folder).known())
+
+
 def _require(root: Path, name: str) -> None:
     """Raise UsageError where `root` has no model of that name. A mistyped name creates nothing."""
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    known = sorted(folder for folder in folders if Releases(root, folder).known())
-    if name not in known:
+    if name not in (known := _known(root)):
         remedy = "choose one of these, give another --serving-root, or promote it first: `tfship run`."
         raise UsageError(f"model {name}", f"a model that was promoted to {root}", ", ".join(known) or "none", remedy)

@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,7 +23,11 @@ from tasks.isolate import Settings
 from tasks.presentation.terminal import cell, console, say
 from tasks.records.parity import ParityTest, form_of
 from tasks.records.rehearsal import RehearsalSummary
-from tasks.records.run import ParitySummary, QualitySummary, RunSummary, StepState
+from tasks.records.run import ParitySummary, PromotionSummary, QualitySummary, RunSummary, StepState
+from tasks.releases.labels import STABLE
+
+if TYPE_CHECKING:  # Prefect: seconds
+    from prefect import Flow
 
 
 def register(app: typer.Typer) -> None:
@@ -81,19 +86,21 @@ def require_source(settings: PipelineConfig) -> None:
     settings.code
 
 
-def ran(settings: PipelineConfig, options: Options) -> RunSummary:
-    """Run the flow and return its summary.
+def ran(settings: PipelineConfig, options: Options, *, promoting: bool = False) -> RunSummary:
+    """Run the flow of the pipeline, or that of promotion alone, and return its summary.
 
     Raises:
         PipelineError: the run failed. Its summary, report and next command have been printed.
     """
     as_json, verbose = options["as_json"], options["verbose"]
-    error = _run(settings, no_server=options["no_server"], quiet=as_json and not sys.stderr.isatty(), verbose=verbose)
+    quiet = as_json and not sys.stderr.isatty()
+    error = _run(settings, promoting, no_server=options["no_server"], quiet=quiet, verbose=verbose)
     from flows.train_to_serve import summaries
 
     summary = summaries.pop() if summaries else None
     if isinstance(error, UsageError) and error.options:
-        typed = f"tfship {(settings.until or 'run').replace('_', '-')} {shlex.quote(settings.source)}"
+        verb = "promote" if promoting else (settings.until or "run").replace("_", "-")
+        typed = f"tfship {verb} {shlex.quote(settings.source)}"
         error.remedy = f"name them, for example:\n  {typed} {error.options}"
     if error is not None:
         if summary and as_json:
@@ -136,18 +143,26 @@ def _refused_form(summary: RunSummary) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: bool) -> BaseException | None:
+def _run(
+    settings: PipelineConfig, promoting: bool, *, no_server: bool, quiet: bool, verbose: bool
+) -> BaseException | None:
     """Run the flow and return the error that ended it, for the caller to raise after the summary."""
     from flows import prefect_server
 
     prefect_server.settle(verbose=verbose)
-    _import_early(settings)
+    _import_early(settings, promoting)
+    work: Flow[[PipelineConfig], None]
     with termination.at_once():  # Prefect: seconds
-        from flows.train_to_serve import summaries, train_to_serve
+        from flows.train_to_serve import summaries
+
+        if promoting:
+            from flows.promote import publish as work
+        else:
+            from flows.train_to_serve import train_to_serve as work
     summaries.clear()  # of earlier flows in this process
     try:
         with prefect_server.provided(needed=not no_server, verbose=verbose), telemetry.shown(quiet=quiet):
-            (train_to_serve.fn if no_server else train_to_serve)(settings)
+            (work.fn if no_server else work)(settings)
     except prefect_server.Lost as error:
         termination.wait_for_nothing()  # Prefect would try for minutes to reach a server that is gone
         return error.instead
@@ -160,10 +175,13 @@ def _run(settings: PipelineConfig, *, no_server: bool, quiet: bool, verbose: boo
     return None
 
 
-def _import_early(settings: PipelineConfig) -> None:
+def _import_early(settings: PipelineConfig, promoting: bool) -> None:
     """Let TensorFlow's import start while Prefect's runs, if a step will need it."""
     from flows.plan import planned
 
+    if promoting:
+        isolate.warm(Settings())
+        return
     with contextlib.suppress(PipelineError):  # the run will say the same
         if any(
             step.state == "runs" and step.name not in ("promote", "report")
@@ -236,6 +254,7 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     if promotion and promotion.version is not None:
         say(f"release {promotion.name} version {promotion.version}, {promotion.outcome}")
         say(f"path    {promotion.path}")
+        _print_labels(promotion)
     elif promotion:
         say(f"release none: promotion {promotion.outcome}")
     last = summary.steps[-2] if len(summary.steps) > 1 else None
@@ -246,6 +265,18 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         say(f"next    tfship releases {summary.name} --serving-root {shlex.quote(str(settings.serving_root))}")
     else:
         say(f"next    tfship run {shlex.quote(settings.source)}")
+
+
+def _print_labels(promotion: PromotionSummary) -> None:
+    """Print where labels lead, and who answers clients that name none, for that is the server's choice."""
+    if not promotion.labels:
+        return
+    say("labels  " + ", ".join(f"{label} {version}" for label, version in sorted(promotion.labels.items())))
+    highest = max(promotion.labels.values())
+    if promotion.labels.get(STABLE, highest) != highest:
+        say(
+            f"note    clients that name neither label nor version are answered by {highest}, the highest that is loaded"
+        )
 
 
 def _print_quality(quality: QualitySummary) -> None:

@@ -18,6 +18,7 @@ class Event(StrEnum):
     WITHDRAWN = "withdrawn"
     ROLLING_BACK = "rolling back"
     ROLLED_BACK = "rolled back"
+    LABELLED = "labelled"
 
     @property
     def is_intent(self) -> bool:
@@ -32,6 +33,7 @@ class JournalLine(Record):
     `version` is the subject of the event (for a rollback, the version served again), `retired` maps the versions that a
     rollback removed to their digests, `retired_models` to what they computed; `previous` was served before. `server` is the server that gave the blessing: the
     image with its digest, or the runtime with its version. `impure` is what the outputs depend on besides the inputs.
+    `labels` are those of all versions after the event, None where it changed none.
     """
 
     time: str
@@ -47,5 +49,6 @@ class JournalLine(Record):
     verdict: str = ""
     server: str = ""
     impure: tuple[Impurity, ...] = ()
+    labels: dict[str, int] | None = None
     reason: str = ""
     by: str = ""

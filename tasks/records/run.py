@@ -58,13 +58,17 @@ class StepOutcome(StepSummary):
 
 
 class PromotionSummary(Record):
-    """The result of a promotion. `outcome` is promoted, unchanged, held or skipped."""
+    """The result of a promotion. `outcome` is promoted, labelled (a version that was there), unchanged, held or skipped.
+
+    `labels` are all version labels afterwards, None where there are none.
+    """
 
     name: str
     version: int | None = None
     path: str | None = None
     previous: int | None = None
     outcome: str
+    labels: dict[str, int] | None = None
 
 
 class Promotion(PromotionSummary):

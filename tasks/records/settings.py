@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -178,8 +179,32 @@ class Serving(Record):
         return flags
 
 
+class RunningServer(Record):
+    """The addresses of a server in operation: gRPC as host:port, and REST as http://host:port where it is to be asked too."""
+
+    grpc: str
+    rest: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, given: Any) -> Any:
+        """Read `HOST:PORT` or `HOST:PORT,REST_PORT`."""
+        if not isinstance(given, str):
+            return given
+        found = re.fullmatch(r"(?P<host>[^\s,/]+):(?P<grpc>\d{1,5})(,(?P<rest>\d{1,5}))?", given)
+        if found is None:
+            raise ValueError("HOST:PORT of gRPC, or HOST:PORT,REST_PORT")
+        rest = f"http://{found['host']}:{found['rest']}" if found["rest"] else ""
+        return {"grpc": f"{found['host']}:{found['grpc']}", "rest": rest}
+
+
 class Release(Record):
-    """Options of a promotion. `force` requires a `reason`, which the journal records."""
+    """Options of a promotion. `force` requires a `reason`, which the journal records.
+
+    `label` is moved to the new version, which is then served beside the others; without it, clients that name neither
+    version nor label get the new one. `servers` run over this serving root, which they see as `server_root` (None: under
+    the same path): promotion waits for the version there, asks them the probe, and takes the version back if they fail.
+    """
 
     serving_root: Path
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -187,6 +212,9 @@ class Release(Record):
     allow_stand_in: bool = True
     force: bool = False
     reason: str = ""
+    label: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
+    servers: tuple[RunningServer, ...] = ()
+    server_root: Path | None = None
 
     @model_validator(mode="after")
     def _forced_for_a_reason(self) -> Release:

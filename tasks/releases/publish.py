@@ -150,8 +150,8 @@ class Releases:
         """Withdraw a version that could not be confirmed, so that the one before it is the highest again."""
         self._finish_withdrawal(self.append(event=Event.WITHDRAWING, version=version, digest=digest, reason=reason))
 
-    def roll_back(self, to: int | None, reason: str) -> JournalLine:
-        """Make an earlier version the highest again, and hold the digests of the later versions.
+    def earlier(self, to: int | None) -> int:
+        """Return the version to roll back to: `to`, or the one before the served one.
 
         Raises:
             UsageError: there is no such earlier version.
@@ -166,6 +166,22 @@ class Releases:
             there = ", ".join(map(str, present))
             remedy = f"choose an earlier version: `tfship releases {self.name}` lists them."
             raise UsageError(f"rollback {self.name}, now at {present[-1]}", what, f"versions {there}", remedy)
+        return target
+
+    def require_whole(self, version: int) -> None:
+        """Read all of a version on disk, and raise DamagedError if it is not what was promoted under this number."""
+        line = rules.published(self.journal()).get(version)
+        if line is not None and (found := self.digest(version)) != line.digest:
+            raise DamagedError(
+                str(self.root / str(version)),
+                f"the files that were promoted on {line.time}, {line.digest[:12]}",
+                f"others, {found[:12]}" if found else "files that cannot be read",
+                f"choose another version: `tfship releases {self.name}` lists them.",
+            )
+
+    def roll_back(self, target: int, reason: str, labels: dict[str, int] | None = None) -> JournalLine:
+        """Make an earlier version the highest again, and hold the digests of the later versions."""
+        present = rules.versions(self.names())
         published = rules.published(self.journal())
         digests = {version: self._held(version, published.get(version)) for version in present if version >= target}
         digest, _ = digests.pop(target)
@@ -177,6 +193,7 @@ class Releases:
             retired={version: whole for version, (whole, _) in digests.items()},
             retired_models={version: model for version, (_, model) in digests.items()},
             reason=reason,
+            labels=labels,
         )
         return self._finish_rollback(self.journal()[-1])
 

@@ -65,6 +65,11 @@ def unfinished(journal: Sequence[JournalLine]) -> JournalLine | None:
     return journal[-1] if journal and journal[-1].event.is_intent else None
 
 
+def labelled(journal: Iterable[JournalLine]) -> set[int]:
+    """Return the versions that labels of ours have led to."""
+    return {version for line in journal for version in (line.labels or {}).values()}
+
+
 def published(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:
     """Map each published version to the line of its promotion."""
     return {line.version: line for line in journal if line.event is Event.PROMOTED}

@@ -17,12 +17,15 @@ from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.promote import promote_release
 from flows.rollback import rollback
 from flows.train_to_serve import train_to_serve
+from tasks import isolate
 from tasks.artifacts.store import Store
 from tasks.errors import UsageError
 from tests.flows.cli.process import BIN, STEPS, Shell, tfship
 from tests.flows.prefect_api import PrefectApi, started
+from tests.makers.half_plus_two import write_half_plus_two
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ("run", "half_plus_two", "--runtime", "embedded")
@@ -195,14 +198,24 @@ def test_a_worker_runs_the_deployment(folder: Path, deployed: Deployed) -> None:
         time.sleep(0.2)
 
 
-def test_rollback_is_a_flow_of_its_own(folder: Path, prefect_api: PrefectApi) -> None:
-    for version in ("1", "2"):
-        (folder / "m" / version).mkdir(parents=True)
-        (folder / "m" / version / "saved_model.pb").write_text(version)
+def test_promotion_and_rollback_are_flows_of_their_own(folder: Path, prefect_api: PrefectApi) -> None:
+    settings = folder / "settings.yaml"
+    settings.write_text("serving: {runtime: embedded}\n")
+    ran = tfship(*COMMAND, "--no-server", "--no-promote", "--json").document
     with temporary_settings({PREFECT_API_URL: prefect_api.url}):
-        assert rollback("m", "a test", serving_root=folder).version == 1
+        promote_release(ran["run_id"], name="p", label="canary", config=settings)
+        with pytest.raises(UsageError, match="a run in"):
+            promote_release("nosuch", name="p", config=settings)
+    assert [run["state_name"] for run in prefect_api.flow_runs(ran["run_id"])] == ["Completed"]
+    assert (folder / ".tfship" / "serving" / "p" / "1" / "saved_model.pb").is_file()
+    assert "canary" in (folder / ".tfship" / "serving" / "models.config").read_text()
+
+    for version in ("1", "2"):
+        isolate.call(write_half_plus_two, folder / "m" / version)
+    with temporary_settings({PREFECT_API_URL: prefect_api.url}):
+        assert rollback("m", "a test", serving_root=folder, config=settings).version == 1
         with pytest.raises(UsageError, match="a version before it"):
-            rollback("m", "once more", serving_root=folder)
+            rollback("m", "once more", serving_root=folder, config=settings)
     assert [run["state_name"] for run in prefect_api.flow_runs("m")] == ["Completed", "Failed"]
     assert sorted(path.name for path in (folder / "m").iterdir()) == [".tfship", "1", "2.rolled-back"]
 

@@ -47,6 +47,18 @@ class Baked(HalfPlusTwo):
         return _graph(x, a * tf.reduce_sum(baked) * x)
 
 
+class Scaled(HalfPlusTwo):
+    """A number times its input: as many models as there are numbers."""
+
+    hyperparameters: Mapping[str, Any] = {"factor": 2.0}
+
+    def build(self, hyperparameters: Mapping[str, Any]) -> Graph:
+        import tensorflow as tf
+
+        x = _x()
+        return _graph(x, tf.compat.v1.get_variable("factor", initializer=float(hyperparameters["factor"])) * x)
+
+
 class Centred(HalfPlusTwo):
     """A row's answer depends on the other rows of its batch."""
 

@@ -93,7 +93,7 @@ def confirmation_failed(root: Path, content: str) -> None:
 
 def roll_back(root: Path, to: int | None = None) -> JournalLine:
     with Releases(root / "serving", NAME).open() as releases:
-        return releases.roll_back(to, "worse than the one before")
+        return releases.roll_back(releases.earlier(to), "worse than the one before")
 
 
 def journal(root: Path) -> list[JournalLine]:

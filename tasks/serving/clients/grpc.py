@@ -19,7 +19,7 @@ from tasks.records.forms import CandidateForm
 from tasks.records.serving import Cause, Endpoint
 from tasks.records.signature import Method, Signature
 from tasks.serving.clients.admission import admitted, is_full
-from tasks.serving.protos import ExamplesRequest, PredictRequest
+from tasks.serving.protos import ExamplesRequest, ModelRequest, PredictRequest
 from tasks.tensors.tensor_file import Array, Tensors, as_array
 
 # Status codes that say nothing about the model (grpc/statuscodes.md).
@@ -90,7 +90,7 @@ def _not_answered(protocol: str, seconds: float, found: str) -> ChildFailed:
 
 
 class GrpcPredictor:
-    """A served model over gRPC.
+    """A served model over gRPC, by default in its latest version, else in the one with this number or this label.
 
     `versions` collects the versions that its answers name, 0 for an answer without one; `turned_away` counts attempts that
     the server turned away because it was full.
@@ -98,7 +98,15 @@ class GrpcPredictor:
 
     form = CandidateForm.SERVED_GRPC
 
-    def __init__(self, endpoint: Endpoint, name: str, signatures: Mapping[str, Signature], seconds: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        signatures: Mapping[str, Signature],
+        seconds: float,
+        *,
+        version: int | str | None = None,
+    ) -> None:
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
@@ -108,7 +116,7 @@ class GrpcPredictor:
         ]
         self.channel = grpc.insecure_channel(endpoint.grpc, options=options)
         self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
-        self.name, self.signatures, self.seconds = name, signatures, seconds
+        self.name, self.version, self.signatures, self.seconds = name, version, signatures, seconds
         self.versions: set[int] = set()
         self.turned_away = 0
         self._counting = threading.Lock()
@@ -161,8 +169,7 @@ class GrpcPredictor:
         from tensorflow_serving.apis import predict_pb2
 
         request: PredictRequest = predict_pb2.PredictRequest()
-        request.model_spec.name = self.name
-        request.model_spec.signature_name = signature
+        self._address(request, signature)
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
         return request
@@ -173,12 +180,20 @@ class GrpcPredictor:
 
         classify = spec.called_by is Method.CLASSIFY
         request = classification_pb2.ClassificationRequest() if classify else regression_pb2.RegressionRequest()
-        request.model_spec.name = self.name
-        request.model_spec.signature_name = spec.key
+        self._address(request, spec.key)
         (examples,) = inputs.values()
         for encoded in examples.ravel():
             request.input.example_list.examples.append(tf.train.Example.FromString(encoded))
         return request, self.service.Classify if classify else self.service.Regress
+
+    def _address(self, request: ModelRequest, signature: str) -> None:
+        """Say which model, version and signature a request is for."""
+        request.model_spec.name = self.name
+        request.model_spec.signature_name = signature
+        if isinstance(self.version, int):
+            request.model_spec.version.value = self.version
+        elif self.version is not None:
+            request.model_spec.version_label = self.version
 
     def metadata(self) -> list[Signature]:
         """Return the signatures that the server reports."""

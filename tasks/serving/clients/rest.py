@@ -40,6 +40,8 @@ _MISREAD = (1 - 2**-50, 1 + 2**-50)
 class RestPredictor:
     """A served model over REST, in columns (one list for each input) or by row (one list of instances).
 
+    By default it is asked in its latest version, else in the one with this number or this label.
+
     `turned_away` counts attempts that the server turned away because it was full.
     """
 
@@ -51,11 +53,13 @@ class RestPredictor:
         seconds: float,
         *,
         by_row: bool = False,
+        version: int | str | None = None,
     ) -> None:
         import httpx
 
         self.form = CandidateForm.SERVED_REST_ROWS if by_row else CandidateForm.SERVED_REST
-        self.model = f"{endpoint.rest}/v1/models/{name}"
+        path = "" if version is None else f"/versions/{version}" if isinstance(version, int) else f"/labels/{version}"
+        self.model = f"{endpoint.rest}/v1/models/{name}{path}"
         self.client = httpx.Client(timeout=seconds, trust_env=False)
         self.signatures = signatures
         self.by_row = by_row

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+from tests.artifacts.disk import separate
 from tests.flows.cli.process import Answer, tfship
 
 SCALED = """
@@ -47,7 +49,7 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
 
     (_, next_command) = tfship("releases", "scaled").out.splitlines()[-1].split(maxsplit=1)
     assert next_command == "tfship rollback scaled --serving-root .tfship/serving --reason WHY"
-    back = tfship("rollback", "scaled", "--reason", "worse on Mondays")
+    back = tfship("rollback", "scaled", "--reason", "worse on Mondays", "--runtime", "embedded")
     assert (back.code, back.err) == (0, "")
     assert back.out.splitlines() == [
         "scaled serves version 1 again; 2 held, nothing deleted",
@@ -68,6 +70,7 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
         "path": None,
         "previous": 1,
         "outcome": "held",
+        "labels": None,
     }
     assert run(2.0).document["promotion"]["outcome"] == "unchanged", "what is served is not held"
 
@@ -84,6 +87,7 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
         "path": "",
         "previous": 1,
         "outcome": "promoted",
+        "labels": None,
     }
     assert versions() == ["1", "2.rolled-back", "3"]
     assert run(3.0).document["promotion"]["outcome"] == "unchanged"
@@ -102,10 +106,15 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
 
 
 def test_rollback_to_a_version_by_its_number(folder: Path) -> None:
-    for version in ("1", "2", "3"):  # promoted by hand, without a journal
-        (BASE / version).mkdir(parents=True)
-        (BASE / version / "saved_model.pb").write_text(version)
-    answer = tfship("rollback", "scaled", "--to", "1", "--reason", "both", "--json")
+    (folder / "mine.py").write_text(SCALED)
+    run(2.0)
+    for version in ("2", "3"):  # by hand, without a line in the journal
+        shutil.copytree(BASE / "1", BASE / version)
+    separate(BASE / "2" / "saved_model.pb").write_bytes(b"no model")
+    refused = tfship("rollback", "scaled", "--to", "2", "--reason", "both", "--runtime", "embedded")
+    assert refused.code == 3 and "version 2" in refused.err and "Remedy: " in refused.err
+    assert versions() == ["1", "2", "3"], "what does not load is not served again"
+    answer = tfship("rollback", "scaled", "--to", "1", "--reason", "both", "--runtime", "embedded", "--json")
     line = answer.document
     assert (line["version"], line["previous"], sorted(line["retired"])) == (1, 3, ["2", "3"])
     assert versions() == ["1", "2.rolled-back", "3.rolled-back"]
@@ -114,12 +123,79 @@ def test_rollback_to_a_version_by_its_number(folder: Path) -> None:
         assert wrong.code == 2 and f"version {to}" in wrong.err and "Remedy: " in wrong.err
 
 
+def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(folder: Path) -> None:
+    (folder / "mine.py").write_text(SCALED)
+    run(2.0)
+    proven = run(3.0, "--no-promote").document
+    assert proven["promotion"]["outcome"] == "skipped" and versions() == ["1"]
+    options = ("--no-server", "--runtime", "embedded")
+    digest = next(step["digest"] for step in proven["steps"] if step["name"] == "export")
+    for named, outcome in ((proven["run_id"], "promoted"), (digest[:8], "unchanged")):
+        answer = tfship("promote", named, "--label", "canary", "--reason", "a try", *options, "--json")
+        assert answer.code == 0, answer.err
+        assert answer.document["name"] == "scaled"
+        assert {step["name"] for step in answer.document["steps"]} == {"promote", "report"}
+        assert answer.document["promotion"] | {"path": ""} == {
+            "name": "scaled",
+            "version": 2,
+            "path": "",
+            "previous": 1 if outcome == "promoted" else 2,
+            "outcome": outcome,
+            "labels": {"stable": 1, "canary": 2},
+        }
+        assert answer.document["parity"] and Path(answer.document["report"]).is_file(), "with the proof of its run"
+
+    assert tfship("status", "scaled").out.splitlines()[-2:] == [
+        "agreed",
+        "next    tfship releases scaled --serving-root .tfship/serving",
+    ]
+    moved = tfship("label", "scaled", "stable", "2", "--reason", "no complaints")
+    assert moved.code == 0 and moved.out.splitlines()[0] == "stable leads to version 2 of scaled"
+    assert "no server was told" in moved.out
+    assert (
+        tfship("label", "scaled", "stable", "2").out.splitlines()[0] == "stable leads to version 2 of scaled, as before"
+    )
+    assert tfship("label", "scaled", "canary", "--remove").code == 0
+    assert "stable 2" in tfship("releases").out and "complaints" in tfship("releases", "scaled").out
+    listed = json.loads(tfship("releases", "--json").out)
+    assert [(one["name"], one["served"], one["labels"], one["versions"]) for one in listed] == [
+        ("scaled", 2, {"stable": 2}, [1, 2])
+    ]
+
+    (BASE / "2").rename(BASE / "2.gone")
+    differs = tfship("status", "scaled", "--json")
+    assert differs.code == 3
+    assert "label stable leads to version 2" not in differs.out and "which is not on disk" in differs.out
+    for wrong, said in (
+        (("label", "scaled", "stable"), "a version, or --remove"),
+        (("label", "scaled", "stable", "9"), "version 9"),
+        (("label", "scaled", "beta", "--remove"), "label scaled beta"),
+        (("promote", "nosuch", *options), "a run in"),
+        (("promote", proven["run_id"], "--server", "nowhere", *options), "HOST:PORT"),
+        (("status", "scaled", "--server", "127.0.0.1:1"), "an answer over gRPC"),
+    ):
+        answer = tfship(*wrong)
+        assert answer.code in (2, 4) and said in answer.err and "Remedy: " in answer.err, answer.err
+
+
+def test_a_saved_model_is_promoted_when_its_own_answers_prove_it(folder: Path) -> None:
+    (folder / "mine.py").write_text(SCALED)
+    run(2.0)
+    shutil.copytree(BASE / "1", folder / "bought")
+    answer = tfship("promote", "bought", "--name", "other", "--no-server", "--runtime", "embedded")
+    assert answer.code == 0, answer.err
+    assert "bought is proven by its own answers" in answer.out
+    assert (folder / ".tfship" / "serving" / "other" / "1" / "saved_model.pb").is_file()
+
+
 def test_a_name_that_is_not_there_is_named_and_nothing_is_made_for_it(folder: Path) -> None:
     Path(".tfship/serving/other/1").mkdir(parents=True)
     for command in (
         ["releases", "nosuch"],
         ["rollback", "nosuch", "--reason", "x"],
         ["rollback", "../x", "--reason", "x"],
+        ["label", "nosuch", "stable", "1"],
+        ["status", "nosuch"],
     ):
         answer = tfship(*command)
         assert (

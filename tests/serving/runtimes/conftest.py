@@ -13,7 +13,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,31 +21,16 @@ from tasks.serving.runtimes.binary import BinaryRuntime
 from tasks.serving.runtimes.docker.runtime import DockerParameters, DockerRuntime
 from tasks.serving.runtimes.embedded import EmbeddedRuntime
 from tasks.serving.runtimes.protocol import ServingRuntime
+from tests.makers import half_plus_two as half_plus_two_model
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def write_half_plus_two(folder: Path) -> None:
-    """In a child."""
-    import tensorflow as tf
-
-    class HalfPlusTwo(tf.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.a, self.b = tf.Variable(0.5), tf.Variable(2.0)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
-        def predict(self, x: Any) -> Any:
-            return {"y": self.a * x + self.b}
-
-    module = HalfPlusTwo()
-    tf.saved_model.save(module, str(folder), signatures=module.predict)
 
 
 @pytest.fixture(scope="session")
 def half_plus_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base path with version 1 of y = x / 2 + 2, with the modes of the store: 0444 in 0755."""
     base_path = tmp_path_factory.mktemp("models") / "half_plus_two"
-    isolate.call(write_half_plus_two, base_path / "1")
+    isolate.call(half_plus_two_model.write_half_plus_two, base_path / "1")
     for path in [base_path, *base_path.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o444)
     return base_path

@@ -1,0 +1,55 @@
+"""label: let a version label lead to a version of a model, in `models.config` and in the servers that run.
+
+On request; it changes only the serving root's configuration.
+"""
+
+from __future__ import annotations
+
+from tasks.errors import UsageError
+from tasks.records.release import Event, JournalLine
+from tasks.records.settings import Release
+from tasks.releases import labels, rules
+from tasks.releases.publish import Releases
+
+
+def label(release: Release, version: int | None, seconds: float) -> JournalLine | None:
+    """Let `release.label` lead to `version`, or to nothing (None), and return the journal's line; None if it was so.
+
+    `seconds` is how long a running server may take to load a version.
+
+    Raises:
+        UsageError: there is no such version or label.
+        DamagedError: the version's files are not those that were promoted.
+        SmokeRefused, ChildFailed: a server did not load the version, or did not move the label.
+        EnvironmentFailure: something outside the model is wrong.
+    """
+    name = str(release.label)
+    configuration = labels.of(release, seconds)
+    with Releases(release.serving_root, release.name).open() as releases:
+        present = rules.versions(releases.names())
+        entry = configuration.entry(release.name)
+        before = entry.labels if entry else {}
+        if version is None:
+            if name not in before:
+                there = ", ".join(sorted(before)) or "no label"
+                raise UsageError(f"label {release.name} {name}", "a label", there, "see `tfship status`.")
+            after = {one: to for one, to in before.items() if one != name}
+        else:
+            if version not in present:
+                there = ", ".join(map(str, present)) or "none"
+                remedy = f"choose one of these: `tfship releases {release.name}` says what they are."
+                raise UsageError(f"label {release.name} {name} {version}", f"version {version}", there, remedy)
+            releases.require_whole(version)
+            after = {**before, name: version}
+        served = releases.served()
+        # What served whoever named no label stays loaded where there was no list of versions before.
+        others = {served} if served is not None and (entry is None or entry.versions is None or not after) else set()
+        configuration.lead(release.name, after, others, let_go=rules.labelled(releases.journal()))
+        last = next((line.labels for line in reversed(releases.journal()) if line.labels is not None), {})
+        if after == before == last:
+            return None
+        subject = version if version is not None else before[name]
+        digest = releases.digest(subject) or ""
+        return releases.append(
+            event=Event.LABELLED, version=subject, digest=digest, labels=after, reason=release.reason
+        )

@@ -1,0 +1,151 @@
+"""What is on disk, in the journal, in the configuration and in the running servers of a model, and whether they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks import isolate
+from tasks.errors import DamagedError
+from tasks.records.base import Record
+from tasks.records.release import Event, JournalLine
+from tasks.records.settings import Release
+from tasks.releases import labels, rules
+from tasks.releases.publish import Releases
+from tasks.releases.server_config import Entry
+from tasks.serving.clients import model_service
+from tasks.serving.clients.model_service import VersionState
+
+
+class VersionStatus(Record):
+    """One version on disk. `promoted` is the time of its promotion; None: it was not confirmed, or came by hand.
+
+    `live` is its state in each running server that was asked, "" where the server does not know it.
+    """
+
+    version: int
+    promoted: str | None
+    digest: str
+    labels: tuple[str, ...]
+    loaded: bool
+    live: dict[str, str]
+
+
+class ModelStatus(Record):
+    """The releases of a model. `served` is the highest version on disk, `disagreements` what does not agree, in words."""
+
+    name: str
+    served: int | None
+    versions: tuple[VersionStatus, ...]
+    labels: dict[str, int]
+    disagreements: tuple[str, ...]
+
+
+def status(release: Release, *, full: bool) -> ModelStatus:
+    """Return the state of a model's releases; `full` reads every file of every version that was promoted.
+
+    Servers are asked in forks of this process, which must have one thread.
+
+    Raises:
+        UsageError: the configuration is not one.
+        DamagedError: the journal cannot be read.
+        EnvironmentFailure: a server does not answer.
+    """
+    releases = Releases(release.serving_root, release.name)
+    entry = labels.of(release, 0.0).entry(release.name)
+    journal, present = releases.journal(), rules.versions(releases.names())
+    published = rules.published(journal)
+    listed = entry.versions if entry else None
+    loaded = set(present[-1:] if listed is None else listed)
+    led = entry.labels if entry else {}
+    live, answered = _live(release, led)
+    versions = tuple(
+        VersionStatus(
+            version=version,
+            promoted=published[version].time if version in published else None,
+            digest=published[version].digest if version in published else "",
+            labels=tuple(sorted(label for label, to in led.items() if to == version)),
+            loaded=version in loaded,
+            live={server: states[version].state if version in states else "" for server, states in live.items()},
+        )
+        for version in present
+    )
+    found = [
+        *_on_disk(releases, journal, present, full=full),
+        *_configured(entry, present, journal),
+        *_served(live, answered, loaded & set(present), led),
+    ]
+    return ModelStatus(
+        name=release.name,
+        served=present[-1] if present else None,
+        versions=versions,
+        labels=dict(led),
+        disagreements=tuple(found),
+    )
+
+
+_Live = dict[str, dict[int, VersionState]]
+
+
+def _live(release: Release, led: dict[str, int]) -> tuple[_Live, dict[str, dict[str, int | None]]]:
+    """Return the states of versions, and the version that answers each label, by server."""
+    servers = [server.grpc for server in release.servers]
+    states = {server: isolate.forked(model_service.states, server, release.name) for server in servers}
+    return states, {
+        server: {label: isolate.forked(model_service.version_of, server, release.name, label) for label in led}
+        for server in servers
+    }
+
+
+def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int], *, full: bool) -> Iterator[str]:
+    published = rules.published(journal)
+    retired = {version for line in journal if line.event is Event.ROLLED_BACK for version in line.retired}
+    last = max((version for version in published if version not in retired), default=None)
+    if last is not None and last not in present:
+        yield f"version {last} was promoted on {published[last].time}, and is not on disk"
+    for version in present:
+        if version not in published:
+            intended = any(line.event is Event.PROMOTING and line.version == version for line in journal)
+            yield (
+                f"version {version} is published and not confirmed: promote the same model again"
+                if intended
+                else f"version {version} came by hand: nothing is known of it"
+            )
+        elif full:
+            try:
+                releases.require_whole(version)
+            except DamagedError as damage:
+                yield f"version {version} is damaged: {damage.found}"
+
+
+def _configured(entry: Entry | None, present: list[int], journal: list[JournalLine]) -> Iterator[str]:
+    if entry is None:
+        return
+    for version in entry.versions or ():
+        if version not in present:
+            yield f"{labels.FILE} lists version {version}, which is not on disk"
+    for label, version in sorted(entry.labels.items()):
+        if entry.versions is not None and version not in entry.versions:
+            yield f"label {label} leads to version {version}, which {labels.FILE} does not list"
+    last = next((line.labels for line in reversed(journal) if line.labels is not None), None)
+    if last is not None and last != entry.labels:
+        yield f"{labels.FILE} has the labels {_shown(entry.labels)}, the journal {_shown(last)}"
+
+
+def _served(
+    live: _Live, answered: dict[str, dict[str, int | None]], loaded: set[int], led: dict[str, int]
+) -> Iterator[str]:
+    for server, states in live.items():
+        available = {version for version, one in states.items() if one.state == "AVAILABLE"}
+        for version in sorted(loaded - available):
+            one = states.get(version)
+            what = f"{one.state} {one.message}".strip() if one else "unknown there"
+            yield f"server {server} does not serve version {version}: {what}"
+        for version in sorted(available - loaded):
+            yield f"server {server} serves version {version}, which it should not"
+        for label, version in sorted(led.items()):
+            if (found := answered[server][label]) != version:
+                yield f"server {server} answers label {label} by {f'version {found}' if found else 'no version'}, not {version}"
+
+
+def _shown(led: dict[str, int]) -> str:
+    return ", ".join(f"{label} {version}" for label, version in sorted(led.items())) or "none"

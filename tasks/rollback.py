@@ -1,0 +1,67 @@
+"""rollback: serve an earlier version of a model again, once it is shown to be whole and to load.
+
+On request; it changes only the serving root. The digests of the later versions are held, and nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tasks import isolate
+from tasks.artifacts.hashes import NONE
+from tasks.records.release import JournalLine
+from tasks.records.settings import Release, Serving
+from tasks.releases import labels, rules
+from tasks.releases.publish import Releases
+from tasks.serving.checks import lifecycle
+from tasks.serving.checks.setups import as_fetched
+from tasks.serving.clients import model_service
+from tasks.serving.runtimes import choose
+
+
+def rollback(release: Release, to: int | None, serving: Serving, run_id: str) -> JournalLine:
+    """Serve version `to` again, or the one before the served one, and return the journal's line.
+
+    It is read in full, and loaded in a server of its own, with its warmup requests, before anything changes. Labels of the
+    later versions move to it.
+
+    Raises:
+        UsageError: there is no such earlier version.
+        DamagedError: its files are not those that were promoted.
+        SmokeRefused, ChildFailed: it does not load, or a running server does not load it.
+        EnvironmentFailure: something outside the model is wrong.
+    """
+    configuration = labels.of(release, serving.load_timeout)
+    with Releases(release.serving_root, release.name).open() as releases:
+        target = releases.earlier(to)
+        releases.require_whole(target)
+        _load(releases, target, serving, run_id)
+        entry = configuration.entry(release.name)
+        moved = None
+        if entry is not None and entry.versions is not None:
+            later = {version for version in rules.versions(releases.names()) if version > target}
+            moved = {label: target if version in later else version for label, version in entry.labels.items()}
+            configuration.lead(release.name, moved, {target}, let_go=later)
+        line = releases.roll_back(target, release.reason, moved or None)
+        if moved is None:
+            for server in release.servers:
+                gone = sorted(line.retired)
+                isolate.call(model_service.wait, server.grpc, release.name, [target], gone, serving.load_timeout)
+        return line
+
+
+def _load(releases: Releases, version: int, serving: Serving, run_id: str) -> None:
+    """Load a version in a server that has no other, and stop it. Raises as `lifecycle.serving`."""
+    place = releases.root / next(name for name in releases.names() if rules.versions([name]) == [version])
+    runtime = choose.choose(as_fetched(serving), run_id, step="rollback")
+    with tempfile.TemporaryDirectory(dir=releases.own / "staging") as folder:
+        base = Path(folder)
+        base.chmod(0o755)
+        files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+        pairs = [(path, base / str(version) / path.relative_to(place)) for path in files]
+        with (
+            NONE.brought(pairs),
+            lifecycle.serving(runtime, releases.name, base, version, serving.load_timeout),
+        ):
+            pass
