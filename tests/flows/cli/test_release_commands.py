@@ -151,7 +151,7 @@ def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(fold
     ]
     moved = tfship("label", "scaled", "stable", "2", "--reason", "no complaints")
     assert moved.code == 0 and moved.out.splitlines()[0] == "stable leads to version 2 of scaled"
-    assert "no server was told" in moved.out
+    assert "no running server was told" in moved.out
     assert (
         tfship("label", "scaled", "stable", "2").out.splitlines()[0] == "stable leads to version 2 of scaled, as before"
     )
