@@ -227,16 +227,16 @@ def load(file: Path | None, options: Mapping[str, Any], environment: Mapping[str
         UsageError: the file is missing or not YAML, or a setting is unknown or has a wrong value.
     """
     settings: dict[str, Any] = {}
-    _merge(settings, _read(file) if file else {})
+    merge(settings, _read(file) if file else {})
     for name, value in sorted(environment.items()):
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
             nested: Any = _yaml(value, f"environment variable {name}")
             for part in reversed(name.removeprefix(PREFIX).lower().split("__")):
                 nested = {part: nested}
-            _merge(settings, nested)
+            merge(settings, nested)
     if environment.get("PREFECT_TASKS_REFRESH_CACHE", "").lower() in ("1", "true", "yes"):
-        _merge(settings, {"refresh": ["all"]})
-    _merge(settings, options)
+        merge(settings, {"refresh": ["all"]})
+    merge(settings, options)
     try:
         config = PipelineConfig.model_validate(settings)
         config.promotion_as(config.name or "model")  # its rules span several settings
@@ -296,7 +296,7 @@ def _yaml(text: str, where: str) -> Any:
         raise UsageError(where, "YAML", problem.replace("\n", " ") + at, "correct it.") from None
 
 
-def _merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> None:
+def merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> None:
     """Merge `other` into `into`, recursively; None changes nothing."""
     for name, value in other.items():
         if isinstance(value, Mapping):
@@ -305,6 +305,6 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any], where: str = "") -> N
                 remedy = "see `tfship run --help` and the settings in README.md."
                 raise UsageError(f"setting {where}{name}", "settings by name", repr(below), remedy)
             into[name] = below
-            _merge(below, value, f"{where}{name}.")
+            merge(below, value, f"{where}{name}.")
         elif value is not None:
             into[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ def promote_release(
     config: Annotated[Path | None, Field(description="A YAML file of settings, as of tfship run --config.")] = None,
 ) -> None:
     """Publish a proven model as the next version under the serving root, and confirm that it serves."""
-    release = {"label": label, "servers": servers, "reason": reason, "force": force or None}
+    release = {"promote": True, "label": label, "servers": servers, "reason": reason, "force": force or None}
     publish.fn(configuration.load(config, {"name": name, "source": model, "release": release}))
 
 
@@ -68,14 +69,7 @@ def publish(settings: PipelineConfig) -> None:
         UsageError: there is no such model, or no name to serve it under.
         PipelineError: as those of `promote`.
     """
-    found = proven(Store(settings.store), settings.reports, settings.source)
-    if found is None:
-        raise UsageError(
-            f"model {settings.source}",
-            f"a run in {settings.reports}, or an export or a blessing in {settings.store}",
-            "none of these",
-            "take one from `tfship run --json`, or prove the model first: tfship run SOURCE.",
-        )
+    found = require_proven(settings)
     name = settings.name or found.name
     if name is None:
         raise UsageError(f"model {settings.source}", "a name to serve it under", "none", "give one with --name NAME.")
@@ -94,6 +88,19 @@ def publish(settings: PipelineConfig) -> None:
             settings.servings[0],
             limits,
         )
+
+
+def require_proven(settings: PipelineConfig) -> Proven:
+    """Return the proven model that `settings.source` names. Raises UsageError where there is none."""
+    found = proven(Store(settings.store), settings.reports, settings.source)
+    if found is None:
+        raise UsageError(
+            f"model {settings.source}",
+            f"a run in {settings.reports}, or an export or a blessing in {settings.store}",
+            "none of these",
+            "take one from `tfship run --json`, or prove the model first: tfship run SOURCE.",
+        )
+    return found
 
 
 def proven(store: Store, reports: Path, what: str) -> Proven | None:
@@ -143,10 +150,11 @@ def _made(store: Store, artifact: Artifact, role: str, steps: tuple[str, ...]) -
 
 
 def _summary(reports: Path, what: str) -> RunSummary | None:
-    for place in (reports / what / _RUN, Path(what) / _RUN, Path(what).with_name(_RUN), Path(what)):
-        if place.name == _RUN and place.is_file() and (place.parent.name == what or Path(what).exists()):
-            return _read(place)
-    return None
+    given = Path(what).absolute()
+    if re.fullmatch(r"[\w-]+", what) and (reports / what / _RUN).is_file():
+        return _read(reports / what / _RUN)
+    place = given / _RUN if given.is_dir() else given.parent / _RUN
+    return _read(place) if place.is_file() and (given.is_dir() or given.name in (_RUN, "report.html")) else None
 
 
 def _read(file: Path) -> RunSummary | None:

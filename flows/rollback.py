@@ -9,9 +9,9 @@ from prefect import flow
 from pydantic import Field
 
 from flows import config as configuration
-from flows.config import PipelineConfig
 from tasks import rollback as releases
 from tasks.records.release import JournalLine
+from tasks.releases.publish import require_promoted
 
 
 @flow(name="rollback", flow_run_name="{name}", validate_parameters=True)
@@ -28,9 +28,6 @@ def rollback(
 ) -> JournalLine:
     """Serve an earlier version of a model again, once it is shown to be whole and to load; hold the later ones."""
     release = {"reason": reason, "servers": servers}
-    return roll_back(configuration.load(config, {"name": name, "serving_root": serving_root, "release": release}), to)
-
-
-def roll_back(settings: PipelineConfig, to: int | None) -> JournalLine:
-    """Roll the model `settings.name` back to version `to`, or to the one before the served one. Raises as the task does."""
+    settings = configuration.load(config, {"name": name, "serving_root": serving_root, "release": release})
+    require_promoted(settings.serving_root, name)
     return releases.rollback(settings.promotion, to, settings.servings[0], f"rollback-{settings.name}")

@@ -26,7 +26,6 @@ def label(release: Release, version: int | None, seconds: float) -> JournalLine 
     name = str(release.label)
     configuration = labels.of(release, seconds)
     with Releases(release.serving_root, release.name).open() as releases:
-        present = rules.versions(releases.names())
         entry = configuration.entry(release.name)
         before = entry.labels if entry else {}
         if version is None:
@@ -35,16 +34,20 @@ def label(release: Release, version: int | None, seconds: float) -> JournalLine 
                 raise UsageError(f"label {release.name} {name}", "a label", there, "see `tfship status`.")
             after = {one: to for one, to in before.items() if one != name}
         else:
-            if version not in present:
-                there = ", ".join(map(str, present)) or "none"
-                remedy = f"choose one of these: `tfship releases {release.name}` says what they are."
-                raise UsageError(f"label {release.name} {name} {version}", f"version {version}", there, remedy)
+            releases.folder(version)
+            if version in releases.unconfirmed():
+                remedy = "promote the same model again, which confirms it."
+                found = "one whose promotion was killed before it was confirmed"
+                raise UsageError(f"label {release.name} {name} {version}", "a confirmed version", found, remedy)
             releases.require_whole(version)
             after = {**before, name: version}
-        served = releases.served()
-        # What served whoever named no label stays loaded where there was no list of versions before.
-        others = {served} if served is not None and (entry is None or entry.versions is None or not after) else set()
-        configuration.lead(release.name, after, others, let_go=rules.labelled(releases.journal()))
+        served, listed = releases.served(), entry.versions if entry else None
+        others = {*(listed or ())} if not after else set()
+        if listed is None and served is not None:
+            others = {served}  # what served whoever named no label stays loaded
+        configuration.lead(release.name, after, others)
+        if after:
+            configuration.let_go(release.name, rules.labelled(releases.journal()) | {*before.values()})
         last = next((line.labels for line in reversed(releases.journal()) if line.labels is not None), {})
         if after == before == last:
             return None

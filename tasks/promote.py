@@ -6,6 +6,7 @@ The previous version stays beside the new one.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,7 @@ from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
 from tasks.baseline.reference import Reference
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import DamagedError, HeldError, ParityError, SmokeRefused
-from tasks.forms.detect import SAVED_MODEL
+from tasks.errors import DamagedError, HeldError, ParityError, PipelineError, Refusal, SmokeRefused
 from tasks.records.parity import ParityReport, Tolerance
 from tasks.records.release import Event
 from tasks.records.run import Promotion, StepState
@@ -53,6 +53,9 @@ def promote(
         SmokeRefused: the smoke test is of another model, did not pass, or ran in the stand-in where that is not allowed; or
             a server did not load the new version, which is then withdrawn.
         ParityError: a server answered the probe differently; the new version is withdrawn.
+        ChildFailed: a server did not load it in time, which is then withdrawn, or ended.
+        UsageError: `models.config` is not a configuration, or a label is to move and no server is named to see it.
+        EnvironmentFailure: a server does not answer, or something else outside the model is wrong.
         HeldError: this model was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
@@ -63,15 +66,20 @@ def promote(
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
     configuration = labels.of(release, serving.load_timeout)
     with Releases(release.serving_root, release.name).open() as releases:
-        served = releases.served()
-        killed = releases.unconfirmed()
+        served, unconfirmed = releases.served(), releases.unconfirmed()
+        killed = unconfirmed.get(served) if served is not None else None
         if killed is not None and killed.digest != digest:
             killed = None  # another model's: it stays below this one
-        if killed is None and served is not None and releases.digest(served) == digest:
+        if served is not None and served not in unconfirmed and releases.digest(served) == digest:
             placement = labels.Placement.of(configuration, releases, release.label, served, None)
-            if placement.moves:
+            confirmed_by = ""
+            if release.servers:
+                confirmed_by = _confirm(placement, releases, release, checkpoint, run, serving, tolerance)
+            elif placement.moves:
                 placement.lead()
+            if placement.moves:
                 releases.append(event=Event.LABELLED, version=served, digest=digest, labels=placement.labels)
+                placement.let_go()
             found = Promotion(
                 name=release.name,
                 version=served,
@@ -79,6 +87,7 @@ def promote(
                 previous=served,
                 outcome="labelled" if placement.moves else "unchanged",
                 digest=digest,
+                confirmed_by=confirmed_by,
                 labels=placement.labels,
             )
             return found, StepState.BUILT if placement.moves else StepState.UNCHANGED
@@ -87,19 +96,24 @@ def promote(
         except HeldError:
             current().promotion = Promotion(name=release.name, previous=served, outcome="held", digest=digest)
             raise
-        require_sound(releases)
+        if served is not None and served not in rules.published(releases.journal()):
+            releases.require_saved_model(served)
         _read_again([exported, blessed, checkpoint, run])
         if killed is not None:
             version, served = killed.version, killed.previous
         else:
+            upcoming = rules.next_version(releases.names(), releases.journal())
+            labels.Placement.of(configuration, releases, release.label, upcoming, served).require_possible()
+            for server in release.servers:
+                isolate.call(model_service.states, server.grpc, release.name)
             if release.label and served is not None:
                 configuration.require_listed(release.name, served)
             version = _publish(releases, exported, blessed, report, release)
+        placement = labels.Placement.of(configuration, releases, release.label, version, served)
         try:
-            placement = labels.Placement.of(configuration, releases, release.label, version, served)
-            confirmed_by = _confirm(placement, release, checkpoint, run, serving, tolerance)
+            confirmed_by = _confirm(placement, releases, release, checkpoint, run, serving, tolerance)
         except BaseException as error:  # an interruption too: a version that is not confirmed must not stay served
-            releases.withdraw(version, digest, (str(error) or type(error).__name__).splitlines()[0])
+            _take_back(configuration, releases, version, digest, error, was_served=killed is not None)
             raise
         releases.append(
             event=Event.PROMOTED,
@@ -115,6 +129,7 @@ def promote(
             reason=release.reason,
             labels=placement.labels,
         )
+        placement.let_go()
         promotion = Promotion(
             name=release.name,
             version=version,
@@ -126,6 +141,33 @@ def promote(
             labels=placement.labels,
         )
         return promotion, StepState.BUILT
+
+
+def _take_back(
+    configuration: labels.Configuration,
+    releases: Releases,
+    version: int,
+    digest: str,
+    error: BaseException,
+    *,
+    was_served: bool,
+) -> None:
+    """Withdraw a version that could not be confirmed, unless it is still needed.
+
+    It stays, unconfirmed, where it was served before (`was_served`) and nothing is known against it, where a label still leads to
+    it, and where a server could not be brought back. A label of a killed promotion that was refused now is led back.
+    """
+    if was_served and not isinstance(error, Refusal):
+        return
+    entry = configuration.entry(releases.name)
+    if entry is not None and version in entry.labels.values():
+        before = next((line.labels for line in reversed(releases.journal()) if line.labels is not None), {})
+        with contextlib.suppress(PipelineError):
+            configuration.lead(releases.name, before)
+        entry = configuration.entry(releases.name)
+    if configuration.torn or (entry is not None and version in entry.labels.values()):
+        return
+    releases.withdraw(version, digest, (str(error) or type(error).__name__).splitlines()[0])
 
 
 def _publish(releases: Releases, exported: Artifact, blessed: Artifact, report: SmokeReport, release: Release) -> int:
@@ -198,35 +240,9 @@ def require_not_held(releases: Releases, digest: str, model: str, release: Relea
         )
 
 
-def require_sound(releases: Releases) -> None:
-    """Check the highest version in the base path, unless this program published it.
-
-    A server takes every entry with an integer name for a version, a file or an incomplete folder too, and tries the
-    highest first when it starts (tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc).
-
-    Raises:
-        DamagedError: it is not a SavedModel.
-    """
-    served = releases.served()
-    if served is None or served in rules.published(releases.journal()):
-        return
-    place = next(releases.root / name for name in releases.names() if rules.versions([name]) == [served])
-    if not place.is_dir():
-        found = "a file" if place.is_file() else "a broken link"
-    elif not any((place / name).is_file() for name in SAVED_MODEL):
-        found = "a folder without a saved_model.pb"
-    elif (place / "variables").is_dir() and not (place / "variables" / "variables.index").is_file():
-        found = "a folder without a variables.index"
-    else:
-        return
-    remedy = (
-        f"move it out of {releases.root}: a server that starts there tries it first, and a rollback would select it."
-    )
-    raise DamagedError(str(place), "a version that a server can load", found, remedy)
-
-
 def _confirm(
     placement: labels.Placement,
+    releases: Releases,
     release: Release,
     checkpoint: Artifact,
     run: Artifact,
@@ -262,7 +278,7 @@ def _confirm(
 
     if not release.servers:
         runtime = choose.choose(production.serving, current().run_id, step="promote")
-        served = lifecycle.serving(runtime, release.name, placement.releases.root, version, serving.load_timeout)
+        served = lifecycle.serving(runtime, release.name, releases.root, version, serving.load_timeout)
         with served as (endpoint, seconds):
             ask(endpoint, False)
         if placement.listed:

@@ -45,7 +45,7 @@ def _served(served: Path) -> Path | None:
     """Return the folder of the served version, by its own name: 0007 is version 7."""
     releases = Releases(served.parent, served.name)
     version = releases.served()
-    return next((releases.root / name for name in releases.names() if rules.versions([name]) == [version]), None)
+    return None if version is None else releases.folder(version)
 
 
 def _digest(version: Path) -> str | None:

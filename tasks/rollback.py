@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.artifacts.hashes import NONE
+from tasks.errors import UsageError
 from tasks.records.release import JournalLine
 from tasks.records.settings import Release, Serving
 from tasks.releases import labels, rules
@@ -23,37 +24,52 @@ from tasks.serving.runtimes import choose
 def rollback(release: Release, to: int | None, serving: Serving, run_id: str) -> JournalLine:
     """Serve version `to` again, or the one before the served one, and return the journal's line.
 
-    It is read in full, and loaded in a server of its own, with its warmup requests, before anything changes. Labels of the
-    later versions move to it.
+    The served one is that of label `stable`, or else the highest. The earlier one is read in full, and loaded in a server of
+    its own, with its warmup requests, before anything changes. Labels of the versions after it move to it.
 
     Raises:
-        UsageError: there is no such earlier version.
+        UsageError: there is no such earlier version, or no server is named where labels are to move.
         DamagedError: its files are not those that were promoted.
         SmokeRefused, ChildFailed: it does not load, or a running server does not load it.
         EnvironmentFailure: something outside the model is wrong.
     """
     configuration = labels.of(release, serving.load_timeout)
     with Releases(release.serving_root, release.name).open() as releases:
-        target = releases.earlier(to)
-        releases.require_whole(target)
-        _load(releases, target, serving, run_id)
         entry = configuration.entry(release.name)
-        moved = None
-        if entry is not None and entry.versions is not None:
-            later = {version for version in rules.versions(releases.names()) if version > target}
-            moved = {label: target if version in later else version for label, version in entry.labels.items()}
-            configuration.lead(release.name, moved, {target}, let_go=later)
-        line = releases.roll_back(target, release.reason, moved or None)
-        if moved is None:
+        led = entry.labels if entry else {}
+        target = releases.earlier(to, led.get(labels.STABLE))
+        releases.require_whole(target)
+        if not (led or (entry is not None and entry.versions is not None)):
+            _load(releases, target, serving, run_id)
+            line = releases.finish_rollback(releases.begin_rollback(target, release.reason))
             for server in release.servers:
                 gone = sorted(line.retired)
                 isolate.call(model_service.wait, server.grpc, release.name, [target], gone, serving.load_timeout)
-        return line
+            return line
+        current = led.get(labels.STABLE)
+        numbers = {*rules.versions(releases.names()), *led.values()}
+        later = {one for one in numbers if target < one and (current is None or one <= current)}
+        moved = {label: target if version in later else version for label, version in led.items()}
+        configuration.require_possible(release.name, moved)
+        if not release.servers and moved != led:
+            # A server that reads the file would look for what is retired until it has read it again.
+            remedy = "name the servers that read this file: --server HOST:PORT."
+            expected = f"a running server, to see that the labels move to version {target} before the later ones go"
+            raise UsageError(f"rollback {release.name}", expected, "none", remedy)
+        _load(releases, target, serving, run_id)
+        intent = releases.begin_rollback(target, release.reason, current, moved)
+        try:
+            configuration.lead(release.name, moved, {target})
+        except BaseException:
+            releases.abandon(intent)
+            raise
+        configuration.let_go(release.name, later)
+        return releases.finish_rollback(intent)
 
 
 def _load(releases: Releases, version: int, serving: Serving, run_id: str) -> None:
     """Load a version in a server that has no other, and stop it. Raises as `lifecycle.serving`."""
-    place = releases.root / next(name for name in releases.names() if rules.versions([name]) == [version])
+    place = releases.folder(version)
     runtime = choose.choose(as_fetched(serving), run_id, step="rollback")
     with tempfile.TemporaryDirectory(dir=releases.own / "staging") as folder:
         base = Path(folder)

@@ -105,7 +105,7 @@ def test_a_digest_that_was_rolled_back_is_held_until_it_is_forced(folder: Path) 
     piped(folder, training={"hyperparameters": {"told": 1}})
     releases = Releases(folder / "serving", "half_plus_two")
     with releases.open():
-        releases.roll_back(1, "worse on Mondays")
+        releases.finish_rollback(releases.begin_rollback(1, "worse on Mondays"))
     assert releases.served() == 1
     with pytest.raises(HeldError, match="worse on Mondays"):
         piped(folder, training={"hyperparameters": {"told": 1}})

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from flows.cli import (
+    diff,
     doctor,
     gc,
     init,
@@ -40,6 +41,7 @@ init.register(app)
 steps.register(app)
 promote.register(app)
 releases.register(app)
+diff.register(app)
 serve.register(app)
 inspect.register(app)
 verify.register(app)

@@ -32,7 +32,7 @@ _PROMOTING = _SHIPPING | {"promote"}
 _OPERATING = frozenset({"promote", "label", "rollback"})
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
 _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
-_RELEASES = frozenset({"serve", "promote", "label", "rollback", "releases", "status"})
+_RELEASES = frozenset({"serve", "promote", "label", "rollback", "releases", "status", "diff"})
 _RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
 _PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
@@ -239,7 +239,7 @@ TABLE: tuple[Option, ...] = (
         "--probe",
         Path,
         "The inputs to compare on: npz, npy, json, csv or TFRecord.",
-        commands=_SIGNATURES - {"predict", "probe"},
+        commands=_SIGNATURES - {"predict", "probe"} | {"diff"},
         setting="probe.file",
         file="file",
     ),
@@ -431,7 +431,8 @@ class Options:
                 for parent in parents:
                     into = into.setdefault(parent, {})
                 into[last] = option.read(value)
-        return configuration.load(self["config"], nested | more)
+        configuration.merge(nested, more)
+        return configuration.load(self["config"], nested)
 
     def repeated(self) -> list[str]:
         """Return the options that describe the source model, as words of a command line."""

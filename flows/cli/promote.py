@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,13 +29,14 @@ def promote(
     options: Options,
 ) -> int:
     """Publish a proven model as the next version under the serving root, and confirm that it serves."""
-    settings = options.settings(source=model)
+    settings = options.settings(source=model, release={"promote": True})
     with termination.at_once():  # Prefect: seconds
-        from flows.promote import proven
-    known = proven(Store(settings.store), settings.reports, model) is not None
-    own = not known and Path(model).exists()
+        from flows.promote import proven, require_proven
+    own = settings.files is not None and proven(Store(settings.store), settings.reports, model) is None
     if own:
         pipeline.require_source(settings)
+    else:
+        require_proven(settings)
     summary = pipeline.ran(settings, options, promoting=not own)
     if options["as_json"]:
         termination.show(summary.model_dump_json(indent=1))

@@ -16,8 +16,10 @@ from flows.config import PipelineConfig
 from tasks.errors import ExitCode, UsageError
 from tasks.presentation.terminal import cell, console, say
 from tasks.releases.labels import Configuration
-from tasks.releases.publish import Releases
+from tasks.releases.publish import Releases, promoted_to, require_promoted
 from tasks.releases.rules import versions
+
+_REASON_WIDTH = 16
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +39,7 @@ def label(
     """Let a version label lead to another version: it is loaded first, and what the label led to is unloaded last."""
     from tasks.label import label as move
 
-    settings = _settings(options, name, release={"label": label})
+    settings = settings_of(options, name, release={"label": label})
     if (version is None) != bool(options["remove"]):
         found = "both" if options["remove"] else "neither"
         raise UsageError(
@@ -55,7 +57,7 @@ def label(
     if not settings.release.servers:
         file = Configuration(settings.serving_root).file
         say(f"note    no running server was told (--server HOST:PORT): those that poll {file} follow by themselves")
-    say(f"next    tfship status {_where(name, settings)}")
+    say(f"next    tfship status {where(name, settings)}")
     return 0
 
 
@@ -66,14 +68,14 @@ def rollback(
     """Serve an earlier version of a model again, once it is shown to be whole and to load; hold the later ones."""
     from tasks.rollback import rollback as serve_again
 
-    settings = _settings(options, name)
+    settings = settings_of(options, name)
     line = serve_again(settings.promotion, options["to"], settings.servings[0], f"rollback-{os.getpid()}")
     if options["as_json"]:
         termination.show(line.model_dump_json(indent=1))
     else:
         taken = ", ".join(str(version) for version in line.retired)
         say(f"{name} serves version {line.version} again; {taken} held, nothing deleted")
-        say(f"next    tfship releases {_where(name, settings)}")
+        say(f"next    tfship releases {where(name, settings)}")
     return 0
 
 
@@ -86,7 +88,7 @@ def status(
 
     from tasks.releases.status import status as found_of
 
-    settings = _settings(options, name)
+    settings = settings_of(options, name)
     found = found_of(settings.promotion, full=bool(options["full"]))
     code = ExitCode.GATE_REFUSED if found.disagreements else ExitCode.DONE
     if options["as_json"]:
@@ -102,8 +104,9 @@ def status(
     console().print(table)
     for disagreement in found.disagreements:
         say(f"differs {disagreement}")
-    say("agreed" if not found.disagreements else f"{len(found.disagreements)} things differ")
-    say(f"next    tfship releases {_where(name, settings)}")
+    if not found.disagreements:
+        say(f"agreed{'' if servers else ', as far as it can be told without a running server: --server HOST:PORT'}")
+    say(f"next    tfship releases {where(name, settings)}")
     return code
 
 
@@ -118,7 +121,7 @@ def releases(
     root = settings.serving_root
     if name is None:
         return _list(options, root)
-    _require(root, name)
+    require_promoted(root, name)
     found = Releases(root, name)
     lines = found.journal()
     served = found.served()
@@ -130,7 +133,10 @@ def releases(
         return 0
     table = Table(box=None, pad_edge=False)
     for column in ("time", "event", "version", "digest", "verdict", "labels", "by", "reason"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("time", "event", "version", "digest"))
+        fixed = column in ("time", "event", "version", "digest")
+        table.add_column(
+            column, overflow="fold", no_wrap=fixed, min_width=_REASON_WIDTH if column == "reason" else None
+        )
     for line in lines:
         if line.event.is_intent:
             continue  # its outcome is the next line
@@ -140,7 +146,7 @@ def releases(
         row = (line.time, event, str(line.version), line.digest[:12], verdict, led, line.by, line.reason)
         table.add_row(*map(cell, row))
     console().print(table)
-    unconfirmed = ", not confirmed: promote the same model again" if found.unconfirmed() else ""
+    unconfirmed = ", not confirmed: promote the same model again" if served in found.unconfirmed() else ""
     say(f"\nserved  version {served}{unconfirmed}" if served is not None else "\nserved  nothing")
     say(f"next    {_next(found, root)}")
     return 0
@@ -152,7 +158,7 @@ def _list(options: Options, root: Path) -> int:
 
     configuration = Configuration(root)
     rows = []
-    for name in _known(root):
+    for name in promoted_to(root):
         model, entry = Releases(root, name), configuration.entry(name)
         last = next((line.time for line in reversed(model.journal()) if not line.event.is_intent), "")
         rows.append((name, model.served(), entry.labels if entry else {}, versions(model.names()), last))
@@ -180,10 +186,9 @@ def _labels(led: Mapping[str, int]) -> str:
     return ", ".join(f"{label} {version}" for label, version in sorted(led.items()))
 
 
-def _where(name: str, settings: PipelineConfig) -> str:
+def where(name: str, settings: PipelineConfig) -> str:
     """Return the words of a command line for this model."""
-    servers = [word for server in settings.release.servers for word in ("--server", server.grpc)]
-    return shlex.join([name, "--serving-root", str(settings.serving_root), *servers])
+    return shlex.join([name, "--serving-root", str(settings.serving_root)])
 
 
 def _next(found: Releases, root: Path) -> str:
@@ -195,20 +200,7 @@ def _next(found: Releases, root: Path) -> str:
     return f"tfship serve {where}" if present else "tfship run"
 
 
-def _settings(options: Options, name: str, **more: Any) -> PipelineConfig:
+def settings_of(options: Options, name: str, **more: Any) -> PipelineConfig:
     """Return the settings for a model that was promoted. Raises UsageError."""
-    _require(options.settings().serving_root, name)
+    require_promoted(options.settings().serving_root, name)
     return options.settings(name=name, **more)
-
-
-def _known(root: Path) -> list[str]:
-    """Return the models that were promoted to `root`."""
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    return sorted(folder for folder in folders if Releases(root, folder).known())
-
-
-def _require(root: Path, name: str) -> None:
-    """Raise UsageError where `root` has no model of that name. A mistyped name creates nothing."""
-    if name not in (known := _known(root)):
-        remedy = "choose one of these, give another --serving-root, or promote it first: `tfship run`."
-        raise UsageError(f"model {name}", f"a model that was promoted to {root}", ", ".join(known) or "none", remedy)

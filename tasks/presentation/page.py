@@ -34,7 +34,7 @@ def render(facts: ReportFacts) -> str:
             facts=facts,
             verdict=verdict.of(facts),
             refusal=_refusal(facts.refusal),
-            published=facts.promotion is not None and facts.promotion.outcome in ("promoted", "unchanged"),
+            published=facts.promotion is not None and facts.promotion.outcome in ("promoted", "labelled", "unchanged"),
             chain=chain.build(facts.parity, facts.signatures, stopped=verdict.stopped(facts)),
             divergent_rows=[row for row in facts.parity if row.passed is False],
             shares=_shares(facts.steps),

@@ -54,6 +54,7 @@ def _headline(facts: ReportFacts) -> tuple[str, str]:
     headlines = {
         "promoted": ("good", f"Promoted as {version}"),
         "unchanged": ("good", f"Unchanged: {version} already holds this model"),
+        "labelled": ("good", f"Labelled: {version}, which already holds this model"),
         "held": ("bad", "Held: this model was rolled back before"),
         "skipped": ("open", "Finished, not promoted"),
     }

@@ -25,7 +25,9 @@ from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import remove_tree
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
 from tasks.records.release import Event, JournalLine
-from tasks.releases import rules
+from tasks.releases import rules, server_config
+
+_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 
 
 class Releases:
@@ -83,6 +85,19 @@ class Releases:
         found = rules.versions(self.names())
         return found[-1] if found else None
 
+    def folder(self, version: int) -> Path:
+        """Return the folder of a version on disk, by its own name: 0007 is version 7.
+
+        Raises:
+            UsageError: there is no such version.
+        """
+        names = self.names()
+        if found := next((name for name in names if rules.versions([name]) == [version]), None):
+            return self.root / found
+        there = ", ".join(map(str, rules.versions(names))) or "none"
+        remedy = f"choose one of these: `tfship releases {self.name}` says what they are."
+        raise UsageError(f"model {self.name}", f"version {version}", there, remedy)
+
     def digest(self, version: int) -> str | None:
         """Compute the digest of a version on disk from its bytes; None if it cannot be read."""
         return self._digests(version)[0] or None
@@ -135,43 +150,49 @@ class Releases:
         manifests.sync_folder(self.root)
         return version
 
-    def unconfirmed(self) -> JournalLine | None:
-        """Return the intent of a promotion that was killed once its version was published: whole, served, and not confirmed.
+    def unconfirmed(self) -> dict[int, JournalLine]:
+        """Map each version that was published, and whose promotion was killed before it was confirmed, to its intent.
 
         It stays as it is, for clients may be answered by it, until the same model is promoted again, which confirms it.
         """
-        intent = rules.unfinished(self.journal())
-        published = (
-            intent is not None and intent.event is Event.PROMOTING and (self.root / str(intent.version)).exists()
-        )
-        return intent if published else None
+        there = {*rules.versions(self.names())}
+        return {version: line for version, line in rules.unconfirmed(self.journal()).items() if version in there}
 
     def withdraw(self, version: int, digest: str, reason: str) -> None:
         """Withdraw a version that could not be confirmed, so that the one before it is the highest again."""
         self._finish_withdrawal(self.append(event=Event.WITHDRAWING, version=version, digest=digest, reason=reason))
 
-    def earlier(self, to: int | None) -> int:
-        """Return the version to roll back to: `to`, or the one before the served one.
+    def earlier(self, to: int | None, current: int | None = None) -> int:
+        """Return the version to roll back to from `current` (None: the highest): `to`, or the one before it.
+
+        Versions that were never confirmed do not count.
 
         Raises:
             UsageError: there is no such earlier version.
         """
-        present = rules.versions(self.names())
+        present, unconfirmed = rules.versions(self.names()), self.unconfirmed()
         if not present:
             raise UsageError(f"rollback {self.name}", "a served version", f"none in {self.root}", "promote one first.")
-        earlier = present[:-1]
+        current = present[-1] if current is None else current
+        earlier = [version for version in present if version < current and version not in unconfirmed]
         target = to if to is not None else (earlier[-1] if earlier else None)
         if target is None or target not in earlier:
             what = f"version {to}" if to is not None else "a version before it"
             there = ", ".join(map(str, present))
             remedy = f"choose an earlier version: `tfship releases {self.name}` lists them."
-            raise UsageError(f"rollback {self.name}, now at {present[-1]}", what, f"versions {there}", remedy)
+            raise UsageError(f"rollback {self.name}, now at {current}", what, f"versions {there}", remedy)
         return target
 
     def require_whole(self, version: int) -> None:
-        """Read all of a version on disk, and raise DamagedError if it is not what was promoted under this number."""
+        """Read all of a version on disk, and check that it is what was promoted under this number.
+
+        Raises:
+            DamagedError: it is not; or it came by hand, and is no SavedModel.
+        """
         line = rules.published(self.journal()).get(version)
-        if line is not None and (found := self.digest(version)) != line.digest:
+        if line is None:
+            self.require_saved_model(version)
+        elif (found := self.digest(version)) != line.digest:
             raise DamagedError(
                 str(self.root / str(version)),
                 f"the files that were promoted on {line.time}, {line.digest[:12]}",
@@ -179,23 +200,53 @@ class Releases:
                 f"choose another version: `tfship releases {self.name}` lists them.",
             )
 
-    def roll_back(self, target: int, reason: str, labels: dict[str, int] | None = None) -> JournalLine:
-        """Make an earlier version the highest again, and hold the digests of the later versions."""
+    def require_saved_model(self, version: int) -> None:
+        """Raise DamagedError for a version that is no SavedModel: a server takes whatever has an integer name for a version.
+
+        It tries the highest first when it starts
+        (tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc).
+        """
+        place = self.folder(version)
+        if not place.is_dir():
+            found = "a file" if place.is_file() else "a broken link"
+        elif not any((place / name).is_file() for name in _SAVED_MODEL):
+            found = "a folder without a saved_model.pb"
+        elif (place / "variables").is_dir() and not (place / "variables" / "variables.index").is_file():
+            found = "a folder without a variables.index"
+        else:
+            return
+        remedy = (
+            f"move it out of {self.root}: a server that starts there tries it first, and a rollback would select it."
+        )
+        raise DamagedError(str(place), "a version that a server can load", found, remedy)
+
+    def begin_rollback(
+        self, target: int, reason: str, current: int | None = None, labels: dict[str, int] | None = None
+    ) -> JournalLine:
+        """Write down that the versions above `target`, up to `current` (None: all), are to be retired and held.
+
+        `labels` are those that the caller brings about before `finish_rollback`; without them nothing is to be done in between.
+        """
         present = rules.versions(self.names())
         published = rules.published(self.journal())
-        digests = {version: self._held(version, published.get(version)) for version in present if version >= target}
+        current = present[-1] if current is None else current
+        taken = [version for version in present if target <= version <= current]
+        digests = {version: self._held(version, published.get(version)) for version in taken}
         digest, _ = digests.pop(target)
-        self.append(
+        return self.append(
             event=Event.ROLLING_BACK,
             version=target,
             digest=digest,
-            previous=present[-1],
+            previous=current,
             retired={version: whole for version, (whole, _) in digests.items()},
             retired_models={version: model for version, (_, model) in digests.items()},
             reason=reason,
             labels=labels,
         )
-        return self._finish_rollback(self.journal()[-1])
+
+    def abandon(self, intent: JournalLine) -> None:
+        """Write down that a change was begun and will not be made."""
+        self.append(event=Event.ABANDONED, version=intent.version, digest=intent.digest)
 
     def append(self, **fields: Any) -> JournalLine:
         """Write one journal line and sync it."""
@@ -223,11 +274,18 @@ class Releases:
         if intent is None:
             return
         if intent.event is Event.ROLLING_BACK:
-            self._finish_rollback(intent)
+            # Labels first: no label may lead to what is retired.
+            entry = (
+                None if intent.labels is None else server_config.entry(server_config.text(self.root.parent), self.name)
+            )
+            if intent.labels is None or (entry is not None and entry.labels == intent.labels):
+                self.finish_rollback(intent)
+            else:
+                self.abandon(intent)
         elif intent.event is Event.WITHDRAWING:
             self._finish_withdrawal(intent)
         elif not (self.root / str(intent.version)).exists():
-            self.append(event=Event.ABANDONED, version=intent.version, digest=intent.digest)
+            self.abandon(intent)
         elif self.digest(intent.version) != intent.digest:
             self.withdraw(intent.version, intent.digest, "its files are not those that were published")
 
@@ -238,13 +296,28 @@ class Releases:
             manifests.sync_folder(self.root)
         self.append(event=Event.WITHDRAWN, version=intent.version, digest=intent.digest, reason=intent.reason)
 
-    def _finish_rollback(self, intent: JournalLine) -> JournalLine:
-        for version in sorted(intent.retired, reverse=True):  # the highest first, so that a version is always served
+    def finish_rollback(self, intent: JournalLine) -> JournalLine:
+        """Retire the versions of an intent, the highest first, so that a version is always served; close it in the journal."""
+        for version in sorted(intent.retired, reverse=True):
             if (self.root / str(version)).exists():
                 os.rename(self.root / str(version), self.root / f"{version}{rules.RETIRED}")
         manifests.sync_folder(self.root)
         facts = intent.model_dump(exclude={"time", "event", "by"})
         return self.append(event=Event.ROLLED_BACK, **facts)
+
+
+def promoted_to(serving_root: Path) -> list[str]:
+    """Return the models that have releases under a serving root."""
+    folders = [path.name for path in serving_root.iterdir() if path.is_dir()] if serving_root.is_dir() else []
+    return sorted(folder for folder in folders if Releases(serving_root, folder).known())
+
+
+def require_promoted(serving_root: Path, name: str) -> None:
+    """Raise UsageError where a serving root has no model of that name, for a mistyped name must create nothing."""
+    if name not in (known := promoted_to(serving_root)):
+        remedy = "choose one of these, give another --serving-root, or promote it first: `tfship run`."
+        expected = f"a model that was promoted to {serving_root}"
+        raise UsageError(f"model {name}", expected, ", ".join(known) or "none", remedy)
 
 
 def _user() -> str:

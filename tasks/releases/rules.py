@@ -65,6 +65,19 @@ def unfinished(journal: Sequence[JournalLine]) -> JournalLine | None:
     return journal[-1] if journal and journal[-1].event.is_intent else None
 
 
+def unconfirmed(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:
+    """Map each version whose promotion began, and neither ended nor was undone, to the line of its intent."""
+    open_ones: dict[int, JournalLine] = {}
+    for line in journal:
+        if line.event is Event.PROMOTING:
+            open_ones[line.version] = line
+        elif line.event in (Event.PROMOTED, Event.WITHDRAWN, Event.ABANDONED):
+            open_ones.pop(line.version, None)
+        for version in line.retired if line.event is Event.ROLLED_BACK else ():
+            open_ones.pop(version, None)
+    return open_ones
+
+
 def labelled(journal: Iterable[JournalLine]) -> set[int]:
     """Return the versions that labels of ours have led to."""
     return {version for line in journal for version in (line.labels or {}).values()}

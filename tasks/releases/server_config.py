@@ -1,7 +1,7 @@
 """One model's entry in `models.config`, which people edit too: all that is not about its versions stays as they wrote it.
 
 The file is a ModelServerConfig in text format (tensorflow_serving/config/model_server_config.proto). protobuf's parser judges
-it before and after an edit. Line ends are kept if the file is read and written with `newline=""`.
+it before and after an edit.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tasks.errors import UsageError
+from tasks.errors import EnvironmentFailure, UsageError
 from tasks.records.base import Record
 from tasks.releases import text_fields
 
-_FILE = "models.config"
+FILE = "models.config"
 _LIST = "model_config_list"
 _DEEPEST = 100  # messages in messages, as protobuf recommends
 _SHOWN = 300
@@ -27,6 +28,23 @@ class Entry(Record):
     base_path: str
     versions: tuple[int, ...] | None
     labels: dict[str, int]
+
+
+def text(serving_root: Path) -> str:
+    """Return the configuration of a serving root as it is written, line ends and all; empty where there is none.
+
+    Raises:
+        UsageError: it is not text.
+        EnvironmentFailure: it cannot be read.
+    """
+    file = serving_root / FILE
+    try:
+        return file.read_bytes().decode() if file.exists() else ""
+    except OSError as error:
+        raise EnvironmentFailure.from_os(error, str(file)) from None
+    except UnicodeDecodeError:
+        remedy = "correct the file, or restore it from a backup."
+        raise UsageError(str(file), "a ModelServerConfig in text format", "bytes that are not UTF-8", remedy) from None
 
 
 def entry(text: str, name: str) -> Entry | None:
@@ -72,7 +90,7 @@ def changed(text: str, name: str, base_path: str, versions: Sequence[int], label
     text = _with_fields(text, position, stale)
     if _parsed(text) != wanted:
         found = "one that would say something else afterwards"
-        raise UsageError(_FILE, f"an entry of {name} that can be edited", found, "write each of its fields on a line.")
+        raise UsageError(FILE, f"an entry of {name} that can be edited", found, "write each of its fields on a line.")
     return text
 
 
@@ -97,7 +115,6 @@ def _with_fields(text: str, position: int, fields: Mapping[str, list[str]]) -> s
     return text_fields.edited(text, [*edits, text_fields.appended(text, model, missing)])
 
 
-# The protocols of these messages are in tasks.serving, which stands above releases.
 def _parsed(text: str) -> Any:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
@@ -106,20 +123,20 @@ def _parsed(text: str) -> Any:
     try:
         text_format.Parse(text, config, max_recursion_depth=_DEEPEST)
     except (text_format.ParseError, ValueError) as error:  # ValueError: the number of an enum does not fit into it
-        where, found = _FILE, str(error)
+        where, found = FILE, str(error)
         if located := re.match(r"(\d+):(\d+) : ", found):
-            where = f"{_FILE}, line {located[1]}, column {located[2]}"
+            where = f"{FILE}, line {located[1]}, column {located[2]}"
             line = text.split("\n")[int(located[1]) - 1]
             found = found[located.end() :].removeprefix(f"'{line}': ")
         found = found[:_SHOWN].rstrip(".")
         raise UsageError(where, "a ModelServerConfig in text format", found, "correct the file.") from None
     if config.WhichOneof("config") == "custom_model_config":
         remedy = f"list the models in a {_LIST}: the server takes nothing else."
-        raise UsageError(_FILE, f"a {_LIST}", "a custom_model_config", remedy)
+        raise UsageError(FILE, f"a {_LIST}", "a custom_model_config", remedy)
     for name, count in Counter(model.name for model in config.model_config_list.config).items():
         if count > 1:
             remedy = "leave one of them: the server refuses such a file."
-            raise UsageError(_FILE, f"one entry for model {name}", str(count), remedy)
+            raise UsageError(FILE, f"one entry for model {name}", str(count), remedy)
     return config
 
 

@@ -11,7 +11,7 @@ from tasks.records.release import Event, JournalLine
 from tasks.records.settings import Release
 from tasks.releases import labels, rules
 from tasks.releases.publish import Releases
-from tasks.releases.server_config import Entry
+from tasks.releases.server_config import FILE, Entry
 from tasks.serving.clients import model_service
 from tasks.serving.clients.model_service import VersionState
 
@@ -52,7 +52,8 @@ def status(release: Release, *, full: bool) -> ModelStatus:
     """
     releases = Releases(release.serving_root, release.name)
     entry = labels.of(release, 0.0).entry(release.name)
-    journal, present = releases.journal(), rules.versions(releases.names())
+    present = rules.versions(releases.names())
+    journal = releases.journal()  # after the names: a version that is promoted meanwhile did not come by hand
     published = rules.published(journal)
     listed = entry.versions if entry else None
     loaded = set(present[-1:] if listed is None else listed)
@@ -72,7 +73,7 @@ def status(release: Release, *, full: bool) -> ModelStatus:
     found = [
         *_on_disk(releases, journal, present, full=full),
         *_configured(entry, present, journal),
-        *_served(live, answered, loaded & set(present), led),
+        *_served(live, answered, loaded & set(present), led, chosen=entry is not None and listed is None),
     ]
     return ModelStatus(
         name=release.name,
@@ -118,29 +119,34 @@ def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int],
 
 
 def _configured(entry: Entry | None, present: list[int], journal: list[JournalLine]) -> Iterator[str]:
-    if entry is None:
-        return
-    for version in entry.versions or ():
+    led = entry.labels if entry else {}
+    for version in (entry.versions or ()) if entry else ():
         if version not in present:
-            yield f"{labels.FILE} lists version {version}, which is not on disk"
-    for label, version in sorted(entry.labels.items()):
-        if entry.versions is not None and version not in entry.versions:
-            yield f"label {label} leads to version {version}, which {labels.FILE} does not list"
+            yield f"{FILE} lists version {version}, which is not on disk"
+    for label, version in sorted(led.items()):
+        if entry is not None and entry.versions is not None and version not in entry.versions:
+            yield f"label {label} leads to version {version}, which {FILE} does not list"
     last = next((line.labels for line in reversed(journal) if line.labels is not None), None)
-    if last is not None and last != entry.labels:
-        yield f"{labels.FILE} has the labels {_shown(entry.labels)}, the journal {_shown(last)}"
+    if last is not None and last != led:
+        yield f"{FILE} has the labels {_shown(led)}, the journal {_shown(last)}"
 
 
 def _served(
-    live: _Live, answered: dict[str, dict[str, int | None]], loaded: set[int], led: dict[str, int]
+    live: _Live,
+    answered: dict[str, dict[str, int | None]],
+    loaded: set[int],
+    led: dict[str, int],
+    *,
+    chosen: bool,
 ) -> Iterator[str]:
+    """Yield what servers do otherwise. `chosen` is True where a policy of the configuration lets them load other versions too."""
     for server, states in live.items():
         available = {version for version, one in states.items() if one.state == "AVAILABLE"}
         for version in sorted(loaded - available):
             one = states.get(version)
             what = f"{one.state} {one.message}".strip() if one else "unknown there"
             yield f"server {server} does not serve version {version}: {what}"
-        for version in sorted(available - loaded):
+        for version in sorted(available - loaded if not chosen else ()):
             yield f"server {server} serves version {version}, which it should not"
         for label, version in sorted(led.items()):
             if (found := answered[server][label]) != version:

@@ -117,7 +117,7 @@ def test_only_the_modules_that_the_configuration_names_ask_the_environment() -> 
     assert asking == {"flows.config", *re.findall(r"`([a-z_.]+)`", configuration.__doc__)}
 
 
-@pytest.mark.parametrize("arguments", [["nosuch"], ["releases"], ["rollback", "x"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["nosuch"], ["status"], ["rollback", "x"]], ids=" ".join)
 def test_a_command_that_is_not_complete(arguments: list[str]) -> None:
     answer = tfship(*arguments)
     assert answer.code == 2 and answer.err.count("Remedy: ") == 1

@@ -13,19 +13,21 @@ from typing import Any
 import httpx
 import pytest
 
+from tasks import isolate
 from tasks.artifacts.store import Artifact
-from tasks.errors import ChildFailed, EnvironmentFailure, ParityError, PipelineError
+from tasks.errors import ChildFailed, EnvironmentFailure, ParityError, PipelineError, UsageError
 from tasks.label import label
 from tasks.promote import promote
 from tasks.records.release import Event
 from tasks.records.run import Promotion
 from tasks.records.settings import Release
 from tasks.releases import rules
-from tasks.releases.labels import FILE, Configuration
+from tasks.releases.labels import Configuration
 from tasks.releases.publish import Releases
-from tasks.releases.server_config import Entry
+from tasks.releases.server_config import FILE, Entry
 from tasks.releases.status import status
 from tasks.rollback import rollback
+from tasks.serving.clients import model_service
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
 from tests.artifacts.disk import killed_at
@@ -164,15 +166,42 @@ def test_a_canary_is_served_beside_stable_without_a_server_to_tell(
     # Without a label it is stable that moves; what it led to stays loaded, for nobody says when the new one is.
     assert promoted(models[3.0], tmp_path).outcome == "labelled"
     assert entry(tmp_path) == Entry(base_path=str(tmp_path / NAME), versions=(1, 2), labels={"stable": 2, "canary": 2})
-    third = promoted(models[5.0], tmp_path)
-    assert third.labels == {"stable": 3, "canary": 2} and entry(tmp_path).versions == (2, 3)
+    # A server takes nothing of a configuration whose label moves to what it has not loaded: nothing is published either.
+    for change in (
+        lambda: promoted(models[5.0], tmp_path),
+        lambda: rollback(release(tmp_path, reason="a test"), None, serving(), "test"),
+    ):
+        with pytest.raises(UsageError, match="--server HOST:PORT"):
+            change()
+    assert rules.versions(Releases(tmp_path, NAME).names()) == [1, 2] and entry(tmp_path).versions == (1, 2)
     assert [line.event for line in Releases(tmp_path, NAME).journal() if not line.event.is_intent] == [
         Event.PROMOTED,
         Event.PROMOTED,
         Event.LABELLED,
-        Event.PROMOTED,
     ]
     assert not status(release(tmp_path), full=True).disagreements
+
+
+def test_a_server_that_polls_follows_without_being_told(
+    models: Mapping[float, tuple[Made, Artifact]], tmp_path: Path
+) -> None:
+    root = tmp_path / "serving"
+    promoted(models[2.0], root, label="stable")
+    with in_operation(root, tmp_path) as (server, _), Client(server, "/labels/stable") as stable:
+        assert promoted(models[3.0], root, label="canary").labels == {"stable": 1, "canary": 2}
+        address = f"127.0.0.1:{server.grpc_port}"
+
+        def led() -> list[int | None]:
+            return [isolate.call(model_service.version_of, address, NAME, name) for name in ("stable", "canary")]
+
+        wait_until(lambda: led() == [1, 2], SECONDS, "the canary")
+        label(release(root, label="stable"), 2, SECONDS)
+        wait_until(lambda: led() == [2, 2], SECONDS, "stable to move")
+        # A server that is named now, and has all of it, is brought on from where it is.
+        found = promoted(models[5.0], root, servers=[address])
+        assert found.labels == {"stable": 3, "canary": 2} and led() == [3, 2]
+        assert entry(root).versions == (2, 3)
+    assert stable.failed == [] and set(stable.answers) == {2.0, 3.0, 5.0}
 
 
 def test_other_models_and_comments_in_the_configuration_stay_as_they_are(
@@ -235,14 +264,14 @@ def test_what_a_server_does_not_load_under_a_label_is_taken_back_in_the_configur
 
 def test_status_names_what_does_not_agree(models: Mapping[float, tuple[Made, Artifact]], tmp_path: Path) -> None:
     promoted(models[2.0], tmp_path, label="stable")
-    promoted(models[3.0], tmp_path)
+    promoted(models[3.0], tmp_path, label="canary")
     file = tmp_path / FILE
     file.write_text(file.read_text().replace("versions: 2", "versions: 7"))
     (tmp_path / NAME / "5").mkdir()
     found = status(release(tmp_path), full=False).disagreements
     assert len(found) == 3
     assert "models.config lists version 7, which is not on disk" in found
-    assert "label stable leads to version 2, which models.config does not list" in found
+    assert "label canary leads to version 2, which models.config does not list" in found
     assert "version 5 came by hand: nothing is known of it" in found
 
 
@@ -256,8 +285,8 @@ def test_a_killed_change_of_labels_leaves_a_configuration_in_which_every_label_l
         for version in (1, 2):
             (root / NAME / str(version)).mkdir(parents=True)
         (root / FILE).write_text(others)
-        change = lambda: Configuration(root).lead(NAME, {"stable": 2}, let_go={1})  # noqa: E731, B023
-        Configuration(root).lead(NAME, {"stable": 1})
+        change = lambda: Configuration(root).lead(NAME, {"stable": 2})  # noqa: E731, B023
+        Configuration(root).lead(NAME, {"stable": 1}, {2})
         killed = killed_at(moment, change)
         assert entry(root).labels["stable"] in (entry(root).versions or ()), moment
         assert entry(root).labels in ({"stable": 1}, {"stable": 2}) and 'name: "old"' in (root / FILE).read_text(), (

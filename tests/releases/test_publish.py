@@ -14,7 +14,7 @@ from tasks.artifacts import manifest as manifests
 from tasks.artifacts.store import remove_tree
 from tasks.errors import DamagedError, ExitCode, UsageError
 from tasks.records.release import Event, JournalLine
-from tasks.releases import rules
+from tasks.releases import rules, server_config
 from tasks.releases.publish import Releases
 from tests.artifacts.disk import failed_at, killed_at, separate
 
@@ -51,9 +51,10 @@ def digest(source: Path) -> str:
 def promote(releases: Releases, source: Path) -> int:
     """Publish and confirm, as the step does: what a killed promotion of the same model published is confirmed only."""
     files = manifests.entries(source)
-    killed = releases.unconfirmed()
+    served = releases.served() or 0
+    killed = releases.unconfirmed().get(served)
     if killed is not None and killed.digest == manifests.digest_of(files):
-        version = killed.version
+        version = served
     else:
         version = releases.publish(source, files)
     releases.append(
@@ -93,7 +94,7 @@ def confirmation_failed(root: Path, content: str) -> None:
 
 def roll_back(root: Path, to: int | None = None) -> JournalLine:
     with Releases(root / "serving", NAME).open() as releases:
-        return releases.roll_back(releases.earlier(to), "worse than the one before")
+        return releases.finish_rollback(releases.begin_rollback(releases.earlier(to), "worse than the one before"))
 
 
 def journal(root: Path) -> list[JournalLine]:
@@ -125,14 +126,14 @@ def every_moment(root: Path, prepare: Callable[[], object], work: Callable[[], o
 
 
 def is_unconfirmed(root: Path) -> bool:
-    return Releases(root / "serving", NAME).unconfirmed() is not None
+    return bool(Releases(root / "serving", NAME).unconfirmed())
 
 
 def repaired(root: Path) -> list[JournalLine]:
     """The journal after the next one to come has opened the releases; twice is once."""
     for _ in range(2):
         with Releases(root / "serving", NAME).open() as releases:
-            assert rules.unfinished(releases.journal()) == releases.unconfirmed()
+            assert rules.unfinished(releases.journal()) in (None, *releases.unconfirmed().values())
             assert not list((releases.own / "staging").iterdir())
             lines = releases.journal()
     assert lines == journal(root)
@@ -199,6 +200,32 @@ def test_a_withdrawal_that_was_killed_is_finished(root: Path) -> None:
         assert not held(root, "b"), "it was not rolled back"
         ends.add(last.event)
     assert ends == {Event.PROMOTED, Event.ABANDONED, Event.PROMOTING, Event.WITHDRAWN}
+
+
+def test_a_version_that_was_not_confirmed_stays_known_as_such_whatever_comes_after_it(root: Path) -> None:
+    publish(root, "a")
+    with Releases(root / "serving", NAME).open() as releases:
+        releases.publish(model(root, "b"), manifests.entries(model(root, "b")))
+    assert is_unconfirmed(root) and publish(root, "c") == 3
+    releases = Releases(root / "serving", NAME)
+    assert list(releases.unconfirmed()) == [2]
+    assert releases.earlier(None) == 1, "nobody compared the answers of 2"
+    with pytest.raises(UsageError, match="version 2"):
+        releases.earlier(2)
+    roll_back(root)
+    assert served(root) == {1: "a"} and not releases.unconfirmed()
+
+
+def test_a_rollback_that_was_killed_before_its_labels_moved_is_not_made(root: Path) -> None:
+    for content in "ab":
+        publish(root, content)
+    for labels, expected in (({"stable": 2}, Event.ABANDONED), ({"stable": 1}, Event.ROLLED_BACK)):
+        with Releases(root / "serving", NAME).open() as releases:
+            releases.begin_rollback(1, "worse", labels={"stable": 1})
+        text = server_config.changed("", NAME, "/m", [1, 2], labels)
+        (root / "serving" / server_config.FILE).write_text(text)
+        assert repaired(root)[-1].event is expected
+    assert served(root) == {1: "a"}
 
 
 def test_a_version_that_was_published_and_spoiled_before_it_was_confirmed_is_withdrawn(root: Path) -> None:

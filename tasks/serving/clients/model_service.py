@@ -70,15 +70,25 @@ def reload(address: str, text: str, seconds: float) -> None:
 def wait(address: str, name: str, available: Collection[int], unloaded: Collection[int], seconds: float) -> float:
     """Return the seconds after which a server has loaded and unloaded these versions.
 
+    A server that is full, or is started again meanwhile, is asked again.
+
     Raises:
         SmokeRefused: a version ended with an error.
         ChildFailed: not all are so within `seconds`.
-        EnvironmentFailure: there is no answer at all.
+        EnvironmentFailure: there is no answer at the end of these.
     """
+    import grpc
+
     began = time.monotonic()
     with _stubs(address) as (service, _), _answering(address):
         while True:
-            found = _states(service, address, name, _CALL_SECONDS)
+            try:
+                found = _states(service, address, name, _CALL_SECONDS)
+            except grpc.RpcError:
+                if time.monotonic() - began > seconds:
+                    raise
+                time.sleep(_POLL_SECONDS)
+                continue
             missing = [version for version in available if found.get(version, _NONE).state != "AVAILABLE"]
             left = [version for version in unloaded if found.get(version, _NONE).state not in ("", "END")]
             if not missing and not left:
@@ -173,4 +183,6 @@ def _answering(address: str) -> Iterator[None]:
     except grpc.RpcError as error:
         found = f"{error.code().name}: {error.details()}"
         remedy = "start the server, or give the host and gRPC port of the one that runs (--server HOST:PORT)."
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            remedy = "see its log for what keeps it, or raise `--load-timeout`."
         raise EnvironmentFailure(f"server {address}", "an answer over gRPC", found, remedy) from None

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.artifacts.disk import separate
+from tests.artifacts.disk import separate, writable
 from tests.flows.cli.process import Answer, tfship
 
 SCALED = """
@@ -110,7 +110,8 @@ def test_rollback_to_a_version_by_its_number(folder: Path) -> None:
     run(2.0)
     for version in ("2", "3"):  # by hand, without a line in the journal
         shutil.copytree(BASE / "1", BASE / version)
-    separate(BASE / "2" / "saved_model.pb").write_bytes(b"no model")
+    with writable(separate(BASE / "2" / "saved_model.pb")) as path:
+        path.write_bytes(b"no model")
     refused = tfship("rollback", "scaled", "--to", "2", "--reason", "both", "--runtime", "embedded")
     assert refused.code == 3 and "version 2" in refused.err and "Remedy: " in refused.err
     assert versions() == ["1", "2", "3"], "what does not load is not served again"
@@ -146,7 +147,7 @@ def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(fold
         assert answer.document["parity"] and Path(answer.document["report"]).is_file(), "with the proof of its run"
 
     assert tfship("status", "scaled").out.splitlines()[-2:] == [
-        "agreed",
+        "agreed, as far as it can be told without a running server: --server HOST:PORT",
         "next    tfship releases scaled --serving-root .tfship/serving",
     ]
     moved = tfship("label", "scaled", "stable", "2", "--reason", "no complaints")
@@ -171,6 +172,9 @@ def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(fold
         (("label", "scaled", "stable", "9"), "version 9"),
         (("label", "scaled", "beta", "--remove"), "label scaled beta"),
         (("promote", "nosuch", *options), "a run in"),
+        (("promote", ".", *options), "a model"),
+        (("label", "scaled", "stable", "1", "--server", "127.0.0.1:1"), "an answer over gRPC"),
+        (("rollback", "scaled", "--reason", "x", "--runtime", "embedded"), "--server HOST:PORT"),
         (("promote", proven["run_id"], "--server", "nowhere", *options), "HOST:PORT"),
         (("status", "scaled", "--server", "127.0.0.1:1"), "an answer over gRPC"),
     ):

@@ -34,7 +34,7 @@ class Stopped:
     def __init__(self, shell: Callable[..., Shell]) -> None:
         self.shell = shell
         self.home = Path(".tfship").absolute()
-        self.base = self.home / "serving" / "sundaynet"
+        self.root = self.home / "serving"
 
     def saved(self) -> dict[int, int]:
         """Return the inode of each checkpoint of the training, in progress or finished, by global step."""
@@ -50,11 +50,6 @@ class Stopped:
     def smoke_testing(self) -> Callable[[], bool]:
         """Return a condition: a server is about to start with a link to the model."""
         return lambda: bool(list(self.home.glob("store/.staging/smoke_test/*/served-*/*")))
-
-    def promoting(self) -> Callable[[], bool]:
-        """Return a condition: a version is published and not yet confirmed."""
-        before = len(list(self.base.glob("[0-9]*")))
-        return lambda: len(list(self.base.glob("[0-9]*"))) > before
 
     def stop(self, number: signal.Signals, when: Callable[[], bool], *options: str) -> None:
         """Start a run, stop it when that is so, and see what it leaves."""
@@ -75,12 +70,12 @@ class Stopped:
         for manifest in (self.home / "store").glob("[a-z]*/*/manifest.json"):
             store.verify(manifest.parent, full=True)
         models = {manifests.digest_of(manifests.entries(path)) for path in self.home.glob("store/export/*/*/")}
-        for version in self.base.glob("[0-9]*"):
+        for version in self.root.glob("*/[0-9]*"):
             assert manifests.digest_of(manifests.entries(version)) in models, version
 
-    def finish(self) -> dict[str, str]:
+    def finish(self, *options: str) -> dict[str, str]:
         """Run to the end; the states of the steps."""
-        answer = self.shell(*COMMAND, "--json").answer()
+        answer = self.shell(*COMMAND, *options, "--json").answer()
         assert answer.code == 0, answer.err
         return answer.states
 
@@ -107,15 +102,18 @@ def test_a_run_stopped_in_any_step_by_any_signal_goes_on(folder: Path, shell: Ca
     logged = [json.loads(line)["step"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert logged == list(range(10, STEPS + 1, 10)), "each logged step once"
 
-    # Published, and stopped before a server has confirmed it.
+    # Published, and stopped before a server has confirmed it: withdrawn, or whole, and confirmed by the next run.
     for number in IN_PROMOTE:
-        run.stop(number, run.promoting())
-    states = run.finish()
-    assert {path: path.stat().st_ino for path in committed} == committed
-    assert states["smoke_test"] == "cached" and states["promote"] == "built"
-    names = sorted(path.name for path in run.base.glob("[0-9]*"))
-    stopped = len(IN_PROMOTE)
-    assert names == [*(f"{number}.withdrawn" for number in range(1, stopped + 1)), str(stopped + 1)]
+        options = ("--name", f"stopped-by-{number.name}")
+        base = run.root / options[1]
+        run.stop(number, lambda: bool(list(base.glob("[0-9]*"))), *options)  # noqa: B023
+        (left,) = base.glob("[0-9]*")
+        states = run.finish(*options)
+        assert {path: path.stat().st_ino for path in committed} == committed
+        assert states["smoke_test"] == "cached" and states["promote"] == "built"
+        assert sorted(path.name for path in base.glob("[0-9]*")) == (
+            ["1"] if left.name == "1" else ["1.withdrawn", "2"]
+        )
 
 
 def test_a_model_without_steps_that_was_killed_before_its_checkpoint_gets_one(copied: Path) -> None:

@@ -29,7 +29,7 @@ MOMENTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.5)
 
 # What each command finds wrong after its options were read.
 WRONG: dict[str, list[str]] = {
-    **{name: ["nosuch"] for name in ("run", "plan", "inspect", "probe", "releases")},
+    **{name: ["nosuch"] for name in ("run", "plan", "inspect", "probe", "releases", "promote", "status")},
     **{
         name: ["nosuch"]
         for name in ("train", "adopt", "checkpoint", "restore-verify", "freeze", "export", "smoke-test")
@@ -38,6 +38,8 @@ WRONG: dict[str, list[str]] = {
     "verify": ["only-one"],
     "predict": ["nosuch", "--inputs", "x.npz"],
     "rollback": ["nosuch", "--reason", "x"],
+    "label": ["nosuch", "stable", "1"],
+    "diff": ["nosuch", "1", "2"],
     "gc": ["--older-than", "soon"],
     "doctor": ["--config", "nosuch"],
 }
