@@ -163,6 +163,12 @@ def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(fold
         ("scaled", 2, {"stable": 2}, [1, 2])
     ]
 
+    told = tfship("diff", "scaled", "1", "2").out
+    assert "tensors 0 of 1 are the same byte for byte" in told and "factor" in told and "50.00%" in told
+    assert "output  serving_default/y: 3 of 4 values differ, by at most 3" in told
+    assert "nothing differs" in tfship("diff", "scaled", "2", "2").out
+    assert tfship("diff", "scaled", "1", "2", "--json").document["files"]["tensors"][0]["distance"] == 1.0
+
     (BASE / "2").rename(BASE / "2.gone")
     differs = tfship("status", "scaled", "--json")
     assert differs.code == 3
