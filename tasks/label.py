@@ -26,17 +26,19 @@ def label(release: Release, version: int | None, seconds: float) -> JournalLine 
     name = str(release.label)
     configuration = labels.of(release, seconds)
     with Releases(release.serving_root, release.name).open() as releases:
+        releases.require_settled()
         entry = configuration.entry(release.name)
         before = entry.labels if entry else {}
+        last = rules.last_labels(releases.journal())
         if version is None:
-            if name not in before:
+            if name not in before and name not in last:
                 there = ", ".join(sorted(before)) or "no label"
                 raise UsageError(f"label {release.name} {name}", "a label", there, "see `tfship status`.")
             after = {one: to for one, to in before.items() if one != name}
         else:
             releases.folder(version)
             if version in releases.unconfirmed():
-                remedy = "promote the same model again, which confirms it."
+                remedy = "promote its model again; if that is the highest version still, that confirms it."
                 found = "one whose promotion was killed before it was confirmed"
                 raise UsageError(f"label {release.name} {name} {version}", "a confirmed version", found, remedy)
             releases.require_whole(version)
@@ -48,10 +50,9 @@ def label(release: Release, version: int | None, seconds: float) -> JournalLine 
         configuration.lead(release.name, after, others)
         if after:
             configuration.let_go(release.name, rules.labelled(releases.journal()) | {*before.values()})
-        last = next((line.labels for line in reversed(releases.journal()) if line.labels is not None), {})
         if after == before == last:
             return None
-        subject = version if version is not None else before[name]
+        subject = version if version is not None else before.get(name, last.get(name, 0))
         digest = releases.digest(subject) or ""
         return releases.append(
             event=Event.LABELLED, version=subject, digest=digest, labels=after, reason=release.reason

@@ -66,6 +66,7 @@ def promote(
         return Promotion(name=release.name, outcome="skipped", digest=digest), StepState.SKIPPED
     configuration = labels.of(release, serving.load_timeout)
     with Releases(release.serving_root, release.name).open() as releases:
+        releases.require_settled()
         served, unconfirmed = releases.served(), releases.unconfirmed()
         killed = unconfirmed.get(served) if served is not None else None
         if killed is not None and killed.digest != digest:
@@ -77,7 +78,7 @@ def promote(
                 confirmed_by = _confirm(placement, releases, release, checkpoint, run, serving, tolerance)
             elif placement.moves:
                 placement.lead()
-            if placement.moves:
+            if placement.moves or (placement.labels or {}) != rules.last_labels(releases.journal()):
                 releases.append(event=Event.LABELLED, version=served, digest=digest, labels=placement.labels)
                 placement.let_go()
             found = Promotion(
@@ -161,9 +162,8 @@ def _take_back(
         return
     entry = configuration.entry(releases.name)
     if entry is not None and version in entry.labels.values():
-        before = next((line.labels for line in reversed(releases.journal()) if line.labels is not None), {})
         with contextlib.suppress(PipelineError):
-            configuration.lead(releases.name, before)
+            configuration.lead(releases.name, rules.last_labels(releases.journal()))
         entry = configuration.entry(releases.name)
     if configuration.torn or (entry is not None and version in entry.labels.values()):
         return

@@ -37,27 +37,28 @@ def rollback(release: Release, to: int | None, serving: Serving, run_id: str) ->
     with Releases(release.serving_root, release.name).open() as releases:
         entry = configuration.entry(release.name)
         led = entry.labels if entry else {}
-        target = releases.earlier(to, led.get(labels.STABLE))
+        begun = releases.interrupted_rollback()
+        target = begun.version if begun is not None else releases.earlier(to, led.get(labels.STABLE))
         releases.require_whole(target)
-        if not (led or (entry is not None and entry.versions is not None)):
+        if begun is None and not led and (entry is None or entry.versions is None):
             _load(releases, target, serving, run_id)
             line = releases.finish_rollback(releases.begin_rollback(target, release.reason))
             for server in release.servers:
                 gone = sorted(line.retired)
                 isolate.call(model_service.wait, server.grpc, release.name, [target], gone, serving.load_timeout)
             return line
-        current = led.get(labels.STABLE)
+        current = begun.previous if begun is not None else led.get(labels.STABLE)
         numbers = {*rules.versions(releases.names()), *led.values()}
         later = {one for one in numbers if target < one and (current is None or one <= current)}
         moved = {label: target if version in later else version for label, version in led.items()}
         configuration.require_possible(release.name, moved)
-        if not release.servers and moved != led:
+        if not release.servers:
             # A server that reads the file would look for what is retired until it has read it again.
             remedy = "name the servers that read this file: --server HOST:PORT."
-            expected = f"a running server, to see that the labels move to version {target} before the later ones go"
+            expected = f"a running server, to see that it loads version {target} before the later ones go"
             raise UsageError(f"rollback {release.name}", expected, "none", remedy)
         _load(releases, target, serving, run_id)
-        intent = releases.begin_rollback(target, release.reason, current, moved)
+        intent = begun or releases.begin_rollback(target, release.reason, current, moved)
         try:
             configuration.lead(release.name, moved, {target})
         except BaseException:

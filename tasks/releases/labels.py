@@ -113,9 +113,9 @@ class Configuration:
             before = server_config.entry(text, name)
             led = dict(before.labels) if before else {}
             loaded = set(before.versions or ()) if before else set()
-            wanted = {*labels.values(), *versions}
-            both = loaded | wanted | {*led.values()}
-            if not wanted:
+            wanted = {version for label, version in labels.items() if led.get(label) != version} | {*versions}
+            both = loaded | wanted | {*led.values()} | {*labels.values()}
+            if not both:
                 remedy = "give a label to another version first."
                 raise UsageError(f"{self.file}, model {name}", "a version to load", "none", remedy)
             try:
@@ -123,9 +123,10 @@ class Configuration:
                     self._load(name, both, led, wanted)
                 check()
                 self._write_entry(name, both, labels)
+                moved = {label: version for label, version in labels.items() if version in wanted}
                 for server in self.servers:
                     self._tell(server, self._text())
-                    self._require_led(server, name, labels)
+                    self._require_led(server, name, moved)
             except BaseException:
                 self._bring_back(text, before, name, both)
                 raise
@@ -162,7 +163,7 @@ class Configuration:
             kept = {label: version for label, version in answered.items() if version is not None}
             own = server_config.changed(text, name, "", sorted(versions | {*kept.values()}), kept)
             self._tell(server, own)
-            isolate.call(model_service.wait, server, name, sorted({*wanted, *led.values()}), (), self.seconds)
+            isolate.call(model_service.wait, server, name, sorted(wanted), (), self.seconds)
 
     def _bring_back(self, text: str, before: Entry | None, name: str, both: set[int]) -> None:
         """Have the file, but for what others changed in it meanwhile, and the servers as they were, in the same order."""
@@ -170,6 +171,8 @@ class Configuration:
         try:
             if before is None or before.versions is None:
                 self._write(text)
+                for server in self.servers if text else ():
+                    patient._tell(server, text)
                 return
             self._write_entry(name, both, before.labels)
             for server in self.servers:
@@ -177,7 +180,7 @@ class Configuration:
                     label: isolate.call(model_service.version_of, server, name, label) for label in before.labels
                 }
                 if answered != before.labels:
-                    patient._load(name, both, before.labels, ())
+                    patient._load(name, both, before.labels, {*before.labels.values()})
             self._write_entry(name, before.versions, before.labels)
             for server in self.servers:
                 patient._tell(server, self._text())

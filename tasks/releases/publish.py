@@ -25,7 +25,7 @@ from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import remove_tree
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
 from tasks.records.release import Event, JournalLine
-from tasks.releases import rules, server_config
+from tasks.releases import rules
 
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -112,8 +112,8 @@ class Releases:
     def _digests(self, version: int) -> tuple[str, str]:
         """Return the digest of a version on disk, and that of what it computes; empty if it cannot be read."""
         try:
-            files = manifests.entries(self.root / str(version))
-        except (DamagedError, OSError):
+            files = manifests.entries(self.folder(version))
+        except (DamagedError, OSError, UsageError):
             return "", ""
         return manifests.digest_of(files), rules.model_digest(files)
 
@@ -157,6 +157,18 @@ class Releases:
         """
         there = {*rules.versions(self.names())}
         return {version: line for version, line in rules.unconfirmed(self.journal()).items() if version in there}
+
+    def interrupted_rollback(self) -> JournalLine | None:
+        """Return the intent of a rollback of labels that was interrupted: only `rollback` can finish it, with its servers."""
+        intent = rules.unfinished(self.journal())
+        return intent if intent is not None and intent.event is Event.ROLLING_BACK else None
+
+    def require_settled(self) -> None:
+        """Raise UsageError where an interrupted rollback has to be finished before anything else is changed."""
+        if (intent := self.interrupted_rollback()) is not None:
+            remedy = f"finish it: tfship rollback {self.name} --to {intent.version} --reason TEXT --server HOST:PORT."
+            found = f"one to version {intent.version}, of {intent.time}"
+            raise UsageError(f"model {self.name}", "no interrupted rollback", found, remedy)
 
     def withdraw(self, version: int, digest: str, reason: str) -> None:
         """Withdraw a version that could not be confirmed, so that the one before it is the highest again."""
@@ -274,14 +286,8 @@ class Releases:
         if intent is None:
             return
         if intent.event is Event.ROLLING_BACK:
-            # Labels first: no label may lead to what is retired.
-            entry = (
-                None if intent.labels is None else server_config.entry(server_config.text(self.root.parent), self.name)
-            )
-            if intent.labels is None or (entry is not None and entry.labels == intent.labels):
+            if intent.labels is None:  # else servers have to be seen to follow: see `require_settled`
                 self.finish_rollback(intent)
-            else:
-                self.abandon(intent)
         elif intent.event is Event.WITHDRAWING:
             self._finish_withdrawal(intent)
         elif not (self.root / str(intent.version)).exists():
@@ -298,9 +304,8 @@ class Releases:
 
     def finish_rollback(self, intent: JournalLine) -> JournalLine:
         """Retire the versions of an intent, the highest first, so that a version is always served; close it in the journal."""
-        for version in sorted(intent.retired, reverse=True):
-            if (self.root / str(version)).exists():
-                os.rename(self.root / str(version), self.root / f"{version}{rules.RETIRED}")
+        for version in sorted({*intent.retired} & {*rules.versions(self.names())}, reverse=True):
+            os.rename(self.folder(version), self.root / f"{version}{rules.RETIRED}")
         manifests.sync_folder(self.root)
         facts = intent.model_dump(exclude={"time", "event", "by"})
         return self.append(event=Event.ROLLED_BACK, **facts)

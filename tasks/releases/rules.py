@@ -80,7 +80,12 @@ def unconfirmed(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:
 
 def labelled(journal: Iterable[JournalLine]) -> set[int]:
     """Return the versions that labels of ours have led to."""
-    return {version for line in journal for version in (line.labels or {}).values()}
+    return {version for line in journal if not line.event.is_intent for version in (line.labels or {}).values()}
+
+
+def last_labels(journal: Sequence[JournalLine]) -> dict[str, int]:
+    """Return all labels after the last event that changed any."""
+    return next((line.labels for line in reversed(journal) if line.labels is not None and not line.event.is_intent), {})
 
 
 def published(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:

@@ -98,6 +98,8 @@ def _live(release: Release, led: dict[str, int]) -> tuple[_Live, dict[str, dict[
 
 
 def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int], *, full: bool) -> Iterator[str]:
+    if (begun := releases.interrupted_rollback()) is not None:
+        yield f"a rollback to version {begun.version} was interrupted: run it again"
     published = rules.published(journal)
     retired = {version for line in journal if line.event is Event.ROLLED_BACK for version in line.retired}
     last = max((version for version in published if version not in retired), default=None)
@@ -107,7 +109,8 @@ def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int],
         if version not in published:
             intended = any(line.event is Event.PROMOTING and line.version == version for line in journal)
             yield (
-                f"version {version} is published and not confirmed: promote the same model again"
+                f"version {version} is published and was never confirmed"
+                + (": promote the same model again" if version == present[-1] else ", and will not be rolled back to")
                 if intended
                 else f"version {version} came by hand: nothing is known of it"
             )
@@ -124,10 +127,10 @@ def _configured(entry: Entry | None, present: list[int], journal: list[JournalLi
         if version not in present:
             yield f"{FILE} lists version {version}, which is not on disk"
     for label, version in sorted(led.items()):
-        if entry is not None and entry.versions is not None and version not in entry.versions:
-            yield f"label {label} leads to version {version}, which {FILE} does not list"
-    last = next((line.labels for line in reversed(journal) if line.labels is not None), None)
-    if last is not None and last != led:
+        if entry is not None and version not in (present if entry.versions is None else entry.versions):
+            what = "is not on disk" if entry.versions is None else f"{FILE} does not list"
+            yield f"label {label} leads to version {version}, which {what}"
+    if (last := rules.last_labels(journal)) != led:
         yield f"{FILE} has the labels {_shown(led)}, the journal {_shown(last)}"
 
 

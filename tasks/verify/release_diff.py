@@ -65,7 +65,14 @@ class ReleaseDiff(Record):
         """True if nothing that was looked at has changed, and the outputs were looked at."""
         changes = self.files
         same = not (changes.ops or changes.signatures or changes.tensors)
-        return same and bool(self.outputs) and all(row.max_abs == 0 and not row.mismatched for row in self.outputs)
+        return (
+            same
+            and bool(self.outputs)
+            and all(
+                row.passed is not None and row.compared and row.max_abs == 0 and not row.mismatched
+                for row in self.outputs
+            )
+        )
 
 
 def diff(before: Path, after: Path, probe: ProbeSource) -> ReleaseDiff:

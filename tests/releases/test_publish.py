@@ -14,7 +14,7 @@ from tasks.artifacts import manifest as manifests
 from tasks.artifacts.store import remove_tree
 from tasks.errors import DamagedError, ExitCode, UsageError
 from tasks.records.release import Event, JournalLine
-from tasks.releases import rules, server_config
+from tasks.releases import rules
 from tasks.releases.publish import Releases
 from tests.artifacts.disk import failed_at, killed_at, separate
 
@@ -133,7 +133,8 @@ def repaired(root: Path) -> list[JournalLine]:
     """The journal after the next one to come has opened the releases; twice is once."""
     for _ in range(2):
         with Releases(root / "serving", NAME).open() as releases:
-            assert rules.unfinished(releases.journal()) in (None, *releases.unconfirmed().values())
+            kept = (None, *releases.unconfirmed().values(), releases.interrupted_rollback())
+            assert rules.unfinished(releases.journal()) in kept
             assert not list((releases.own / "staging").iterdir())
             lines = releases.journal()
     assert lines == journal(root)
@@ -216,15 +217,18 @@ def test_a_version_that_was_not_confirmed_stays_known_as_such_whatever_comes_aft
     assert served(root) == {1: "a"} and not releases.unconfirmed()
 
 
-def test_a_rollback_that_was_killed_before_its_labels_moved_is_not_made(root: Path) -> None:
+def test_an_interrupted_rollback_of_labels_waits_for_the_next_one(root: Path) -> None:
     for content in "ab":
         publish(root, content)
-    for labels, expected in (({"stable": 2}, Event.ABANDONED), ({"stable": 1}, Event.ROLLED_BACK)):
-        with Releases(root / "serving", NAME).open() as releases:
-            releases.begin_rollback(1, "worse", labels={"stable": 1})
-        text = server_config.changed("", NAME, "/m", [1, 2], labels)
-        (root / "serving" / server_config.FILE).write_text(text)
-        assert repaired(root)[-1].event is expected
+    with Releases(root / "serving", NAME).open() as releases:
+        begun = releases.begin_rollback(1, "worse", labels={"stable": 1})
+    assert repaired(root)[-1] == begun and served(root) == {1: "a", 2: "b"}
+    with Releases(root / "serving", NAME).open() as releases:
+        with pytest.raises(UsageError, match="interrupted rollback"):
+            releases.require_settled()
+        assert releases.interrupted_rollback() == begun
+        releases.finish_rollback(begun)
+        releases.require_settled()
     assert served(root) == {1: "a"}
 
 
@@ -285,6 +289,13 @@ def test_a_version_that_came_by_hand_is_held_too(root: Path) -> None:
     shutil.copytree(model(root, "b by hand"), root / "serving" / NAME / "7")
     roll_back(root)
     assert held(root, "b by hand") and held(root, "b")
+
+
+def test_a_version_by_hand_is_retired_by_whatever_name_reads_as_its_number(root: Path) -> None:
+    publish(root, "a")
+    shutil.copytree(model(root, "b"), root / "serving" / NAME / "0007")
+    assert list(roll_back(root).retired) == [7] and held(root, "b")
+    assert served(root) == {1: "a"} and (root / "serving" / NAME / "7.rolled-back").is_dir()
 
 
 def test_numbers_are_never_reused(root: Path) -> None:
