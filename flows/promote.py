@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -115,7 +116,8 @@ def proven(store: Store, reports: Path, what: str) -> Proven | None:
         digests = {step.digest for step in summary.steps if step.name == "smoke_test"}
         chosen = [test for test in tests if test.digest in digests]
     else:
-        chosen = [test for test in tests if _names(store, what, test)]
+        exports = {one.digest: one.path for one in store.artifacts("export")}
+        chosen = [test for test in tests if _names(what, test, exports)]
     if not chosen:
         return None
     test = chosen[-1]
@@ -127,13 +129,14 @@ def proven(store: Store, reports: Path, what: str) -> Proven | None:
     return Proven(artifacts, name)
 
 
-def _names(store: Store, what: str, test: Artifact) -> bool:
+def _names(what: str, test: Artifact, exports: Mapping[str, Path]) -> bool:
+    """Tell whether `what` names a smoke test or its export; `exports` are the paths of all exports, by digest."""
     exported = test.manifest.inputs.get("exported", "")
     if len(what) >= _FEWEST_DIGITS and (test.digest.startswith(what) or exported.startswith(what)):
         return True
     place = Path(what).absolute()
-    places = [test.path] + [one.path for one in store.artifacts("export") if one.digest == exported]
-    return any(place == one.absolute() or one.absolute() in place.parents for one in places)
+    places = [one.absolute() for one in (test.path, exports.get(exported)) if one is not None]
+    return any(place == one or one in place.parents for one in places)
 
 
 def _made(store: Store, artifact: Artifact, role: str, steps: tuple[str, ...]) -> dict[str, Artifact]:

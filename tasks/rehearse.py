@@ -89,8 +89,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(dir=out, prefix="served-") as folder, ExitStack() as held:
         base = Path(folder)
         base.chmod(0o755)
-        files = [path for path in sorted(place.rglob("*")) if path.is_file()]
-        pairs = [(path, base / str(version) / path.relative_to(place)) for path in files]
+        pairs = Releases(served.parent, served.name).files(version, base)
         held.enter_context(current().store.hashes.brought([*pairs, *model_at(exported, base / "staged")]))
         step = Pinned(checkpoint.path).record().step
         try:

@@ -70,15 +70,12 @@ def rollback(release: Release, to: int | None, serving: Serving, run_id: str) ->
 
 def _load(releases: Releases, version: int, serving: Serving, run_id: str) -> None:
     """Load a version in a server that has no other, and stop it. Raises as `lifecycle.serving`."""
-    place = releases.folder(version)
     runtime = choose.choose(as_fetched(serving), run_id, step="rollback")
     with tempfile.TemporaryDirectory(dir=releases.own / "staging") as folder:
         base = Path(folder)
         base.chmod(0o755)
-        files = [path for path in sorted(place.rglob("*")) if path.is_file()]
-        pairs = [(path, base / str(version) / path.relative_to(place)) for path in files]
         with (
-            NONE.brought(pairs),
+            NONE.brought(releases.files(version, base)),
             lifecycle.serving(runtime, releases.name, base, version, serving.load_timeout),
         ):
             pass

@@ -134,8 +134,8 @@ class Configuration:
     def let_go(self, name: str, versions: Collection[int]) -> None:
         """Unload those of `versions` that no label leads to, now that the change is made.
 
-        Without servers, what a label led to stays loaded, for a server may not have moved its label yet. A server that does not unload one
-        in time does not take the change back: `tfship status` names it.
+        Without servers, what a label led to stays loaded, for a server may not have moved its label yet. A server that does not
+        unload one in time does not take the change back: `tfship status` names it.
 
         Raises:
             EnvironmentFailure: the file cannot be written.
@@ -168,11 +168,13 @@ class Configuration:
     def _bring_back(self, text: str, before: Entry | None, name: str, both: set[int]) -> None:
         """Have the file, but for what others changed in it meanwhile, and the servers as they were, in the same order."""
         patient = Configuration(self.root, self.servers, self.seen_as, max(self.seconds, _BACK_SECONDS))
-        try:
+        self.torn = True  # until it is done, also where it is interrupted
+        with contextlib.suppress(PipelineError):
             if before is None or before.versions is None:
                 self._write(text)
                 for server in self.servers if text else ():
                     patient._tell(server, text)
+                self.torn = False
                 return
             self._write_entry(name, both, before.labels)
             for server in self.servers:
@@ -184,8 +186,7 @@ class Configuration:
             self._write_entry(name, before.versions, before.labels)
             for server in self.servers:
                 patient._tell(server, self._text())
-        except PipelineError:
-            self.torn = True
+            self.torn = False
 
     def require_listed(self, name: str, served: int) -> None:
         """Label the served version `stable` where the file leaves the choice to the servers, who take the highest version.

@@ -98,6 +98,12 @@ class Releases:
         remedy = f"choose one of these: `tfship releases {self.name}` says what they are."
         raise UsageError(f"model {self.name}", f"version {version}", there, remedy)
 
+    def files(self, version: int, base: Path) -> list[tuple[Path, Path]]:
+        """Return the files of a version on disk, each with its path in `base`, a base path for a server. Raises UsageError."""
+        place = self.folder(version)
+        files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+        return [(path, base / str(version) / path.relative_to(place)) for path in files]
+
     def digest(self, version: int) -> str | None:
         """Compute the digest of a version on disk from its bytes; None if it cannot be read."""
         return self._digests(version)[0] or None
