@@ -43,7 +43,6 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
     store, limits = Store(config.store, telemetry.warn), config.training_limits
     run = Run(run_id, store, observer, config.refresh, limits, config.until, cluster=config.cluster)
-    run.measures_noise = not config.tolerance.everywhere
     name = config.model_name
     with running(run), isolate.limits(config.child_limits):
         try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from tasks import isolate
 from tasks.adoption import adopt as adoption
 from tasks.adoption.digests import digests
-from tasks.baseline import noise
 from tasks.forms.detect import detect
 from tasks.records.adoption import ModelFiles, ModelOptions, ProbeSource
 from tasks.records.settings import SessionOptions
@@ -41,8 +40,6 @@ def adopt(
     out: Path,
 ) -> None:
     """Detect, open and flatten the model in `files`, and record its baseline."""
-    if current().measures_noise:
-        noise.warm()
     isolate.call(
         adoption.adopt, detect(files.path, files.step), given, probe, session, code, out, current().store.hashes
     )

@@ -76,7 +76,7 @@ class Restored(Compared):
         return self._read("restore.json", RestoreReport)
 
     def limits(self, declared: Tolerance) -> Limits:
-        """The limits of later comparisons: what is declared, else what the measured noise allows."""
+        """The limits of later comparisons: what is declared, else rounding, or the noise that was measured."""
         report = self.report()
         return Limits.measured_of(declared, report.noise if report else ())
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks import isolate
 from tasks.artifact_views import Converted, Pinned, require_verified
 from tasks.artifacts.store import Artifact
+from tasks.baseline import noise
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ParityError
@@ -55,18 +56,29 @@ def convert(
     """Write the forms `targets`: those of live objects from what `code` builds, or from the Keras file in `files`."""
     require_verified(verified, checkpoint, run)
     origin = _origin(run, files, code) if any(target.of_objects for target in targets) else None
-    reports = [_one(checkpoint, run, to, origin, tolerance, Converted(out)) for to in targets]
+    pin = Pinned(checkpoint.path).record()
+    reports = [_one(checkpoint, pin, run, to, origin, tolerance, Converted(out)) for to in targets]
     rows = tuple(row for report in reports for row in report.rows)
-    report = ParityReport(baseline=reports[0].baseline, rows=rows)
+    report = ParityReport(
+        baseline=reports[0].baseline,
+        rows=rows,
+        notes=tuple(note for report in reports for note in report.notes),
+        noise=next((report.noise for report in reports if report.noise), ()),
+    )
     Converted(out).write_parity(report)
     if report.failures:
         raise ParityError.of(report)
 
 
 def _one(
-    checkpoint: Artifact, run: Artifact, to: Target, origin: Origin | None, tolerance: Tolerance, out: Converted
+    checkpoint: Artifact,
+    pin: PinnedCheckpoint,
+    run: Artifact,
+    to: Target,
+    origin: Origin | None,
+    tolerance: Tolerance,
+    out: Converted,
 ) -> ParityReport:
-    pin = Pinned(checkpoint.path).record()
     if to.of_objects:
         if origin is None:
             return _not_made(to, _no_object(run, to))
@@ -78,7 +90,11 @@ def _one(
     if reason := isolate.call(saver.write, checkpoint.path, checkpoint.path / pin.prefix, names, version, folder):
         folder.rmdir()
         return _not_made(to, reason)
-    return isolate.call(prove, to, folder, pin, run.path, tolerance)
+
+    def compared(limits: Tolerance) -> ParityReport:
+        return isolate.call(prove, to, folder, pin, run.path, limits)
+
+    return noise.decided(compared, tolerance, checkpoint.path, pin, run.path)
 
 
 def _of_object(
@@ -105,9 +121,13 @@ def _of_object(
     if reason:
         folder.rmdir()
         return _not_made(to, reason)
-    if to is Target.KERAS:
-        return isolate.call(prove_archive, out.archive, run.path, pin.step, tolerance)
-    return isolate.call(rebuild.prove_checkpoint, to.value, origin, folder, run.path, pin.step, tolerance)
+
+    def compared(limits: Tolerance) -> ParityReport:
+        if to is Target.KERAS:
+            return isolate.call(prove_archive, out.archive, run.path, pin.step, limits)
+        return isolate.call(rebuild.prove_checkpoint, to.value, origin, folder, run.path, pin.step, limits)
+
+    return noise.decided(compared, tolerance, checkpoint.path, pin, run.path)
 
 
 def _not_made(to: Target, reason: NotMade) -> ParityReport:

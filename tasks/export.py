@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks import isolate
 from tasks.artifact_views import Exported, Pinned, require_verified
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
+from tasks.baseline import noise, reference
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import ParityError
 from tasks.forms import saved_model
@@ -35,12 +35,15 @@ def export(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     isolate.call(
         saved_model.write, checkpoint.path, checkpoint.path / pin.prefix, names, trained.probe_file, folder, hashes
     )
-    reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, tolerance) for form in _LOADERS]
-    rows = [row for one in reports for row in one.rows]
-    notes: tuple[str, ...] = ()
+
+    def prove(limits: Tolerance) -> ParityReport:
+        reports = [isolate.call(reference.prove, form, folder, run.path, pin.step, limits) for form in _LOADERS]
+        return ParityReport(baseline=reports[0].baseline, rows=tuple(row for one in reports for row in one.rows))
+
+    report = noise.decided(prove, tolerance, checkpoint.path, pin, run.path)
     if (adopted := trained.adopted()) and adopted.form is Form.SAVED_MODEL:
-        notes = ("saved_model: already a SavedModel: written again, from its graph and its values",)
-    report = ParityReport(baseline=reports[0].baseline, rows=tuple(rows), notes=notes)
+        note = "saved_model: already a SavedModel: written again, from its graph and its values"
+        report = report.model_copy(update={"notes": (*report.notes, note)})
     exported.write_parity(report)
     if not report.passed:
         raise ParityError.of(report)

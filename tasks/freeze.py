@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks import isolate
 from tasks.artifact_views import Frozen, Pinned, require_verified
 from tasks.artifacts.store import Artifact
-from tasks.baseline import reference
+from tasks.baseline import noise, reference
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import ParityError
 from tasks.forms import frozen_graph
@@ -35,10 +35,14 @@ def freeze(checkpoint: Artifact, verified: Artifact, run: Artifact, tolerance: T
     if not_made:
         report = ParityReport(rows=(ParityRow.not_made(CandidateForm.FROZEN_GRAPH, not_made),))
     else:
-        report = isolate.call(reference.prove, CandidateForm.FROZEN_GRAPH, out, run.path, pin.step, tolerance)
+
+        def prove(limits: Tolerance) -> ParityReport:
+            return isolate.call(reference.prove, CandidateForm.FROZEN_GRAPH, out, run.path, pin.step, limits)
+
+        report = noise.decided(prove, tolerance, checkpoint.path, pin, run.path)
         if (adopted := trained.adopted()) and adopted.form is Form.GRAPH_DEF and not names.needed:
             note = "frozen_graph: already frozen: written again, with the same constants"
-            report = report.model_copy(update={"notes": (note,)})
+            report = report.model_copy(update={"notes": (*report.notes, note)})
     Frozen(out).write_parity(report)
     if not_made is None and not report.passed:
         raise ParityError.of(report)

@@ -16,10 +16,11 @@ from tasks.artifact_views import Exported, Pinned, Smoked, model_files
 from tasks.artifacts.hashes import Fields
 from tasks.artifacts.manifest import digest_of
 from tasks.artifacts.store import Artifact
+from tasks.baseline import noise
 from tasks.baseline.reference import Reference
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import DamagedError, HeldError, ParityError, PipelineError, Refusal, SmokeRefused
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.parity import Limits, ParityReport, Tolerance
 from tasks.records.release import Event
 from tasks.records.run import Promotion, StepState
 from tasks.records.serving import Endpoint, SmokeReport
@@ -59,6 +60,8 @@ def promote(
         HeldError: this model was rolled back; the run's `promotion` says so too.
     """
     report = require_blessing(exported, blessed, checkpoint, run, release)
+    if report.parity.noise:
+        tolerance = Limits.measured_of(tolerance, report.parity.noise)
     files = model_files(exported)
     digest, model = digest_of(files), rules.model_digest(files)
     impure = TrainingRun(run.path).names().impure
@@ -254,21 +257,24 @@ def _confirm(
     In the servers that run over the serving root, if any are named, else in one that is started over it.
     """
     *_, production = setups(serving)
-    version, step = placement.version, Pinned(checkpoint.path).record().step
+    version, pin = placement.version, Pinned(checkpoint.path).record()
 
     def ask(endpoint: Endpoint, pinned: bool) -> None:
-        report = isolate.call(
-            answers,
-            endpoint,
-            release.name,
-            version,
-            run.path,
-            step,
-            production.serving,
-            tolerance,
-            production.largest,
-            pinned=pinned,
-        )
+        def compared(limits: Tolerance) -> ParityReport:
+            return isolate.call(
+                answers,
+                endpoint,
+                release.name,
+                version,
+                run.path,
+                pin.step,
+                production.serving,
+                limits,
+                production.largest,
+                pinned=pinned,
+            )
+
+        report = noise.decided(compared, tolerance, checkpoint.path, pin, run.path)
         if not report.passed:
             raise ParityError.of(report)
 

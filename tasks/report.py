@@ -27,7 +27,7 @@ from tasks.presentation.facts import FileFact, ReportFacts
 from tasks.presentation.samples import sample
 from tasks.records.checkpoint import RestoreReport
 from tasks.records.forms import CandidateForm
-from tasks.records.parity import ParityReport, ParityRow, Tolerance
+from tasks.records.parity import Limits, ParityReport, ParityRow, Tolerance
 from tasks.records.rehearsal import Rehearsal
 from tasks.records.run import ParitySummary, QualitySummary, RunSummary, SmokeSummary, StepState
 from tasks.records.serving import RuntimeIdentity, ServerVerdict, SmokeReport
@@ -103,6 +103,8 @@ def reproduction(run: Run, error: BaseException | None, folder: Path, tolerance:
         return None
     if "restore_verify" in run.artifacts:
         tolerance = Restored(run.artifacts["restore_verify"].path).limits(tolerance)
+    if error.report.noise:
+        tolerance = Limits.measured_of(tolerance, error.report.noise)
     trained, pin = TrainingRun(first.path), Pinned(run.artifacts["checkpoint"].path).record()
     pinned, names, baseline = run.artifacts["checkpoint"].path, trained.names(), trained.baseline(pin.step)
     keys = {one.key: one.key for one in baseline.variables} | {one.name: one.key for one in baseline.variables}

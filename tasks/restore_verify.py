@@ -18,16 +18,12 @@ from tasks.artifacts.store import Artifact
 from tasks.baseline import noise
 from tasks.baseline import reference as proof
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import ChildFailed, CoverageError, EnvironmentFailure, ParityError
+from tasks.errors import CoverageError, EnvironmentFailure, ParityError
 from tasks.forms import checkpoint_files, saver
 from tasks.graphs import graph as graphs
 from tasks.graphs import variables as graph_variables
 from tasks.graphs.protos import MetaGraphDef
-from tasks.isolate import Settings
 from tasks.isolate.hide import hide
-from tasks.parity import predictor
-from tasks.parity.predictor import SessionPredictor
-from tasks.parity.transient_errors import failure, transient
 from tasks.quality import evaluate as evaluations
 from tasks.quality.probe_sensitivity import probe_worth
 from tasks.records.checkpoint import PinnedCheckpoint, RestoreReport
@@ -36,9 +32,8 @@ from tasks.records.settings import LabelledData
 from tasks.records.signature import GraphNames
 from tasks.step import Facts, current, step
 from tasks.tensors import tensor_file
-from tasks.tensors.tensor_file import Tensors
 
-VERSION = 5
+VERSION = 6
 _WORTH_SECONDS = 3.0  # a large model's probe is tried on its largest variables only
 _MOST_ITEM_BYTES = 8
 _NONE = LabelledData()
@@ -63,41 +58,18 @@ def restore_verify(
     """Restore, compare with the baseline, take one more training step in memory, and evaluate on labelled data."""
     pin = Pinned(checkpoint.path).record()
     with tempfile.TemporaryDirectory(dir=out, prefix="moved-") as moved, ExitStack() as held:
-        scratch = held.enter_context(tempfile.TemporaryDirectory(prefix="tfship-noise-"))
         paths = [entry.path for entry in checkpoint.manifest.files]
         pairs = [(checkpoint.path / path, Path(moved) / path) for path in paths]
         held.enter_context(current().store.hashes.brought(pairs))
-        recorded = TrainingRun(run.path).baseline(pin.step).environment
-        ways, files, notes = list[noise.Way](), list[Path](), tuple[str, ...]()
-        if not tolerance.everywhere:
-            ways = list(noise.ways(recorded))
-            # Threads and oneDNN are chosen once in a process; a session of its own is enough for Grappler, to which the
-            # values are passed on, unless that takes several times a large tensor.
-            large = any(fact.size * _MOST_ITEM_BYTES > tensor_file.LARGE for fact in pin.tensors)
-            apart = [way for way in ways if way.settings != Settings() or (large and way is not ways[0])]
-            ways = [way for way in ways if way not in apart]
-            files, notes = noise.apart(answer, (Path(moved), pin.prefix, run.path), apart, Path(scratch))
-        arguments = (Path(moved), pin, run.path, [run.path, checkpoint.path], tolerance, labelled)
-        try:
-            report = isolate.call(verify, *arguments, ways, files)
-        except ChildFailed as failed:
-            if not ways:
-                raise
-            report = isolate.call(verify, *arguments, ways[:1], files)
-            notes = (*notes, *(noise.unmeasured(way, failed.found) for way in ways[1:]))
-    parity = report.parity.model_copy(update={"notes": (*report.parity.notes, *notes)})
-    report = report.model_copy(update={"parity": parity})
+
+        def compared(limits: Tolerance) -> RestoreReport:
+            originals = [run.path, checkpoint.path]
+            return isolate.call(verify, Path(moved), pin, run.path, originals, limits, labelled)
+
+        report = noise.decided(compared, tolerance, Path(moved), pin, run.path)
     Restored(out).write(report)
     if not report.parity.passed:
         raise ParityError.of(report.parity)
-
-
-def answer(moved: Path, prefix: str, run: Path, way: noise.Way, file: Path) -> None:
-    """In a child: restore, and leave the answers to the probe."""
-    trained = TrainingRun(run)
-    names, probe = trained.names(), tensor_file.read_tensors(trained.probe_file)
-    with predictor.rewriting(way.rewriting), saver.restored(moved, moved / prefix, names, way.options) as opened:
-        tensor_file.write_tensors(file, noise.answers(opened, names.signatures, probe))
 
 
 def verify(
@@ -107,21 +79,20 @@ def verify(
     originals: list[Path],
     tolerance: Tolerance,
     labelled: LabelledData,
-    ways: list[noise.Way],
-    asked: list[Path],
 ) -> RestoreReport:
     """In a child: restore, and make every check of a restored checkpoint.
 
-    The noise of its answers is measured in these ways, of which the first is the baseline's, and those whose answers were
-    `asked` for before; without ways it is not.
+    Where no noise was measured, floats may differ by rounding, and what that is of each output is in the report.
     """
     reference = proof.Reference.read(run, pin.step)
+    limits = tolerance
+    if not isinstance(limits, Limits):
+        limits = Limits.measured_of(tolerance, noise.spread([reference.outputs]))
     trained = TrainingRun(run)
     batch = tensor_file.read_tensors(trained.batch_file) if trained.batch_file.exists() else None
     signatures = reference.names.signatures
     rows = evaluations.labelled(labelled.file, signatures, labelled.label) if labelled.file else None
     recorded = _hyperparameters(reference.meta)
-    elsewhere = [tensor_file.read_tensors(file) for file in asked]
     hidden = hide(originals)
     names, prefix = reference.names, moved / pin.prefix
     meta = saver.meta_graph(checkpoint_files.meta_file(prefix))
@@ -131,13 +102,9 @@ def verify(
     variables = [variable for variable in reference.baseline.variables if variable.name in restored]
     with saver.restored(moved, prefix, names, reference.session) as opened:
         constants = list(graphs.Graph(meta.graph_def).constants(_outputs(names), names.assets))
-        measured = _noise(opened, moved, reference, ways, elsewhere)
-        limits = Limits.measured_of(tolerance, measured.noise)
         parity = proof.judge(opened, moved, reference, variables, constants, limits)
         structure = proof.structure_rows(opened.form, meta.graph_def, signatures, reference, constants)
-        parity = parity.model_copy(
-            update={"rows": (*parity.rows, *structure), "notes": (*parity.notes, *measured.notes)}
-        )
+        parity = parity.model_copy(update={"rows": (*parity.rows, *structure)})
         if not hidden:
             parity = parity.model_copy(update={"notes": (*parity.notes, NOT_HIDDEN)})
         worth = evaluation = None
@@ -166,41 +133,10 @@ def verify(
         global_step=global_step,
         train_op=names.train_op,
         one_more_step=one_more,
-        noise=measured.noise,
+        noise=limits.measured,
         worth=worth,
         evaluation=evaluation,
     )
-
-
-def _noise(
-    opened: SessionPredictor, moved: Path, reference: proof.Reference, ways: list[noise.Way], elsewhere: list[Tensors]
-) -> noise.Measured:
-    """Measure the noise of a restored model; none if it does not answer, for `judge` says why.
-
-    Raises:
-        EnvironmentFailure: as `noise.measure`.
-    """
-    signatures = reference.names.signatures
-    found, notes = list[Tensors](), list[str]()
-    for way in ways:
-        try:
-            if way is ways[0]:
-                found.append(noise.answers(opened, signatures, reference.probe))
-            else:
-                with (
-                    predictor.rewriting(way.rewriting),
-                    saver.copied(opened, moved, reference.names, way.options) as again,
-                ):
-                    found.append(noise.answers(again, signatures, reference.probe))
-        except (EnvironmentFailure, MemoryError, OSError):
-            raise
-        except Exception as error:
-            if transient(error):
-                raise failure(error, "the restored model") from None
-            notes.append(noise.unmeasured(way, (str(error) or type(error).__name__).splitlines()[0][:300]))
-            if way is ways[0]:
-                return noise.Measured(notes=tuple(notes))
-    return noise.Measured(noise=tuple(noise.spread([*found, *elsewhere])) if found else (), notes=tuple(notes))
 
 
 def _hyperparameters(meta: MetaGraphDef) -> list[bytes]:

@@ -18,6 +18,7 @@ from tasks.artifact_views import Exported, Frozen, Pinned, Smoked, model_at
 from tasks.artifacts.hashes import hash_file
 from tasks.artifacts.manifest import damaged
 from tasks.artifacts.store import Artifact
+from tasks.baseline import noise
 from tasks.baseline.reference import Reference
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import (
@@ -33,7 +34,8 @@ from tasks.errors import (
 )
 from tasks.forms import warmup_requests
 from tasks.forms.warmup_requests import WarmupFound
-from tasks.records.parity import ParityReport, Tolerance
+from tasks.records.checkpoint import PinnedCheckpoint
+from tasks.records.parity import Limits, ParityReport, Tolerance
 from tasks.records.serving import Cause, Endpoint, Round, SmokeReport
 from tasks.records.settings import FILE_FLAGS, Serving
 from tasks.serving.checks import examine as server_checks
@@ -48,7 +50,7 @@ from tasks.serving.runtimes.protocol import ServingRuntime
 from tasks.step import Facts, current, progress, step
 
 P = ParamSpec("P")
-VERSION = 7
+VERSION = 8
 _SERVED_AS, _SERVED_VERSION = "model", 1
 _CAUSES: dict[type[PipelineError], Cause] = {  # of refusals before a server is started
     ParityError: Cause.VALUE_DIFFERS,
@@ -125,7 +127,8 @@ def _test(
     # The values are loaded twice at least, for no load tells what the other does: by TensorFlow Serving's loader in a child
     # (`check_files`), whose variables can be read and compared byte for byte, and by the server, whose answers are what
     # clients get. A server that batches is started a second time without, so that a difference can be attributed.
-    training_step = Pinned(checkpoint.path).record().step
+    pin, limits = Pinned(checkpoint.path).record(), tolerance
+    training_step = pin.step
     model, smoked = Exported(exported.path).model, Smoked(out)
     on_disk = _checked(out, exported, model, check_files, model, run.path, training_step)
     _require_proven(frozen)
@@ -147,12 +150,20 @@ def _test(
             runtime = choose.choose(setup.serving, current().run_id, model_config=entry.text if entry else None)
             try:
                 with _attributed(runtime):
-                    found, one = _round(runtime, setup, Path(base), run.path, training_step, tolerance, warmup)
+                    found, one = _round(runtime, setup, Path(base), run.path, pin, checkpoint.path, limits, warmup)
             finally:
                 smoked.log(number).write_text(runtime.logs())
             rounds.append(one)
+            if found.parity.noise:  # measured, and not again in the next round
+                limits = Limits.measured_of(tolerance, found.parity.noise)
             last = structure.rows if len(rounds) == len(planned) else ()
-            parity = parity.model_copy(update={"rows": (*parity.rows, *setup.named(found.parity.rows), *last)})
+            parity = parity.model_copy(
+                update={
+                    "rows": (*parity.rows, *setup.named(found.parity.rows), *last),
+                    "notes": (*parity.notes, *found.parity.notes),
+                    "noise": parity.noise or found.parity.noise,
+                }
+            )
             left = _not_sent(found, run.path)
             sound = parity.passed and all(check.passed for check in one.checks) and not left
             report = SmokeReport(
@@ -249,7 +260,8 @@ def _round(
     setup: Setup,
     base: Path,
     run: Path,
-    training_step: int,
+    pin: PinnedCheckpoint,
+    checkpoint: Path,
     tolerance: Tolerance,
     warmup: WarmupFound,
 ) -> tuple[Findings, Round]:
@@ -259,7 +271,11 @@ def _round(
     with served as (endpoint, load_seconds):
         with lifecycle.examining(runtime):
             clients = latency.clients_for(serving.flags, runtime.cpus)
-            found = isolate.call(examine, endpoint, run, training_step, serving, tolerance, setup.largest, clients)
+
+            def examined(limits: Tolerance) -> Findings:
+                return isolate.call(examine, endpoint, run, pin.step, serving, limits, setup.largest, clients)
+
+            found = noise.decided(examined, tolerance, checkpoint, pin, run)
         log = runtime.logs()
     one = Round(
         setup=setup.name or "as configured",

@@ -76,9 +76,9 @@ class Run:
 
     `refresh` holds names of steps to build anew, or `all`. `training` limits the training child; other children are held
     to `isolate.limits`. `until` is the step after which the run ends. A `planner` is called instead of the steps, and
-    nothing is built. `cluster` holds the workers that train together. `measures_noise` is False where every tolerance is
-    declared. `artifacts` holds the committed artifact of each step, refused ones too; `failures` holds the errors of the
-    others, by step. `stopped` is the interruption that is ending the run: an error of a step is then its consequence.
+    nothing is built. `cluster` holds the workers that train together. `artifacts` holds the committed artifact of each
+    step, refused ones too; `failures` holds the errors of the others, by step. `stopped` is the interruption that is ending
+    the run: an error of a step is then its consequence.
     """
 
     run_id: str
@@ -89,7 +89,6 @@ class Run:
     until: str | None = None
     planner: Callable[[Recipe, bool], Artifact] | None = None
     cluster: Cluster = field(default_factory=Cluster)
-    measures_noise: bool = True
     outcomes: list[StepOutcome] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     failures: list[tuple[str, PipelineError]] = field(default_factory=list)

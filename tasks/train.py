@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tasks import isolate
 from tasks.adoption.digests import digests
-from tasks.baseline import noise
 from tasks.errors import ChildFailed
 from tasks.forms.detect import detect
 from tasks.records.adoption import ModelOptions, ProbeSource
@@ -56,8 +55,6 @@ def train(
 
     `given` and `probe` apply to that checkpoint as to a source model that is adopted.
     """
-    if current().measures_noise:
-        noise.warm()
     _in_child(source, training, given, probe, out)
 
 

@@ -1,7 +1,8 @@
 """Noise: how far a model's own answers to the probe lie apart where a server may compute them in another way.
 
 A server rewrites the graph with Grappler, cuts or joins batches, takes as many threads as it likes, and uses oneDNN or not.
-The source is asked in each of these ways, in children, since TensorFlow reads some of them once in a process.
+The source is asked in each of these ways, in children, since TensorFlow reads some of them once in a process: only where a
+form's answers are further from the baseline than rounding, for nothing else asks for it (`decided`).
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from tasks import isolate
 from tasks.baseline import record as baselines
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, PipelineError
+from tasks.forms import saver
 from tasks.isolate import Settings
 from tasks.parity import compare, predictor
 from tasks.parity.predictor import Predictor
 from tasks.records.base import Record
 from tasks.records.baseline import Environment
-from tasks.records.parity import CEILING, FIXED, Noise
+from tasks.records.checkpoint import PinnedCheckpoint
+from tasks.records.parity import CEILING, FIXED, Limits, Noise, ParityReport, Tolerance
 from tasks.records.settings import SessionOptions
 from tasks.records.signature import OutputRef, Signature
 from tasks.tensors import tensor_file
@@ -62,19 +66,65 @@ def ways(recorded: Environment) -> tuple[Way, ...]:
             f"Grappler on, one thread, oneDNN {'off' if recorded.onednn else 'on'}",
             True,
             one,
-            other_onednn(recorded.onednn),
+            # TensorFlow reads this when it is imported: in a fork server of its own.
+            Settings(environment=((predictor.ONEDNN, str(int(not recorded.onednn))),)),
         ),
     )
 
 
-def warm() -> None:
-    """Start the fork server that `measure` will need besides the usual one, for it takes seconds to import TensorFlow."""
-    isolate.warm(other_onednn(predictor.onednn()))
+class HasParity(Protocol):
+    """What holds a comparison with the baseline."""
+
+    @property
+    def parity(self) -> ParityReport:
+        """The comparison."""
+        ...
+
+    def model_copy(self, *, update: dict[str, Any]) -> Any:
+        """Return a copy with other fields."""
+        ...
 
 
-def other_onednn(onednn: bool) -> Settings:
-    """Return the settings of the fork server with the other choice of oneDNN, which TensorFlow reads when it is imported."""
-    return Settings(environment=((predictor.ONEDNN, str(int(not onednn))),))
+R = TypeVar("R", bound=ParityReport | HasParity)
+
+
+def decided(
+    ask: Callable[[Tolerance], R], tolerance: Tolerance, checkpoint: Path, pin: PinnedCheckpoint, run: Path
+) -> R:
+    """Compare within `tolerance`; measure the source's noise, and compare again, where it may decide or explain a difference.
+
+    `ask(limits)` compares a form with the baseline of the training run `run`, of which `pin` is the checkpoint that lies in the
+    folder `checkpoint`. The noise that was measured, and what hindered it, are in the report.
+
+    Raises:
+        EnvironmentFailure, PipelineError: as `measure`, and what `ask` raises.
+    """
+    found = ask(tolerance)
+    if all(row.could_be_noise is None for row in _parity(found).rows):
+        return found
+    recorded = TrainingRun(run).baseline(pin.step).environment
+    measured = measure(restored_answers, (checkpoint, pin.prefix, run), recorded)
+    found = ask(Limits.measured_of(tolerance, measured.noise))
+    report = _parity(found)
+    changes: dict[str, Any] = {"noise": measured.noise, "notes": (*report.notes, *measured.notes)}
+    if not isinstance(found, ParityReport):
+        changes = {"parity": report.model_copy(update=changes)}
+    return cast(R, found.model_copy(update=changes))
+
+
+def _parity(found: ParityReport | HasParity) -> ParityReport:
+    return found if isinstance(found, ParityReport) else found.parity
+
+
+def restored_answers(checkpoint: Path, prefix: str, run: Path, way: Way, file: Path) -> None:
+    """In a child: restore a pinned checkpoint in this way, and leave its answers to the probe."""
+    trained = TrainingRun(run)
+    names, probe = trained.names(), tensor_file.read_tensors(trained.probe_file)
+    with (
+        predictor.rewriting(way.rewriting),
+        saver.restored(checkpoint, checkpoint / prefix, names, way.options) as opened,
+    ):
+        tensor_file.write_tensors(file, answers(opened, names.signatures, probe))
 
 
 def measure(ask: Callable[..., Any], arguments: Sequence[Any], recorded: Environment) -> Measured:
@@ -88,38 +138,20 @@ def measure(ask: Callable[..., Any], arguments: Sequence[Any], recorded: Environ
     """
     first, *others = ways(recorded)
     with tempfile.TemporaryDirectory(prefix="tfship-noise-") as scratch:
-        file = Path(scratch) / "first.tensors"
+        file = Path(scratch) / "answers.tensors"
         isolate.call_with(ask, (*arguments, first, file), settings=first.settings)
-        files, notes = apart(ask, arguments, others, Path(scratch))
-        found = [tensor_file.read_tensors(one) for one in (file, *files)]
-    return Measured(noise=tuple(spread(found)), notes=notes)
-
-
-def apart(
-    ask: Callable[..., Any], arguments: Sequence[Any], others: Iterable[Way], scratch: Path
-) -> tuple[list[Path], tuple[str, ...]]:
-    """Ask a model in other ways than the baseline's, each in a child, as `measure` does; return the files of answers.
-
-    A way in which it could not be asked has a note instead. Raises as `measure`.
-    """
-    files, notes = [], []
-    # One after the other: each holds the model in memory.
-    for number, way in enumerate(others):
-        file = scratch / f"{number}.tensors"
-        try:
-            isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
-        except EnvironmentFailure:
-            raise
-        except PipelineError as error:
-            notes.append(unmeasured(way, error.found))
-        else:
-            files.append(file)
-    return files, tuple(notes)
-
-
-def unmeasured(way: Way, why: str) -> str:
-    """Return the note on a way in which a model could not be asked."""
-    return f"noise was not measured with {way.words}: {why}"
+        found, notes = [tensor_file.read_tensors(file)], []
+        # One after the other: each holds the model in memory.
+        for way in others:
+            try:
+                isolate.call_with(ask, (*arguments, way, file), settings=way.settings)
+            except EnvironmentFailure:
+                raise
+            except PipelineError as error:
+                notes.append(f"noise was not measured with {way.words}: {error.found}")
+            else:
+                found.append(tensor_file.read_tensors(file))
+    return Measured(noise=tuple(spread(found)), notes=tuple(notes))
 
 
 def answers(live: Predictor, signatures: Sequence[Signature], probe: Tensors) -> Tensors:

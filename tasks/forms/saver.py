@@ -233,29 +233,6 @@ def restored(folder: Path, prefix: Path, names: GraphNames, options: SessionOpti
         yield SessionPredictor(CandidateForm.CHECKPOINT, session, names.signatures, readers)
 
 
-@contextmanager
-def copied(
-    opened: SessionPredictor, folder: Path, names: GraphNames, options: SessionOptions
-) -> Iterator[SessionPredictor]:
-    """Open a second session on the graph of `restored`, with the values of the first, which are not read from the file again.
-
-    Raises:
-        CoverageError: a variable has no initialiser by which it can be given a value.
-    """
-    graph = opened.session.graph
-    initializers = {variable.op.name: variable.initializer for variable in graph.get_collection("variables")}
-    with predictors.session(graph, options) as session:
-        if missing := sorted(opened.named.keys() - initializers.keys()):
-            remedy = "keep it in the collection `variables`."
-            raise CoverageError(f"variable {missing[0]}", "an initialiser", "none", remedy)
-        for batch in opened.batches():
-            values = opened.session.run({name: opened.named[name] for name in batch})
-            feeds = {initializers[name].inputs[1]: value for name, value in values.items()}
-            session.run([initializers[name] for name in batch], feeds)
-        fill_tables(session, names.table_init, names.assets, folder / "assets")
-        yield SessionPredictor(opened.form, session, names.signatures, opened.named)
-
-
 def write(folder: Path, prefix: Path, names: GraphNames, version: str, out: Path) -> NotMade | None:
     """Write the checkpoint `prefix` again in another version, V1 or V2, with a `.meta` of its own, or return why not.
 

@@ -278,11 +278,13 @@ def compare(
         distance = np.where(differs, _absolute(expected, got), -1.0) if numbers else differs.astype(float)
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(distance)), expected.shape))
         worst_difference = Difference(index=index, expected=_shown(expected[index]), got=_shown(got[index]))
-    noise = limit = None
+    noise = limit = could_be_noise = None
     if limits is not None and limits.size:
         place = worst_difference.index if worst_difference else _nearest(expected, got, limits)
         limit = float(limits[place])
         noise = float(_allowed(expected, *bounds.noise)[place]) if bounds.noise else None
+        if mismatched and bounds.ceiling:
+            could_be_noise = not _outside(expected, got, _allowed(expected, *bounds.ceiling)).any()
     return ParityRow(
         candidate=candidate,
         signature=signature,
@@ -294,6 +296,7 @@ def compare(
         mismatched=mismatched,
         noise=noise,
         limit=limit,
+        could_be_noise=could_be_noise,
         # An empty tensor holds nothing to look at: it is not called passed.
         passed=None if expected.size == 0 else mismatched == 0,
         note="empty" if expected.size == 0 else "",

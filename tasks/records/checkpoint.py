@@ -26,7 +26,7 @@ class RestoreReport(Record):
     """The result of a restore in a fresh process, from a moved copy.
 
     `hidden` is True if the original was out of the process's reach; `one_more_step` is `passed`, or says why one more
-    training step was not tried. `noise` is how far the model's own answers lie apart, by output. `worth` is the sensitivity
+    training step was not tried. `noise` says of each float output how far it may always be rounded, or what was measured. `worth` is the sensitivity
     of the probe, None where the outputs differ; `evaluation` is the quality on labelled data, if there are any.
     """
 

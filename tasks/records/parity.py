@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,11 +38,15 @@ CEILING = 1e-3
 
 
 class Limit(Record):
-    """The limit |a-b| <= absolute + relative*|a| of one output, a the expected value; `noise` is what was measured of it."""
+    """The limit |a-b| <= absolute + relative*|a| of one output, a the expected value; `noise` is what was measured of it.
+
+    Where nothing was measured or declared, `ceiling` is the most that a noise could allow, absolute and relative.
+    """
 
     absolute: Columns
     relative: Columns
     noise: tuple[Columns, Columns] | None = None
+    ceiling: tuple[Columns, Columns] | None = None
 
     @property
     def smallest(self) -> Limit:
@@ -71,13 +74,14 @@ class Noise(Record):
         """Return the limit that follows from the noise; see `MULTIPLE`, `ROUNDINGS` and `CEILING`."""
         least = self.rounding * (ROUNDINGS if self.rounding < FIXED else 2)
         most = max(CEILING, least)
+        ceiling = tuple(max(most * scale, FIXED) for scale in self.scale), (most,) * len(self.relative)
         absolute = (
-            min(max(MULTIPLE * noise, least * scale), max(most * scale, FIXED))
-            for noise, scale in zip(self.absolute, self.scale, strict=True)
+            min(max(MULTIPLE * noise, least * scale), top)
+            for noise, scale, top in zip(self.absolute, self.scale, ceiling[0], strict=True)
         )
         relative = (min(max(MULTIPLE * noise, least), most) for noise in self.relative)
-        noise = (self.absolute, self.relative) if self.ways > 1 else None
-        return Limit(absolute=tuple(absolute), relative=tuple(relative), noise=noise)
+        seen = {"noise": (self.absolute, self.relative)} if self.ways > 1 else {"ceiling": ceiling}
+        return Limit(absolute=tuple(absolute), relative=tuple(relative), **seen)
 
 
 class Tolerance(Record):
@@ -122,15 +126,6 @@ class Limits(Tolerance):
         found = (one.limit for one in self.measured if (one.signature, one.output) == (signature, output))
         return self.declared(signature, output) or next(found, None) or super().of(signature, output)
 
-    @property
-    def ceiling(self) -> Limits:
-        """Return the limits that no noise can exceed."""
-        wildest = (
-            one.model_copy(update={part: (math.inf,) * len(one.scale) for part in ("absolute", "relative")})
-            for one in self.measured
-        )
-        return self.model_copy(update={"measured": tuple(wildest)})
-
     @classmethod
     def measured_of(cls, declared: Tolerance, noise: Iterable[Noise]) -> Limits:
         """Return the limits of a model with this noise."""
@@ -158,6 +153,7 @@ class ParityRow(Record):
     `passed` is None for a comparison that was not made: `note` says why, and nothing counts it as passed.
     `output` names an output, a variable or an asset; `signature` is empty for values. `limit` is what a float could differ by
     at the place that comes nearest to it, `noise` what the model's own answers differ by there, if that was measured.
+    `could_be_noise` is set where floats differ and noise was not measured: True if it could allow the difference.
     """
 
     candidate: str
@@ -170,6 +166,7 @@ class ParityRow(Record):
     mismatched: int = 0
     noise: float | None = None
     limit: float | None = None
+    could_be_noise: bool | None = None
     passed: bool | None
     note: str = ""
     worst: Difference | None = None
@@ -192,11 +189,12 @@ class ParityRow(Record):
 
 
 class ParityReport(Record):
-    """All rows of one form against the baseline; `notes` are remarks for the reader."""
+    """All rows of one form against the baseline; `notes` are remarks for the reader, `noise` what the limits follow from."""
 
     baseline: str = LIVE_SESSION
     rows: tuple[ParityRow, ...]
     notes: tuple[str, ...] = ()
+    noise: tuple[Noise, ...] = ()
 
     @property
     def passed(self) -> bool:

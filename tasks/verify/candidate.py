@@ -42,8 +42,7 @@ class Answered(Record):
 
     `signatures` are those that were asked, `values` are the values with which its outputs are computed, `unstable` the
     outputs that differ between two calls, `random` the operations that may be the reason. `environment` is that of its answers,
-    `rounding` the least that may be allowed for each. `undecided` is True if noise, which was not measured, could allow a
-    difference.
+    `rounding` the least that may be allowed for each.
     """
 
     path: str
@@ -59,7 +58,6 @@ class Answered(Record):
     environment: Environment | None = None
     rounding: tuple[Noise, ...] = ()
     rows: tuple[ParityRow, ...] = ()
-    undecided: bool = False
 
 
 def candidate(
@@ -75,8 +73,7 @@ def candidate(
             wrong = list(_input_rows(one.name, pair, rows))
             found += wrong
             comparable += [] if wrong else [pair]
-        compared, undecided = _outputs(one.name, brought.live, comparable, rows, answers, limits)
-        found += compared
+        found += _outputs(one.name, brought.live, comparable, rows, answers, limits)
         found += [
             _failed(one.name, signature.key, name, "this signature", "none")
             for signature in only_first
@@ -96,7 +93,6 @@ def candidate(
             applied=applied,
             signatures=asked(brought),
             rows=tuple(found),
-            undecided=undecided,
         )
 
 
@@ -153,7 +149,7 @@ class _Paired:
 
 def _outputs(
     name: str, live: Predictor, pairs: Sequence[Pair], rows: Tensors, answers: Tensors, limits: Limits
-) -> tuple[list[ParityRow], bool]:
+) -> list[ParityRow]:
     asked, again = _Paired(name, live, pairs), _Paired(name, live, pairs)
     signatures = [pair.baseline for pair in pairs]
     first, second = (compare.outputs(one, signatures, rows, answers, _TEST, limits) for one in (asked, again))
@@ -173,14 +169,7 @@ def _outputs(
             return row.model_copy(update={"note": "bit for bit" if same else "within the tolerance"})
         return row
 
-    def could_be_noise(row: ParityRow) -> bool:
-        output = OutputRef(row.signature, row.output)
-        if row.passed is not False or row.limit is None or limits.declared(*output) is not None:
-            return False
-        sides = answers[str(output)], (again.answers | asked.answers)[str(output)]
-        return compare.compare(name, *output, _TEST, *sides, limits.ceiling.of(*output)).passed is True
-
-    return [noted(row) for row in found.values()], any(could_be_noise(row) for row in found.values())
+    return [noted(row) for row in found.values()]
 
 
 def _input_rows(name: str, pair: Pair, rows: Tensors) -> Iterable[ParityRow]:

@@ -124,7 +124,7 @@ def _compared(
     others: list[Answered] = []
     for one in subjects[1:]:
         found = isolate.call(candidate, one, first.signatures, first.values, limits, folder)
-        if found.undecided and not measured:
+        if not measured and any(row.could_be_noise for row in found.rows):
             assert first.environment is not None
             noise_of = noise.measure(answer, (subjects[0], folder), first.environment)
             limits, measured = Limits.measured_of(tolerance, noise_of.noise), True

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import isolate
-from tasks.artifact_views import Restored
+from tasks.artifact_views import Pinned, Restored
 from tasks.baseline import noise
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EnvironmentFailure, ParityError, UnsupportedGraph
 from tasks.parity import compare
-from tasks.records.parity import CEILING, FIXED, MULTIPLE, Limit, Limits, Noise, ParityTest, Tolerance
-from tasks.tensors.tensor_file import write_tensors
+from tasks.records.parity import CEILING, FIXED, MULTIPLE, Limit, Limits, Noise, ParityReport, ParityTest, Tolerance
+from tasks.tensors.tensor_file import read_tensors, write_tensors
 from tests.adoption.pipeline import Shipyard, require_shipped
 from tests.makers import cancelling, weight_faults
 from tests.makers.chain import Chain
@@ -142,20 +142,27 @@ def test_what_is_declared_goes_before_what_was_measured() -> None:
 
 
 def test_every_float_output_is_measured_in_every_way(chain: Chain) -> None:
-    report = Restored(chain.verified.path).report()
-    assert report is not None
+    found = weight_faults.noise_of(chain.pinned.path, chain.trained.path)
     floats = {"serving_default/logits", "serving_default/probabilities", "classify/scores"}
-    assert {f"{one.signature}/{one.output}" for one in report.noise} == floats
-    assert {one.ways for one in report.noise} == {3}
-    assert not [note for note in report.parity.notes if "noise" in note]
-    assert any(max(one.absolute) > 0 for one in report.noise), "another way of computing moves a bit"
+    assert {f"{one.signature}/{one.output}" for one in found.noise} == floats
+    assert {one.ways for one in found.noise} == {3}
+    assert not found.notes
+    assert any(max(one.absolute) > 0 for one in found.noise), "another way of computing moves a bit"
+
+
+def test_a_checkpoint_that_answers_as_the_baseline_is_not_measured(chain: Chain) -> None:
+    report = Restored(chain.verified.path).report()
+    assert report is not None and report.noise and {one.ways for one in report.noise} == {1}
+    assert not report.parity.noise
 
 
 def test_every_weight_fault_is_noticed_as_before_and_smaller_ones_too(chain: Chain) -> None:
-    found = isolate.call(weight_faults.noticed, chain.verified.path, chain.pinned.path, chain.trained.path)
+    noise_of = weight_faults.noise_of(chain.pinned.path, chain.trained.path).noise
+    found = isolate.call(weight_faults.noticed, noise_of, chain.pinned.path, chain.trained.path)
     assert sum(one.fixed for one in found) > 20
-    assert not [one for one in found if one.lost]
-    assert sum(one.measured for one in found) > sum(one.fixed for one in found)
+    # Below a thousandth of itself, a weight's fault is as small as the noise: which limit is tighter depends on the processor.
+    assert not [one for one in found if one.lost and one.part >= 1e-3]
+    assert sum(one.measured for one in found) >= sum(one.fixed for one in found)
 
 
 def test_a_network_whose_large_terms_cancel_is_good_by_what_is_measured_and_was_refused(yard: Shipyard) -> None:
@@ -171,10 +178,45 @@ def test_a_network_whose_large_terms_cancel_is_good_by_what_is_measured_and_was_
 
 def test_the_ceiling_is_what_no_noise_exceeds() -> None:
     first = np.array([[1e3, 1.0], [2e3, -2.0]], np.float32)
-    limits = Limits.measured_of(Tolerance(), [one(first)])
-    most, wild = limits.ceiling.of("s", "y"), one(first, first + np.float32(1e6)).limit
-    assert most.absolute == wild.absolute == (CEILING * 1.5e3, CEILING * 1.5)
-    assert most.relative == (CEILING, CEILING)
+    ceiling, wild = one(first).limit.ceiling, one(first, first + np.float32(1e6)).limit
+    assert ceiling == ((CEILING * 1.5e3, CEILING * 1.5), (CEILING, CEILING))
+    assert ceiling[0] == wild.absolute and wild.ceiling is None
+    assert ceiling[1] == one(first, first * np.float32(1e3)).limit.relative
+
+
+@pytest.mark.parametrize(("moved", "could_be"), [(1e-7, None), (1e-4, True), (1e-2, False)])
+def test_a_difference_could_be_noise_up_to_the_ceiling(moved: float, could_be: bool | None) -> None:
+    first = np.array([[1.0, 100.0]], np.float32)
+    got = first * np.array([[1.0 + moved, 1.0]], np.float32)
+    row = compare.compare("form", "s", "y", ParityTest.SERVED, first, got, one(first).limit)
+    assert row.could_be_noise is could_be and row.passed is (could_be is None)
+    row = compare.compare("form", "s", "y", ParityTest.SERVED, first, got, one(first, first).limit)
+    assert row.could_be_noise is None, "it was measured"
+
+
+def test_only_a_difference_that_noise_may_decide_or_explain_is_measured(chain: Chain) -> None:
+    """A form is asked once where rounding is enough, and again within the measured limits where it is not."""
+    pin, asked = Pinned(chain.pinned.path).record(), list[Tolerance]()
+    baseline = read_tensors(TrainingRun(chain.trained.path).outputs_file(pin.step))
+    output, expected = "logits", baseline["serving_default/logits"]
+    noise_of = weight_faults.noise_of(chain.pinned.path, chain.trained.path).noise
+    rounding = Restored(chain.verified.path).limits(Tolerance())
+
+    def form(moved: float) -> Any:
+        def ask(limits: Tolerance) -> ParityReport:
+            asked.append(limits)
+            bounds = limits.of("serving_default", output)
+            got = (expected * np.float32(1 + moved)).astype(np.float32)
+            args = ("form", "serving_default", output, ParityTest.SERVED, expected, got, bounds)
+            return ParityReport(rows=(compare.compare(*args),))
+
+        asked.clear()
+        return noise.decided(ask, rounding, chain.pinned.path, pin, chain.trained.path)
+
+    assert form(1e-7).passed and asked == [rounding]
+    refused = form(0.5)
+    assert not refused.passed and refused.rows[0].noise is not None, "and its noise is said"
+    assert asked == [rounding, Limits.measured_of(Tolerance(), noise_of)] and refused.noise == noise_of
 
 
 def unusable(way: noise.Way, file: Path) -> None:

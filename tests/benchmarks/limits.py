@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks import isolate
-from tasks.artifact_views import Restored
-from tasks.records.parity import FIXED
+from tasks.records.parity import FIXED, Noise
 from tests.makers import cancelling, weight_faults
 
 CORPUS = {
@@ -44,10 +43,9 @@ def run(name: str, source: list[str], folder: Path) -> Mapping[str, Any]:
     return document
 
 
-def limits(name: str, document: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield a line for each float output of a run."""
-    report = Restored(artifact(document, "restore_verify")).report()
-    for one in report.noise if report else ():
+def limits(name: str, document: Mapping[str, Any], measured: Sequence[Noise]) -> Iterator[list[str]]:
+    """Yield a line for each float output of a run, whose model has this noise."""
+    for one in measured:
         scale = max(one.scale)
         at = one.scale.index(scale)
         noise, limit = (
@@ -84,12 +82,11 @@ def main() -> None:
         models |= {key: [f"{corpus}/{path}", *given] for key, (path, *given) in CORPUS.items() if corpus}
         for key, source in models.items():
             document = run(key, source, folder)
-            for line in limits(key, document):
+            places = [artifact(document, *steps) for steps in (("checkpoint",), ("train", "adopt"))]
+            noise = weight_faults.noise_of(*places).noise
+            for line in limits(key, document, noise):
                 measured.add_row(*line)
-            places = (
-                artifact(document, *steps) for steps in (("restore_verify",), ("checkpoint",), ("train", "adopt"))
-            )
-            for one in isolate.call(weight_faults.noticed, *places):
+            for one in isolate.call(weight_faults.noticed, noise, *places):
                 found = (one.planted, one.fixed, one.measured, one.lost)
                 counts[one.kind] = [a + b for a, b in zip(counts.get(one.kind, (0,) * 4), found, strict=True)]
     faults = Table("weight fault", "planted", "by fixed limits", "by measured", "by fixed only", box=None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.artifact_views import Pinned, Restored
+from tasks.artifact_views import Pinned
+from tasks.baseline import noise
 from tasks.baseline.reference import Reference
+from tasks.baseline.training_run import TrainingRun
 from tasks.forms import saver
 from tasks.parity import compare
 from tasks.records.base import Record
-from tasks.records.parity import ParityTest, Tolerance
+from tasks.records.parity import Limits, Noise, ParityTest, Tolerance
 
 CHANGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Parts of itself that a weight loses; 1 leaves a zero."""
@@ -20,22 +23,33 @@ _VARIABLES = 12
 
 
 class Noticed(Record):
-    """Faults of one kind: how many outputs show it beyond the fixed limits, beyond the measured ones, and only the former."""
+    """Faults of one kind: how many outputs show it beyond the fixed limits, beyond the measured ones, and only the former.
+
+    `part` is the part of itself that a weight loses.
+    """
 
     kind: str
+    part: float
     planted: int
     fixed: int
     measured: int
     lost: int
 
 
-def noticed(verified: Path, pinned: Path, run: Path) -> list[Noticed]:
-    """Plant every fault in a restored checkpoint, and ask it the probe."""
+def noise_of(pinned: Path, run: Path) -> noise.Measured:
+    """Measure the noise of a pinned checkpoint of a training run."""
+    pin = Pinned(pinned).record()
+    recorded = TrainingRun(run).baseline(pin.step).environment
+    return noise.measure(noise.restored_answers, (pinned, pin.prefix, run), recorded)
+
+
+def noticed(measured: Sequence[Noise], pinned: Path, run: Path) -> list[Noticed]:
+    """Plant every fault in a restored checkpoint with this noise, and ask it the probe."""
     import tensorflow as tf
 
     pin = Pinned(pinned).record()
     reference = Reference.read(run, pin.step)
-    limits = [Tolerance(), Restored(verified).limits(Tolerance())]
+    limits = [Tolerance(), Limits.measured_of(Tolerance(), measured)]
     names = reference.names
     rows = []
     with saver.restored(pinned, pinned / pin.prefix, names, reference.session) as opened:
@@ -65,5 +79,5 @@ def noticed(verified: Path, pinned: Path, run: Path) -> list[Noticed]:
                 kind = f"{'all weights' if whole else 'the largest weight'} less {part:g} of itself"
                 fixed, measured = (sum(one[side] for one in seen) for side in (0, 1))
                 lost = sum(one[0] and not one[1] for one in seen)
-                rows.append(Noticed(kind=kind, planted=len(seen), fixed=fixed, measured=measured, lost=lost))
+                rows.append(Noticed(kind=kind, part=part, planted=len(seen), fixed=fixed, measured=measured, lost=lost))
     return rows
