@@ -8,23 +8,9 @@ import sys
 
 import typer
 
-from flows.cli import (
-    diff,
-    doctor,
-    gc,
-    init,
-    inspect,
-    plan,
-    predict,
-    probe,
-    promote,
-    releases,
-    run,
-    serve,
-    steps,
-    termination,
-    verify,
-)
+from flows.cli import doctor, gc, init, plan, run, steps, termination
+from flows.cli.models import inspect, predict, probe, verify
+from flows.cli.serving import diff, promote, serve, versions
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
 from tasks.presentation.terminal import say
 
@@ -40,7 +26,7 @@ plan.register(app)
 init.register(app)
 steps.register(app)
 promote.register(app)
-releases.register(app)
+versions.register(app)
 diff.register(app)
 serve.register(app)
 inspect.register(app)

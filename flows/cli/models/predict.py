@@ -41,7 +41,7 @@ def predict(
     An npz holds arrays by output name, `signature/output` where there are several signatures. dtypes that numpy does
     not have, such as bfloat16, are written as float32.
     """
-    from flows.cli.json_tensors import jsonable
+    from flows.cli.models.json_tensors import jsonable
     from tasks import isolate
     from tasks.forms.detect import detect
     from tasks.tensors import tensor_file

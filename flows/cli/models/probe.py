@@ -32,7 +32,7 @@ def probe(
     are tf.Examples. They come from a SavedModel's warmup requests, or are drawn by what the graph says of its inputs. The
     model is opened and not called.
     """
-    from flows.cli.json_tensors import jsonable
+    from flows.cli.models.json_tensors import jsonable
     from tasks import isolate
     from tasks.adoption import adopt as adoption
     from tasks.forms.detect import detect
@@ -67,6 +67,6 @@ def probe(
 
 
 def _values(feature: list[int | float | bytes]) -> list[Any]:
-    from flows.cli.json_tensors import text
+    from flows.cli.models.json_tensors import text
 
     return [text(item) if isinstance(item, bytes) else item for item in feature]

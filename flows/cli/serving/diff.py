@@ -8,7 +8,7 @@ import typer
 
 from flows.cli import termination
 from flows.cli.options import Options, command, require_files
-from flows.cli.releases import settings_of, where
+from flows.cli.serving.versions import settings_of, where
 from tasks.presentation.terminal import cell, console, say
 from tasks.records.signature import OutputRef
 from tasks.releases.publish import Releases
