@@ -130,11 +130,12 @@ def _wait(server: BoundProcess, url: str) -> None:
     import httpx
 
     deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and server.returncode() is None:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=2.0, trust_env=False).status_code == 200:
-                return
-        time.sleep(0.1)
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        while time.monotonic() < deadline and server.returncode() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(f"{url}/health").status_code == 200:
+                    return
+            time.sleep(0.1)
     raise EnvironmentFailure(
         "the Prefect server of this run",
         f"an answer within {_START_SECONDS:g} s",

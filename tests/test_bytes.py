@@ -15,14 +15,14 @@ from tests.makers import large_model
 from tests.makers.large_model import LARGEST, MIB, SIZE
 
 OPTIONS = {"given": {"inputs": ["x"], "outputs": ["y"]}, "tolerance": {}}
-# Who reads the values, and how often: the digest of the source, its copy, its session (adopt); the restored session, and
-# one with the other choice of oneDNN (restore_verify); the values that are frozen, and the frozen graph; both loaders of
+# Who reads the values, and how often: the digest of the source, its copy, its session (adopt); the restored session
+# (restore_verify); the values that are frozen, and the frozen graph; both loaders of
 # the SavedModel (export); its values as loaded, and the server (smoke_test); the hash of every file of the run, this and the
 # frozen graph among them, and the server that confirms (promote).
 READ = {
     "adopt": 3,
     "checkpoint": 0,
-    "restore_verify": 2,
+    "restore_verify": 1,
     "freeze": 2,
     "export": 2,
     "smoke_test": 2,

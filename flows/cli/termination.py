@@ -10,12 +10,14 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _REMEDY = "run again to go on from here."
+_SOON = 0.02
 _shown = False  # True once this command's document is printed
 _waits = True  # False: skip the exit handlers of libraries
 
@@ -40,7 +42,7 @@ def begin() -> None:
 
 def clean_up_first() -> None:
     """Raise signals as KeyboardInterrupt or Terminated from now on, because work may be in progress."""
-    _answer(signal.SIGINT, signal.default_int_handler)
+    _answer(signal.SIGINT, _interrupt)
     _answer(signal.SIGTERM, _terminate)
 
 
@@ -122,7 +124,29 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if not _postponed(number, frame):
+        signal.default_int_handler(number, frame)
+
+
+def _postponed(number: int, frame: FrameType | None) -> bool:
+    """Send the signal again later, if it comes during an import.
+
+    An exception that is raised there may be lost: the compiler of Python itself drops it, and modules catch it.
+    """
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    later = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
+    return True
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
+    if _postponed(number, frame):
+        return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     raise Terminated
 

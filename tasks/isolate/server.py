@@ -37,8 +37,8 @@ PRELOADED = (
 IMPORT = "import"
 """The first word of a message with modules to import, before the next call."""
 _MESSAGE_BYTES = 1 << 16
-UNUSED = "sklearn"
-"""What Keras imports where it is installed, for wrappers that no model needs; it takes a fifth of TensorFlow's import."""
+UNUSED = ("sklearn", "matplotlib")
+"""What Keras imports where it is installed, for wrappers and pictures that no model needs: a third of TensorFlow's import."""
 
 
 def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) -> NoReturn:
@@ -48,10 +48,11 @@ def main(control_fd: int, life_fd: int, scratch: str, modules: Sequence[str]) ->
     temporary folders, each named by its child's pid.
     """
     die_with(life_fd)
-    sys.modules[UNUSED] = None  # type: ignore[assignment]  # an import of it fails
+    sys.modules |= dict.fromkeys(UNUSED)  # type: ignore[arg-type]  # an import of one fails
     for module in (*PRELOADED, *modules):
         __import__(module)
-    del sys.modules[UNUSED]
+    for module in UNUSED:
+        del sys.modules[module]
     gc.freeze()  # a child's collector would write to, and so copy, every page that holds a loaded object
     control = socket.socket(fileno=control_fd)
     wake_read, wake_write = os.pipe()

@@ -23,6 +23,7 @@ from tasks.parity import compare
 from tasks.records.rehearsal import Phase, Switch
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method
+from tasks.serving.clients import plain_http
 from tasks.serving.clients.admission import admitted
 from tasks.serving.clients.grpc import AnsweredError, GrpcPredictor, reaching, status
 from tasks.serving.clients.rest import IN_JSON, example, jsonable
@@ -160,7 +161,6 @@ def _calls(
     turned_away: Callable[[], None],
 ) -> Iterator[Callable[[], None]]:
     """Yield calls that send the request over gRPC and, if JSON can carry it, over REST, and again while the server is full."""
-    import httpx
 
     send = getattr(over_grpc.service, call)
 
@@ -171,7 +171,7 @@ def _calls(
     if (document := _document(call, request)) is None:
         return
     body = json.dumps({"signature_name": request.model_spec.signature_name or "serving_default", **document})
-    client = httpx.Client(timeout=seconds, trust_env=False)
+    client = plain_http.client(seconds)
     url = f"{endpoint.rest}/v1/models/{name}:{call.lower()}"
 
     def over_http() -> None:

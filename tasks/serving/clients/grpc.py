@@ -18,6 +18,7 @@ from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
 from tasks.records.serving import Cause, Endpoint
 from tasks.records.signature import Method, Signature
+from tasks.serving.clients import plain_http
 from tasks.serving.clients.admission import admitted, is_full
 from tasks.serving.protos import ExamplesRequest, ModelRequest, PredictRequest
 from tasks.tensors.tensor_file import Array, Tensors, as_array
@@ -257,7 +258,8 @@ def status(endpoint: Endpoint, name: str, seconds: float) -> dict[int, tuple[str
     import httpx
 
     try:
-        answer = httpx.get(f"{endpoint.rest}/v1/models/{name}", timeout=seconds, trust_env=False)
+        with plain_http.client(seconds) as client:
+            answer = client.get(f"{endpoint.rest}/v1/models/{name}")
         return {
             int(entry["version"]): (str(entry["state"]), str(entry["status"].get("error_message", "")))
             for entry in answer.json()["model_version_status"]

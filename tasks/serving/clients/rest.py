@@ -19,6 +19,7 @@ from tasks.records.baseline import TensorFact
 from tasks.records.forms import CandidateForm
 from tasks.records.serving import Endpoint
 from tasks.records.signature import Method, Signature, TensorSpec
+from tasks.serving.clients import plain_http
 from tasks.serving.clients.admission import admitted, is_full
 from tasks.serving.clients.grpc import AnsweredError, NotCarriedError, classified, reaching, regressed
 from tasks.tensors.tensor_file import Array, Tensors, numpy_dtype
@@ -55,12 +56,10 @@ class RestPredictor:
         by_row: bool = False,
         version: int | str | None = None,
     ) -> None:
-        import httpx
-
         self.form = CandidateForm.SERVED_REST_ROWS if by_row else CandidateForm.SERVED_REST
         path = "" if version is None else f"/versions/{version}" if isinstance(version, int) else f"/labels/{version}"
         self.model = f"{endpoint.rest}/v1/models/{name}{path}"
-        self.client = httpx.Client(timeout=seconds, trust_env=False)
+        self.client = plain_http.client(seconds)
         self.signatures = signatures
         self.by_row = by_row
         self.turned_away = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import typer.main
 
+import flows.cli
 from flows.cli.app import app
 from flows.train_to_serve import summaries
 from tasks.records.run import RunSummary
@@ -127,6 +129,34 @@ def test_a_signal_in_the_first_moments_ends_it_in_one_line(shell: Callable[..., 
         process.send(number)
         assert_stopped(process.answer(60.0), number)
         process.assert_nothing_left()
+
+
+SWALLOWS = """
+import contextlib, os, signal
+with contextlib.suppress(BaseException):
+    os.kill(os.getpid(), signal.{name})
+    sum(range(1000))
+"""
+STOPPED = """
+import time
+from flows.cli import termination
+termination.begin()
+termination.clean_up_first()
+try:
+    import swallows
+    time.sleep(60)
+except BaseException as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("name", "raised"), [("SIGTERM", "Terminated"), ("SIGINT", "KeyboardInterrupt")])
+def test_a_signal_during_an_import_that_swallows_it_is_raised_after_it(folder: Path, name: str, raised: str) -> None:
+    (folder / "swallows.py").write_text(SWALLOWS.format(name=name))
+    search = os.pathsep.join([str(folder), str(Path(flows.cli.__file__).parents[2])])
+    environment = os.environ | {"PYTHONPATH": search}
+    said = subprocess.run([sys.executable, "-c", STOPPED], env=environment, capture_output=True, text=True, timeout=50)
+    assert (said.stdout.strip(), said.stderr) == (raised, "")
 
 
 def test_a_signal_in_the_first_moment_of_python_m(shell: Callable[..., Shell]) -> None:
