@@ -26,7 +26,8 @@ from tasks.records.base import Record
 from tasks.records.cluster import Cluster
 from tasks.records.forms import Target
 from tasks.records.parity import Tolerance
-from tasks.records.settings import LabelledData, Release, RunningServer, Selection, Serving, Training
+from tasks.records.release import Rule
+from tasks.records.settings import LabelledData, Policy, Release, RunningServer, Selection, Serving, Training
 from tasks.training import cluster as clusters
 from tasks.user_code import source as sources
 from tasks.user_code.source import ModelSource
@@ -76,7 +77,8 @@ class ReleaseSettings(Record):
     """Settings of promotion; see `tasks.records.settings.Release`."""
 
     promote: bool = True
-    allow_stand_in: bool = True
+    policy: Policy = Policy()
+    waive: tuple[Rule, ...] = ()
     force: bool = False
     reason: str = ""
     label: str | None = None

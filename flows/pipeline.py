@@ -53,4 +53,4 @@ def pipeline(config: PipelineConfig, run: Run) -> None:
     serving, served = config.servings[0], config.serving_root / config.model_name
     if config.rehearsal.wanted:
         rehearse(exported, blessed, pinned, trained, serving, served, config.rehearsal.window)
-    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, serving, limits)
+    run.promotion = promote(exported, blessed, pinned, trained, config.promotion, serving, limits, config.evaluate)

@@ -11,6 +11,7 @@
     │   ├── UnsafeGraph                   what would run touches files, runs Python, or is a Lambda
     │   ├── UnsupportedGraph              an op or a kernel that this TensorFlow does not have
     │   ├── SmokeRefused                  a server refused the model, or gave other answers
+    │   ├── PolicyRefused                 a promotion breaks a rule of `release.policy`
     │   └── HeldError                     this digest was rolled back
     ├── DamagedError             exit 3   bytes are not what their manifest says; never kept as a verdict
     └── EnvironmentFailure       exit 4   something outside is missing, full or forbidden; never kept
@@ -31,6 +32,7 @@ from pydantic import TypeAdapter
 from tasks.records.adoption import OpsFound, Proposal
 from tasks.records.coverage import Coverage
 from tasks.records.parity import ParityReport
+from tasks.records.release import Rule
 from tasks.records.serving import Cause
 from tasks.records.signature import OutputRef
 
@@ -242,6 +244,12 @@ class UnsupportedGraph(Refusal):
 
 class SmokeRefused(Refusal):
     """A server refused the model or answered a request that it must refuse; `cause` and `log` say more."""
+
+
+class PolicyRefused(Refusal):
+    """A promotion breaks these rules of `release.policy`."""
+
+    rules: tuple[Rule, ...] = ()
 
 
 class HeldError(Refusal):

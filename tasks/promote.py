@@ -14,18 +14,27 @@ from pathlib import Path
 from tasks import isolate
 from tasks.artifact_views import Exported, Pinned, Smoked, model_files
 from tasks.artifacts.hashes import Fields
-from tasks.artifacts.manifest import digest_of
+from tasks.artifacts.manifest import FileEntry, digest_of
 from tasks.artifacts.store import Artifact
 from tasks.baseline import noise
 from tasks.baseline.reference import Reference
 from tasks.baseline.training_run import TrainingRun
-from tasks.errors import DamagedError, HeldError, ParityError, PipelineError, Refusal, SmokeRefused
+from tasks.errors import (
+    DamagedError,
+    HeldError,
+    ParityError,
+    PipelineError,
+    PolicyRefused,
+    Refusal,
+    SmokeRefused,
+    UsageError,
+)
 from tasks.records.parity import Limits, ParityReport, Tolerance
-from tasks.records.release import Event
+from tasks.records.release import Event, Rule
 from tasks.records.run import Promotion, StepState
 from tasks.records.serving import Endpoint, SmokeReport
-from tasks.records.settings import Release, Serving
-from tasks.releases import labels, rules
+from tasks.records.settings import LabelledData, Release, Serving
+from tasks.releases import labels, policy, rules
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
 from tasks.serving.checks.requests import compare_answers, known_requests
@@ -35,6 +44,8 @@ from tasks.serving.clients.grpc import GrpcPredictor
 from tasks.serving.clients.rest import RestPredictor
 from tasks.serving.runtimes import choose
 from tasks.step import action, current
+
+_NO_ROWS = LabelledData()
 
 
 @action
@@ -46,13 +57,15 @@ def promote(
     release: Release,
     serving: Serving,
     tolerance: Tolerance,
+    labelled: LabelledData = _NO_ROWS,
 ) -> tuple[Promotion, StepState]:
-    """Publish `exported`, for which `blessed` is the smoke test.
+    """Publish `exported`, for which `blessed` is the smoke test; `labelled` are the rows of a rule on quality.
 
     Raises:
+        PolicyRefused: it breaks rules of `release.policy` that are not waived.
         DamagedError: the model's files have changed since the smoke test.
-        SmokeRefused: the smoke test is of another model, did not pass, or ran in the stand-in where that is not allowed; or
-            a server did not load the new version, which is then withdrawn.
+        SmokeRefused: the smoke test is of another model, or did not pass; or a server did not load the new version, which is
+            then withdrawn.
         ParityError: a server answered the probe differently; the new version is withdrawn.
         ChildFailed: a server did not load it in time, which is then withdrawn, or ended.
         UsageError: `models.config` is not a configuration, or a label is to move and no server is named to see it.
@@ -102,6 +115,7 @@ def promote(
             raise
         if served is not None and served not in rules.published(releases.journal()):
             releases.require_saved_model(served)
+        waived = _require_allowed(exported, report, files, releases, configuration, release, labelled)
         _read_again([exported, blessed, checkpoint, run])
         if killed is not None:
             version, served = killed.version, killed.previous
@@ -132,6 +146,7 @@ def promote(
             impure=impure,
             reason=release.reason,
             labels=placement.labels,
+            waived=waived,
         )
         placement.let_go()
         promotion = Promotion(
@@ -143,8 +158,59 @@ def promote(
             digest=digest,
             confirmed_by=confirmed_by,
             labels=placement.labels,
+            waived=waived,
         )
         return promotion, StepState.BUILT
+
+
+def _require_allowed(
+    exported: Artifact,
+    smoke: SmokeReport,
+    files: tuple[FileEntry, ...],
+    releases: Releases,
+    configuration: labels.Configuration,
+    release: Release,
+    labelled: LabelledData,
+) -> dict[Rule, str]:
+    """Return what the waived rules of the policy found.
+
+    The version that clients are answered by is that of the label which moves, of `stable`, or the highest.
+
+    Raises:
+        PolicyRefused: another rule is broken.
+        UsageError: a rule on quality is on, and there are no labelled rows.
+    """
+    rule = release.policy.metric
+    if rule is not None and labelled.file is None:
+        remedy = "give them: --evaluate FILE, or `evaluate.file` in the settings."
+        raise UsageError(f"promote {release.name}, rule metric", "labelled rows", "none", remedy)
+    entry = configuration.entry(release.name)
+    led = entry.labels if entry else {}
+    served = led.get(release.label or labels.STABLE, led.get(labels.STABLE, releases.served()))
+    facts = isolate.call(policy.read, Exported(exported.path).model, labelled, rule)
+    new = policy.Candidate(digest=digest_of(files), files=files, smoke=smoke, facts=facts)
+    before = None
+    if served is not None and (rule is not None or release.policy.signatures):
+        try:
+            before = isolate.call(policy.read, releases.folder(served), labelled, rule)
+        except DamagedError:  # what cannot be read has no clients to lose
+            if Rule.SIGNATURES not in release.waive:
+                raise
+    found = {one.rule: one for one in policy.violations(release.policy, new, before, releases.journal())}
+    broken = [one for one in found.values() if one.rule not in release.waive]
+    if broken:
+        names = ", ".join(one.rule for one in broken)
+        remedy = f"promote another model, or waive what is meant: --waive {broken[0].rule} --reason TEXT."
+        if broken[0].rule is Rule.APPROVAL:
+            remedy = f"approve it (tfship approve {exported.digest[:12]} --reason TEXT), then promote it."
+        raise PolicyRefused(
+            f"promote {release.name}, rule{'s' * (len(broken) > 1)} {names}",
+            "; ".join(one.expected for one in broken),
+            "; ".join(one.found for one in broken),
+            remedy,
+            rules=tuple(one.rule for one in broken),
+        )
+    return {one.rule: one.found for one in found.values()}
 
 
 def _take_back(
@@ -214,7 +280,7 @@ def require_blessing(
     """Return the smoke report in `blessed`.
 
     Raises:
-        SmokeRefused: it is not a pass of exactly this export, or `release` does not allow the stand-in.
+        SmokeRefused: it is not a pass of exactly this export.
     """
     report = Smoked(blessed.path).report()
     about = blessed.manifest.inputs
@@ -225,9 +291,6 @@ def require_blessing(
     if report is None or not report.passed or blessed.refusal() is not None:
         found = report.verdict if report else "a refusal before a server was started"
         raise SmokeRefused(where, "a passed smoke test", found, "fix the model, then run again.")
-    if report.identity.stand_in and not release.allow_stand_in:
-        remedy = "smoke-test it with --runtime docker or binary, or set `release.allow_stand_in`."
-        raise SmokeRefused(where, "a pass in a real server", report.verdict, remedy)
     return report
 
 

@@ -74,7 +74,7 @@ def _text(path: Path, found: Inspection, name: str, step: int | None) -> str:
         "# Served floats may differ by 8 times the model's own noise, which is measured; declare other limits here:",
         "# tolerance: {outputs: {output: [1.0e-5, 1.0e-5]}}  # absolute + relative * |expected|",
         "serving: {runtime: auto}",
-        "release: {promote: true, allow_stand_in: true}",
+        "release: {promote: true}",
     ]
     return "\n".join(lines) + "\n"
 

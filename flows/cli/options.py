@@ -19,6 +19,7 @@ from flows import config as configuration
 from flows.config import PipelineConfig
 from tasks.errors import UsageError
 from tasks.records.forms import Target
+from tasks.records.release import Rule
 from tasks.records.settings import RuntimeChoice
 from tasks.records.signature import Impurity
 
@@ -30,9 +31,10 @@ _SHIPPING = frozenset({"run", "plan"})
 _SERVING = _SHIPPING | {"smoke-test"}
 _PROMOTING = _SHIPPING | {"promote"}
 _OPERATING = frozenset({"promote", "label", "rollback"})
+_APPROVING = frozenset({"approve", "rollback"})
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
 _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
-_RELEASES = frozenset({"serve", "promote", "label", "rollback", "releases", "status", "diff"})
+_RELEASES = frozenset({"serve", "promote", "approve", "label", "rollback", "releases", "status", "diff"})
 _RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
 _PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
@@ -103,7 +105,14 @@ _training = partial(Option, commands=_only("train"), panel=TRAINING)
 
 TABLE: tuple[Option, ...] = (
     Option("config", "--config", Path, "A YAML file of settings.", _CONFIGURED, repeated=True),
-    Option("store", "--store", Path, "The folder of artifacts.", _PIPELINE | {"promote", "doctor", "gc"}, "store"),
+    Option(
+        "store",
+        "--store",
+        Path,
+        "The folder of artifacts.",
+        _PIPELINE | {"promote", "approve", "doctor", "gc"},
+        "store",
+    ),
     Option(
         "serving_root",
         "--serving-root",
@@ -112,7 +121,9 @@ TABLE: tuple[Option, ...] = (
         _SERVING | _RELEASES | {"doctor"},
         "serving_root",
     ),
-    Option("name", "--name", str, "The name under which to serve the model.", _SERVING | {"promote"}, "name"),
+    Option(
+        "name", "--name", str, "The name under which to serve the model.", _SERVING | {"promote", "approve"}, "name"
+    ),
     _server(
         "runtime",
         "--runtime",
@@ -254,7 +265,13 @@ TABLE: tuple[Option, ...] = (
         repeated=True,
     ),
     Option(
-        "evaluate", "--evaluate", Path, "Labelled rows to measure quality on.", _QUALITY, "evaluate.file", file="file"
+        "evaluate",
+        "--evaluate",
+        Path,
+        "Labelled rows to measure quality on.",
+        _QUALITY | {"promote"},
+        "evaluate.file",
+        file="file",
     ),
     Option("label", "--label", str, "The name of the labels in that file.", _QUALITY, "evaluate.label"),
     Option("steps", "--steps", int, "The final global step of training.", _PIPELINE, "training.steps"),
@@ -286,6 +303,14 @@ TABLE: tuple[Option, ...] = (
         read=lambda given: not given,
     ),
     Option("force", "--force", bool, "Promote a model that was rolled back.", _PROMOTING, "release.force"),
+    Option(
+        "waive",
+        "--waive",
+        list[Rule],
+        "A rule of release.policy to waive, for a reason; repeatable.",
+        _PROMOTING,
+        "release.waive",
+    ),
     Option("reason", "--reason", str, "The reason, for the journal.", _PROMOTING | {"label"}, "release.reason"),
     Option(
         "version_label",
@@ -383,9 +408,7 @@ TABLE: tuple[Option, ...] = (
         range=(0, _HIGHEST_PORT),
     ),
     Option("bind", "--bind", str, "The address to listen on.", _only("serve"), default="127.0.0.1"),
-    Option(
-        "reason", "--reason", str, "The reason, for the journal.", _only("rollback"), "release.reason", required=True
-    ),
+    Option("reason", "--reason", str, "The reason, for the journal.", _APPROVING, "release.reason", required=True),
     Option("to", "--to", int, "The version to serve again; by default the previous one.", _only("rollback")),
     Option("dry_run", "--dry-run", bool, "Show what would be removed; remove nothing.", _only("gc")),
     Option(

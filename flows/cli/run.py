@@ -18,11 +18,21 @@ from flows.config import PipelineConfig
 from tasks import isolate
 from tasks.artifact_views import Exported, Frozen
 from tasks.artifacts.store import Store
-from tasks.errors import ChildFailed, DamagedError, EnvironmentFailure, HeldError, PipelineError, Refusal, UsageError
+from tasks.errors import (
+    ChildFailed,
+    DamagedError,
+    EnvironmentFailure,
+    HeldError,
+    PipelineError,
+    PolicyRefused,
+    Refusal,
+    UsageError,
+)
 from tasks.isolate import Settings
 from tasks.presentation.terminal import cell, console, say
 from tasks.records.parity import ParityTest, form_of
 from tasks.records.rehearsal import RehearsalSummary
+from tasks.records.release import Rule
 from tasks.records.run import ParitySummary, PromotionSummary, QualitySummary, RunSummary, StepState
 from tasks.releases.labels import STABLE
 
@@ -122,6 +132,10 @@ def next_after(error: BaseException, settings: PipelineConfig, options: Options,
     same = ["tfship", *sys.argv[1:]]
     if isinstance(error, HeldError):
         words = ["tfship", "releases", summary.name, "--serving-root", str(settings.serving_root)]
+    elif isinstance(error, PolicyRefused):
+        waived = [] if error.rules[0] is Rule.APPROVAL else ["--waive", error.rules[0].value]
+        model = summary.run_id if any(step.name == "smoke_test" for step in summary.steps) else settings.source
+        words = ["tfship", "promote" if waived else "approve", model, *waived, "--reason", "TEXT"]
     elif isinstance(error, EnvironmentFailure):
         words = ["tfship", "doctor"]
     elif isinstance(error, Refusal) and settings.files and (candidate := _refused_form(summary)):
@@ -255,6 +269,8 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
         say(f"release {promotion.name} version {promotion.version}, {promotion.outcome}")
         say(f"path    {promotion.path}")
         _print_labels(promotion)
+        for rule, found in promotion.waived.items():
+            say(f"waived  {rule}: {found}")
     elif promotion:
         say(f"release none: promotion {promotion.outcome}")
     last = summary.steps[-2] if len(summary.steps) > 1 else None

@@ -113,4 +113,5 @@ def promotion(facts: ReportFacts) -> str:
         parts.append(f"before it version {release.previous}")
     if release.confirmed_by:
         parts.append(f"confirmed by {release.confirmed_by}")
+    parts += [f"rule {rule} waived: {found}" for rule, found in release.waived.items()]
     return ", ".join(parts)

@@ -19,11 +19,24 @@ class Event(StrEnum):
     ROLLING_BACK = "rolling back"
     ROLLED_BACK = "rolled back"
     LABELLED = "labelled"
+    APPROVED = "approved"
 
     @property
     def is_intent(self) -> bool:
         """True for what is written before a change, which the next line closes."""
         return self in (Event.PROMOTING, Event.WITHDRAWING, Event.ROLLING_BACK)
+
+
+class Rule(StrEnum):
+    """The rules of a promotion, by the names under which they are refused and waived (README.md, "Policy")."""
+
+    REAL_SERVER = "real_server"
+    IMAGES = "images"
+    SIGNATURES = "signatures"
+    METRIC = "metric"
+    OPS = "ops"
+    BUDGETS = "budgets"
+    APPROVAL = "approval"
 
 
 class JournalLine(Record):
@@ -33,7 +46,8 @@ class JournalLine(Record):
     `version` is the subject of the event (for a rollback, the version served again), `retired` maps the versions that a
     rollback removed to their digests, `retired_models` to what they computed; `previous` was served before. `server` is the server that gave the blessing: the
     image with its digest, or the runtime with its version. `impure` is what the outputs depend on besides the inputs.
-    `labels` are those of all versions after the event, None where it changed none.
+    `labels` are those of all versions after the event, None where it changed none. `waived` maps the rules that were waived to
+    what they found.
     """
 
     time: str
@@ -50,5 +64,6 @@ class JournalLine(Record):
     server: str = ""
     impure: tuple[Impurity, ...] = ()
     labels: dict[str, int] | None = None
+    waived: dict[Rule, str] = {}
     reason: str = ""
     by: str = ""

@@ -10,6 +10,7 @@ from tasks.records.cost import Cost
 from tasks.records.evaluation import Evaluation, ProbeWorth
 from tasks.records.parity import ParityRow, ParityTest
 from tasks.records.rehearsal import RehearsalSummary
+from tasks.records.release import Rule
 from tasks.records.serving import ServerVerdict, SmokeReport
 
 
@@ -60,7 +61,7 @@ class StepOutcome(StepSummary):
 class PromotionSummary(Record):
     """The result of a promotion. `outcome` is promoted, labelled (a version that was there), unchanged, held or skipped.
 
-    `labels` are all version labels afterwards, None where there are none.
+    `labels` are all version labels afterwards, None where there are none, `waived` what rules found that were waived.
     """
 
     name: str
@@ -69,6 +70,7 @@ class PromotionSummary(Record):
     previous: int | None = None
     outcome: str
     labels: dict[str, int] | None = None
+    waived: dict[Rule, str] = {}
 
 
 class Promotion(PromotionSummary):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tasks.records.base import Record
+from tasks.records.release import Rule
 
 
 class SaverPolicy(Record):
@@ -198,8 +199,42 @@ class RunningServer(Record):
         return {"grpc": f"{found['host']}:{found['grpc']}", "rest": rest}
 
 
+LESS_IS_BETTER = frozenset({"mae", "rmse"})
+
+
+class MetricRule(Record):
+    """How good a new version must be on the labelled rows of `evaluate`.
+
+    At least `floor` (of an error: at most), and not worse by more than `margin` than the served version on the same rows. `name`
+    is a number of an Evaluation.
+    """
+
+    name: Literal["accuracy", "macro_f1", "r2", "mae", "rmse"] = "accuracy"
+    floor: float | None = Field(default=None, allow_inf_nan=False)
+    margin: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class Policy(Record):
+    """Rules of a promotion, each on or off; a promotion that breaks one is refused by its name.
+
+    `real_server`: the smoke test was not in the stand-in. `images`: it was in one of these images, by digest. `signatures`:
+    what clients of the served version send is accepted, and what they read is answered. `refuse_ops`: names of ops that must
+    not be in the graph, with `*`. `max_bytes` limits the files, `gates` what the smoke test measured as production is set up.
+    `approval`: a person has approved these files.
+    """
+
+    real_server: bool = False
+    images: tuple[str, ...] = ()
+    signatures: bool = True
+    metric: MetricRule | None = None
+    refuse_ops: tuple[str, ...] = ()
+    max_bytes: int | None = Field(default=None, gt=0)
+    gates: Gates = Gates()
+    approval: bool = False
+
+
 class Release(Record):
-    """Options of a promotion. `force` requires a `reason`, which the journal records.
+    """Options of a promotion. `force` and `waive` require a `reason`, which the journal records.
 
     `label` is moved to the new version, which is then served beside the others; without it, clients that name neither
     version nor label get the new one. `servers` run over this serving root, which they see as `server_root` (None: under
@@ -209,7 +244,8 @@ class Release(Record):
     serving_root: Path
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     promote: bool = True
-    allow_stand_in: bool = True
+    policy: Policy = Policy()
+    waive: tuple[Rule, ...] = ()
     force: bool = False
     reason: str = ""
     label: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
@@ -220,4 +256,6 @@ class Release(Record):
     def _forced_for_a_reason(self) -> Release:
         if self.force and not self.reason:
             raise ValueError("a reason where a promotion is forced (--force --reason TEXT)")
+        if self.waive and not self.reason:
+            raise ValueError("a reason where a rule is waived (--waive RULE --reason TEXT)")
         return self

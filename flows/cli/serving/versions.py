@@ -143,7 +143,10 @@ def releases(
         event = line.event.value + (" to" if line.retired else "")
         verdict = ", ".join((line.verdict, *(f"declared impure: {kind}" for kind in line.impure)))
         led = _labels(line.labels or {})
-        row = (line.time, event, str(line.version), line.digest[:12], verdict, led, line.by, line.reason)
+        reason = "; ".join(
+            filter(None, (line.reason, *(f"waived {rule}: {what}" for rule, what in line.waived.items())))
+        )
+        row = (line.time, event, str(line.version or ""), line.digest[:12], verdict, led, line.by, reason)
         table.add_row(*map(cell, row))
     console().print(table)
     unconfirmed = ", not confirmed: promote the same model again" if served in found.unconfirmed() else ""

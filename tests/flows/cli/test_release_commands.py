@@ -71,6 +71,7 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
         "previous": 1,
         "outcome": "held",
         "labels": None,
+        "waived": {},
     }
     assert run(2.0).document["promotion"]["outcome"] == "unchanged", "what is served is not held"
 
@@ -88,6 +89,7 @@ def test_rolled_back_is_held_until_it_is_forced_and_numbers_are_never_reused(fol
         "previous": 1,
         "outcome": "promoted",
         "labels": None,
+        "waived": {},
     }
     assert versions() == ["1", "2.rolled-back", "3"]
     assert run(3.0).document["promotion"]["outcome"] == "unchanged"
@@ -143,6 +145,7 @@ def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(fold
             "previous": 1 if outcome == "promoted" else 2,
             "outcome": outcome,
             "labels": {"stable": 1, "canary": 2},
+            "waived": {},
         }
         assert answer.document["parity"] and Path(answer.document["report"]).is_file(), "with the proof of its run"
 
@@ -186,6 +189,45 @@ def test_a_proven_model_is_promoted_later_under_a_label_and_the_label_moved(fold
     ):
         answer = tfship(*wrong)
         assert answer.code in (2, 4) and said in answer.err and "Remedy: " in answer.err, answer.err
+
+
+def test_a_promotion_that_breaks_a_rule_is_refused_until_it_is_approved_or_waived(folder: Path) -> None:
+    (folder / "mine.py").write_text(SCALED)
+    run(2.0)
+    (folder / "mine.py").write_text(SCALED.replace('{"y": x * factor}', '{"z": x * factor}'))
+    asked = {"TFSHIP_RELEASE__POLICY": "{approval: true}"}
+    settings = {"TFSHIP_TRAINING": "{hyperparameters: {factor: 3.0}}", **asked}
+    options = ("--no-server", "--runtime", "embedded", "--name", "scaled")
+    refused = tfship("run", "mine:Scaled", *options, **settings)
+    assert refused.code == 3 and versions() == ["1"], refused.err
+    assert "rules signatures, approval" in refused.err and "output y is gone" in refused.err
+    ran = max(path.parent.name for path in Path(".tfship/reports").glob("*/run.json"))
+    assert f"next    tfship promote {ran} --waive signatures --reason TEXT" in refused.out
+
+    without = tfship("promote", ran, "--waive", "signatures", *options, **asked)
+    assert without.code == 2 and "a reason where a rule is waived" in without.err
+    waived = tfship("promote", ran, "--waive", "signatures", "--reason", "z is y", *options, **asked)
+    assert waived.code == 3 and "rule approval" in waived.err and "tfship approve " in waived.err
+    assert f"next    tfship approve {ran} --reason TEXT" in waived.out
+    approved = tfship("approve", ran, "--reason", "looked at it")
+    assert approved.code == 0 and approved.out.splitlines()[-1] == f"next    tfship promote {ran}", approved.err
+    done = tfship("promote", ran, "--waive", "signatures", "--reason", "z is y", *options, **asked)
+    assert done.code == 0 and versions() == ["1", "2"], done.err
+    assert "waived  signatures: serving_default: output y is gone" in done.out
+    shown = tfship("releases", "scaled").out
+    assert "approved" in shown and "looked at it" in shown and "waived signatures" in " ".join(shown.split())
+    pages = [page.read_text() for page in Path(".tfship/reports").glob("*/report.html")]
+    assert any("rule signatures waived: serving_default: output y is gone" in page for page in pages)
+
+    with_metric = {"TFSHIP_RELEASE__POLICY": "{metric: {name: mae, floor: 0.5}}"}
+    rowless = tfship("promote", ran, *options, **with_metric, TFSHIP_SERVING_ROOT="elsewhere")
+    assert rowless.code == 2 and "labelled rows" in rowless.err and "--evaluate FILE" in rowless.err
+    (folder / "rows.csv").write_text("x,label\n1.0,3.0\n2.0,6.0\n")
+    wrong = (folder / "wrong.csv").write_text("x,label\n1.0,2.0\n2.0,4.0\n") and "wrong.csv"
+    worse = tfship("promote", ran, "--evaluate", wrong, *options, **with_metric, TFSHIP_SERVING_ROOT="elsewhere")
+    assert worse.code == 3 and "rule metric" in worse.err and "mae of at most 0.5" in worse.err, worse.err
+    good = tfship("promote", ran, "--evaluate", "rows.csv", *options, **with_metric, TFSHIP_SERVING_ROOT="elsewhere")
+    assert good.code == 0, good.err
 
 
 def test_a_saved_model_is_promoted_when_its_own_answers_prove_it(folder: Path) -> None:

@@ -40,6 +40,7 @@ WRONG: dict[str, list[str]] = {
     "verify": ["only-one"],
     "predict": ["nosuch", "--inputs", "x.npz"],
     "rollback": ["nosuch", "--reason", "x"],
+    "approve": ["nosuch", "--reason", "x"],
     "label": ["nosuch", "stable", "1"],
     "diff": ["nosuch", "1", "2"],
     "gc": ["--older-than", "soon"],
