@@ -22,6 +22,7 @@ from tasks.records.run import RunSummary
 
 _RUN = "run.json"
 _FEWEST_DIGITS = 6
+_AGAIN = "run the pipeline again: tfship run SOURCE."
 _CHAIN = {"checkpoint": ("checkpoint",), "run": ("train", "adopt"), "frozen": ("freeze",), "exported": ("export",)}
 """The steps that make each input of a smoke test."""
 
@@ -76,6 +77,9 @@ def publish(settings: PipelineConfig) -> None:
         raise UsageError(f"model {settings.source}", "a name to serve it under", "none", "give one with --name NAME.")
     settings = settings.model_copy(update={"name": name})
     with run_of(settings) as run:
+        for one in found.artifacts.values():
+            if not run.store.hold(one):
+                raise UsageError(str(one.path), "what a run has proven", "nothing: deleted just now", _AGAIN)
         run.artifacts |= found.artifacts
         chain = found.artifacts
         trained = chain.get("train") or chain["adopt"]
@@ -147,9 +151,7 @@ def _made(store: Store, artifact: Artifact, role: str, steps: tuple[str, ...]) -
             if one.digest == digest:
                 return {step: one}
     expected = f"the {role} that it was made from, {str(digest)[:12]}"
-    raise UsageError(
-        str(artifact.path), expected, f"none in {store.root}", "run the pipeline again: tfship run SOURCE."
-    )
+    raise UsageError(str(artifact.path), expected, f"none in {store.root}", _AGAIN)
 
 
 def _summary(reports: Path, what: str) -> RunSummary | None:

@@ -256,7 +256,7 @@ class Step(Generic[P]):
     def _find_or_build(self, run: Run, *args: P.args, **kwargs: P.kwargs) -> tuple[Artifact, StepState]:
         recipe, digestible = self.recipe(*args, **kwargs)
         refresh = bool({self.name, "all"} & run.refresh) or not digestible
-        if not refresh and (hit := run.store.find(self.name, recipe.key)):
+        if not refresh and (hit := run.store.find(self.name, recipe.key)) and run.store.hold(hit):
             return hit, StepState.CACHED
 
         def waiting() -> None:
@@ -265,7 +265,7 @@ class Step(Generic[P]):
             run.observer.progress(self.name, {"waiting": f"another process builds {self.name} {recipe.key}"})
 
         with run.store.lock(self.name, recipe.key, waiting):
-            if not refresh and (hit := run.store.find_locked(self.name, recipe.key)):
+            if not refresh and (hit := run.store.find_locked(self.name, recipe.key)) and run.store.hold(hit):
                 return hit, StepState.CACHED
             built = run.store.build(
                 recipe,
@@ -273,6 +273,7 @@ class Step(Generic[P]):
                 resumes=self.resumes,
                 refresh=refresh,  # a build that cannot be digested cannot be resumed either
             )
+            run.store.hold(built)
         return built, StepState.BUILT
 
     def _build(self, key: str, out: Path, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -39,6 +39,7 @@ WRONG: dict[str, list[str]] = {
     "predict": ["nosuch", "--inputs", "x.npz"],
     "rollback": ["nosuch", "--reason", "x"],
     "label": ["nosuch", "stable", "1"],
+    "pin": ["nosuch", "1", "--reason", "x"],
     "diff": ["nosuch", "1", "2"],
     "gc": ["--older-than", "soon"],
     "doctor": ["--config", "nosuch"],
