@@ -74,7 +74,7 @@ def found(settings: PipelineConfig, older_than: float, now: float) -> Found:
     for name, one in models.items():
         releases = Releases(settings.serving_root, name)
         there = rules.folders(releases.names())
-        for version, reason in one.deleted.items():
+        for version, reason in one.surplus.items():
             for folder in there[version]:
                 path = releases.root / folder
                 removed.append(Removed(kind="version", path=path, bytes=freed.by(path), reason=reason))
@@ -106,11 +106,11 @@ def delete(settings: PipelineConfig, older_than: float, now: float) -> Found:
             else:
                 in_use.append(leftover.path)
         for name, one in before.models.items():
-            if not one.deleted and not _deletion_interrupted(settings, name):
+            if not one.surplus and not _deletion_interrupted(settings, name):
                 continue
             with Releases(settings.serving_root, name).open() as releases:
                 models[name] = _versions(settings, name)
-                for version, reason in models[name].deleted.items():
+                for version, reason in models[name].surplus.items():
                     for path, size in releases.delete(version, reason):
                         removed.append(Removed(kind="version", path=path, bytes=size, reason=reason))
         history = _history(settings)

@@ -307,19 +307,27 @@ class Store:
         """
         try:
             with self.lock(artifact.step, artifact.key, give_up), self._environment(artifact.step):
-                descriptor = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if Manifest.read(artifact.path).digest != artifact.digest or wanted():
-                        return None
-                    aside = self.set_aside(artifact.path, DELETED)
-                finally:
-                    os.close(descriptor)
-                freed = removal.Freed().by(aside)
-                remove_tree(aside)
-                return freed
-        except (InUseError, BlockingIOError, FileNotFoundError, DamagedError):
+                return self._delete_locked(artifact, wanted)
+        except (InUseError, DamagedError):
             return None
+
+    def _delete_locked(self, artifact: Artifact, wanted: Callable[[], bool]) -> int | None:
+        try:
+            descriptor = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if Manifest.read(artifact.path).digest != artifact.digest or wanted():
+                return None
+            aside = self.set_aside(artifact.path, DELETED)
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(descriptor)
+        freed = removal.Freed().by(aside)
+        remove_tree(aside)
+        return freed
 
     def set_aside(self, place: Path, ending: str = "") -> Path:
         """Move an artifact to `.aside` without losing it."""

@@ -15,13 +15,13 @@ from tasks.releases.server_config import FILE, Entry
 
 
 class Retention(Record):
-    """The versions of a model that stay, each with the reasons, and those that go, each with the one.
+    """The versions of a model that stay, each with the reasons, and the `surplus`, each with the reason why it can go.
 
     `blocked` names the change that is in progress or was interrupted; while there is one, everything stays.
     """
 
     kept: dict[int, tuple[str, ...]]
-    deleted: dict[int, str]
+    surplus: dict[int, str]
     blocked: str = ""
 
 
@@ -67,10 +67,10 @@ def retention(
             keep(version, what if newest is not None else "all are kept")
     if (intent := rules.unfinished(journal)) is not None:
         blocked = f"{intent.event.value} version {intent.version}, begun {intent.time}, has not ended"
-        return Retention(kept={one: (*why, blocked) for one, why in reasons.items()}, deleted={}, blocked=blocked)
+        return Retention(kept={one: (*why, blocked) for one, why in reasons.items()}, surplus={}, blocked=blocked)
     return Retention(
         kept={version: tuple(dict.fromkeys(why)) for version, why in reasons.items() if why},
-        deleted={version: f"not among the newest {newest}" for version, why in reasons.items() if not why},
+        surplus={version: f"not among the newest {newest}" for version, why in reasons.items() if not why},
     )
 
 

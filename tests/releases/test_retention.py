@@ -98,7 +98,7 @@ class History:
             self.journal.append(line(Event.PINNED, there[0], reason="the auditors"))
 
     def delete(self, gone: Retention) -> None:
-        for version in gone.deleted:
+        for version in gone.surplus:
             self.journal += [line(Event.DELETING, version), line(Event.DELETED, version)]
             self.served.discard(version)
             self.retired.pop(version, None)
@@ -130,8 +130,8 @@ def test_what_may_be_wanted_stays_whatever_has_happened(
     loaded = {"server": drawn.draw(st.lists(st.sampled_from(sorted(history.served) or [1]), max_size=2))}
     found = retention(history.names, history.journal, entry, loaded, newest)
     there = {*history.served, *history.retired}
-    assert {*found.kept} | {*found.deleted} == there and not {*found.kept} & {*found.deleted}
-    assert all(found.kept.values()) and all(found.deleted.values())
+    assert {*found.kept} | {*found.surplus} == there and not {*found.kept} & {*found.surplus}
+    assert all(found.kept.values()) and all(found.surplus.values())
 
     served = sorted(history.served)
     listed = entry.versions if entry is not None else None
@@ -145,7 +145,7 @@ def test_what_may_be_wanted_stays_whatever_has_happened(
     for version in live:
         assert not (before := [one for one in confirmed if one < version]) or before[-1] in found.kept, version
     if newest is None or rules.unfinished(history.journal) is not None:
-        assert not found.deleted
+        assert not found.surplus
     assert bool(found.blocked) == (rules.unfinished(history.journal) is not None)
 
     highest = history.next
@@ -153,7 +153,7 @@ def test_what_may_be_wanted_stays_whatever_has_happened(
     assert history.next == highest, "a number is used again"
     assert rules.unconfirmed(history.journal).keys() == history.unconfirmed
     again = retention(history.names, history.journal, entry, loaded, newest)
-    assert not again.deleted and again.kept == found.kept, "twice is once"
+    assert not again.surplus and again.kept == found.kept, "twice is once"
 
 
 @given(st.integers(1, MANY), st.integers(0, MANY))
@@ -172,7 +172,7 @@ def test_the_reasons_are_told() -> None:
     history.journal.append(line(Event.PINNED, 1, reason="the auditors"))
     entry = Entry(base_path="/m", versions=(3, 6), labels={"stable": 3, "canary": 6})
     found = retention(history.names, history.journal, entry, {"host:8500": [5]}, 1)
-    assert found.deleted == {}
+    assert found.surplus == {}
     assert found.kept == {
         6: ("served", "label canary", "listed in models.config", "newest"),
         5: ("a rollback from 6 leads to it", "loaded in host:8500"),
