@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, RetentionSettings
 from tasks import isolate
 from tasks.artifact_views import model_files
 from tasks.artifacts import leftovers
@@ -48,7 +48,10 @@ class Kept(Record):
 
 
 class Found(Record):
-    """What goes and what stays. `models` has the versions of each model, `in_use` what a live process holds."""
+    """What goes and what stays. `in_use` is what a live process holds.
+
+    `models` has the versions of each model, and is empty where neither versions nor runs are limited: nothing of them goes.
+    """
 
     removed: tuple[Removed, ...] = ()
     models: dict[str, Retention] = {}
@@ -70,7 +73,8 @@ def found(settings: PipelineConfig, older_than: float, now: float) -> Found:
     root = settings.store.absolute()
     for leftover in leftovers.leftovers(root, older_than, now):
         removed.append(_removed(leftover, freed.by(leftover.path)))
-    models = {name: _versions(settings, name) for name in promoted_to(settings.serving_root)}
+    limited = settings.retention != RetentionSettings()
+    models = {name: _versions(settings, name) for name in promoted_to(settings.serving_root)} if limited else {}
     for name, one in models.items():
         releases = Releases(settings.serving_root, name)
         there = rules.folders(releases.names())

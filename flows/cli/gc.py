@@ -26,7 +26,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 class Collected(Record):
     """What was deleted, or would be: `deleted` tells which; and what stays.
 
-    `models` has the versions of each model, `artifacts` what stays in the store where runs are limited, `in_use` the paths
+    `models` has the versions of each model, where versions or runs are limited, `artifacts` what stays in the store where runs are limited, `in_use` the paths
     that a live process holds, `not_looked_at` the reason why containers were not looked for.
     """
 
@@ -67,7 +67,7 @@ def gc(options: Options) -> int:
     if options["as_json"]:
         termination.show(collected.model_dump_json(indent=1))
     else:
-        _show(collected, older_than)
+        _show(collected, older_than, limited=settings.retention.versions is not None)
         if not yes and (containers or collected.removed):
             say(f"next    {_command(options, settings)}")
     return 0
@@ -104,7 +104,7 @@ def _containers(*, delete: bool) -> tuple[tuple[str, ...], str | None]:
         return (), f"{failure.where}: {failure.found}"
 
 
-def _show(collected: Collected, older_than: str) -> None:
+def _show(collected: Collected, older_than: str, *, limited: bool) -> None:
     from rich.filesize import decimal
 
     verb = "deleted" if collected.deleted else "would delete"
@@ -115,7 +115,9 @@ def _show(collected: Collected, older_than: str) -> None:
     for path in collected.in_use:
         say(f"kept    {path}: a live process uses it")
     for name, model in collected.models.items():
-        if model.blocked:
+        if not limited:
+            say(f"kept    all versions of {name}")
+        elif model.blocked:
             say(f"kept    all of {name}: {model.blocked}")
         else:
             for version, reasons in model.kept.items():

@@ -61,21 +61,14 @@ def remove(store: Store, leftover: Leftover) -> bool:
     """Remove a leftover unless a live process holds its key. Return True if it was removed."""
     step, key = leftover.path.parent.name, leftover.path.name
     if leftover.kind != "unfinished" or not (store.root / ".locks" / f"{step}-{key}").exists():
-        _remove(leftover.path)
+        remove_tree(leftover.path)
         return True
     try:
         with store.lock(step, key, give_up):
-            _remove(leftover.path)
+            remove_tree(leftover.path)
     except InUseError:
         return False
     return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _touched(path: Path) -> float:

@@ -35,9 +35,9 @@ class Freed:
 
 
 def below(path: Path) -> Iterator[os.stat_result]:
-    """Yield the `lstat` of a path and of everything below it. What disappears meanwhile is left out."""
+    """Yield the `lstat` of a path and of everything below it, not of what a link leads to. What disappears is left out."""
     paths = [path]
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(path) if not path.is_symlink() else ():
         paths += [Path(folder, name) for name in (*folders, *names)]
     for one in paths:
         try:
@@ -52,6 +52,6 @@ def require_removable(folder: Path) -> None:
     Raises:
         EnvironmentFailure: a folder is not this user's, and not writable.
     """
-    for one, _, _ in os.walk(folder):
+    for one, _, _ in os.walk(folder) if not folder.is_symlink() else ():
         if not (os.access(one, os.W_OK | os.X_OK) or Path(one).lstat().st_uid == os.geteuid()):
             raise EnvironmentFailure.from_os(PermissionError(errno.EACCES, os.strerror(errno.EACCES), one), one)

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,7 @@ class Store:
         self.warn = warn
         self.hashes = Hashes(self.root / ".verified")
         self._held: dict[Path, int] = {}
+        self._holding = threading.Lock()
         try:
             for name in (".staging", ".locks", ".verified", ".aside"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -287,9 +289,10 @@ class Store:
             except BaseException:
                 os.close(descriptor)
                 raise
-            before = self._held.pop(place, None) if there else descriptor
-            if there:
-                self._held[place] = descriptor
+            with self._holding:
+                before = self._held.pop(place, None) if there else descriptor
+                if there:
+                    self._held[place] = descriptor
             if before is not None:
                 os.close(before)
             return there

@@ -305,6 +305,18 @@ def test_a_version_that_cannot_be_removed_is_left_as_it_was(root: Path, monkeypa
     assert tree(root) == before
 
 
+def test_a_version_that_is_a_link_goes_and_what_it_leads_to_stays(root: Path) -> None:
+    five(root)
+    place, moved = root / "serving" / NAME / "1", root / "moved"
+    place.rename(moved)
+    place.symlink_to(moved)
+    before = tree(moved)
+    with releases(root).open() as opened:
+        ((_, freed),) = opened.delete(1, "old")
+    assert freed == len(str(moved)) and "1" not in names(root) and tree(moved) == before
+    deleted(root)
+
+
 def test_a_pin_keeps_a_version_until_it_is_removed(root: Path) -> None:
     five(root)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flows.promote import proven
+from tasks.artifacts import manifest as manifests
 from tasks.artifacts.store import Artifact, Store
 from tasks.releases import rules
 from tasks.releases.publish import Releases
@@ -21,9 +22,11 @@ from tests.artifacts.disk import tree, whole
 from tests.flows.cli.process import QUICK, STEPS, Answer, Shell, tfship
 from tests.makers.leftovers import aged, unfinished
 from tests.makers.released import CHAIN, NAME, SIZE, artifact, chain, published, reported, rolled_back, withdrawn
+from tests.serving.embedded.embedded_server import serving, wait_until
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///no/engine.sock"}
 AGE = 8
+SECONDS = 120.0
 
 
 def gc(*arguments: str | Path, **environment: str) -> Answer:
@@ -139,12 +142,15 @@ def world(folder: Path) -> World:
 
 def test_nothing_goes_unless_it_is_asked_for(world: World) -> None:
     document = gc("--yes", "--json", "--older-than", "0s").document
-    assert document["removed"] == [] and world.whole() == {*"nabcdef"}
-    assert document["models"][NAME]["kept"] == {
+    assert document["removed"] == [] and world.whole() == {*"nabcdef"} and len(world.names) == 6
+    assert document["models"] == {}, "not looked at: a damaged journal stops nothing"
+    only = gc("--keep-runs", "7", "--json", "--older-than", "0s").document
+    assert only["removed"] == [] and only["models"][NAME]["kept"] == {
         "6": ["served", "all are kept"],
         "5": ["a rollback from 6 leads to it", "all are kept"],
         **{version: ["all are kept"] for version in "4321"},
     }
+    assert "kept    all versions of model" in gc("--keep-runs", "7").out
 
 
 @pytest.mark.parametrize("given", ["options", "settings"])
@@ -221,6 +227,22 @@ def test_young_and_used_artifacts_stay(world: World) -> None:
     assert not used.path.exists() and not young.path.exists()
 
 
+def test_what_a_run_has_come_to_rest_on_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends while others' artifacts are deleted has written down what it used before it lets go."""
+    delete, ended = Store.delete, list[Path]()
+
+    def meanwhile(store: Store, one: Artifact, wanted: Callable[[], bool]) -> int | None:
+        if not ended:
+            ended.append(reported(world.reports, "20270", world.chains["n"]))
+        return delete(store, one, wanted)
+
+    monkeypatch.setattr(Store, "delete", meanwhile)
+    document = gc("--keep-runs", "1", "--yes", "--json").document
+    assert ended and document["removed"] == [] and len(document["in_use"]) == len(CHAIN)
+    assert world.whole() == {*"nabcdef"}
+    assert gc("--keep-runs", "1", "--yes", "--json").document["removed"] == []
+
+
 def test_runs_count_by_name_and_one_that_cannot_be_read_keeps_what_it_names(world: World) -> None:
     others = {content: chain(world.store, content) for content in "xyz"}
     reported(world.reports, "20250", others["x"], name="other")
@@ -269,6 +291,32 @@ def test_a_deletion_waits_for_a_promotion_and_keeps_what_it_made(world: World, s
     assert answer.code == 0, answer.err
     assert world.names == ["4.withdrawn", "6", "7"], "judged again when the lock was free"
     assert answer.document["models"][NAME]["kept"]["7"][0] == "served"
+
+
+def test_what_a_running_server_has_loaded_stays(copied: Path) -> None:
+    name, root = QUICK[0], copied / ".tfship" / "serving"
+    one = root / name / "1"
+    with Releases(root, name).open() as releases:
+        for _ in range(4):
+            files = manifests.entries(one)
+            version = releases.publish(one, files)
+            releases.append(event="promoted", version=version, digest=manifests.digest_of(files))
+    policy = 'model_platform: "tensorflow" model_version_policy { specific { versions: 2 } }'
+    config = copied / "servers.config"
+    config.write_text(f'model_config_list {{ config {{ name: "{name}" base_path: "{root / name}" {policy} }} }}')
+    with serving([f"--model_config_file={config}"], copied) as server:
+        wait_until(lambda: server.states(name) == {"2": "AVAILABLE"}, SECONDS, "version 2 to be loaded")
+        address = f"127.0.0.1:{server.grpc_port}"
+        document = gc("--keep-versions", "0", "--server", address, "--yes", "--json").document
+    assert document["models"][name]["kept"] == {
+        "5": ["served"],
+        "4": ["a rollback from 5 leads to it"],
+        "2": [f"loaded in {address}"],
+        "1": ["a rollback from 2 leads to it"],
+    }
+    assert rules.versions(Releases(root, name).names()) == [1, 2, 4, 5]
+    answer = tfship("gc", "--keep-versions", "0", "--server", address, "--yes", **NO_ENGINE)
+    assert answer.code == 4 and "an answer over gRPC" in answer.err, "the server is gone"
 
 
 def test_evidence_and_what_is_not_ours_stay(world: World) -> None:
