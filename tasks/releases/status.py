@@ -102,8 +102,7 @@ def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int],
         yield f"a rollback to version {begun.version} was interrupted: run it again"
     published = rules.published(journal)
     retired = {version for line in journal if line.event is Event.ROLLED_BACK for version in line.retired}
-    gone = retired | {line.version for line in journal if line.event is Event.DELETED}
-    last = max((version for version in published if version not in gone), default=None)
+    last = max((version for version in published if version not in retired), default=None)
     if last is not None and last not in present:
         yield f"version {last} was promoted on {published[last].time}, and is not on disk"
     for version in present:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.artifacts.removal import Freed
@@ -119,7 +119,15 @@ def entries(history: History) -> st.SearchStrategy[Entry | None]:
     )
 
 
-@given(st.lists(OFTEN, max_size=25), st.none() | st.integers(0, 4), st.data())
+HISTORIES = st.one_of(
+    st.lists(OFTEN, max_size=6),
+    st.lists(OFTEN, min_size=6, max_size=25).map(lambda acts: [*acts, "promote"]),
+    st.permutations([*ACTS, *["promote"] * 6]).map(lambda acts: [*acts, "promote"]),
+)
+
+
+@settings(max_examples=400)
+@given(HISTORIES, st.sampled_from((0, 0, 1, 2, 3, None)), st.data())
 def test_what_may_be_wanted_stays_whatever_has_happened(
     acts: list[str], newest: int | None, drawn: st.DataObject
 ) -> None:
