@@ -73,8 +73,7 @@ def found(settings: PipelineConfig, older_than: float, now: float) -> Found:
     root = settings.store.absolute()
     for leftover in leftovers.leftovers(root, older_than, now):
         removed.append(_removed(leftover, freed.by(leftover.path)))
-    limited = settings.retention != RetentionSettings()
-    models = {name: _versions(settings, name) for name in promoted_to(settings.serving_root)} if limited else {}
+    models = _models(settings)
     for name, one in models.items():
         releases = Releases(settings.serving_root, name)
         there = rules.folders(releases.names())
@@ -118,7 +117,8 @@ def delete(settings: PipelineConfig, older_than: float, now: float) -> Found:
                     for path, size in releases.delete(version, reason):
                         removed.append(Removed(kind="version", path=path, bytes=size, reason=reason))
         history = _history(settings)
-        going, kept = _artifacts(settings, models, older_than, now)
+        # The models anew: others may have been promoted while this waited for a lock.
+        going, kept = _artifacts(settings, _models(settings), older_than, now)
         for artifact in going if store else ():
             # Who used it until now has written down why it stays before letting go of it.
             freed = store.delete(artifact, lambda: _history(settings) != history) if store else None
@@ -138,6 +138,12 @@ def _store(root: Path) -> Iterator[Store | None]:
     store = Store(root)
     with store.lock("gc", "store"):
         yield store
+
+
+def _models(settings: PipelineConfig) -> dict[str, Retention]:
+    if settings.retention == RetentionSettings():
+        return {}
+    return {name: _versions(settings, name) for name in promoted_to(settings.serving_root)}
 
 
 def _versions(settings: PipelineConfig, name: str) -> Retention:

@@ -280,17 +280,21 @@ def test_labels_and_listed_versions_stay(world: World) -> None:
 
 def test_a_deletion_waits_for_a_promotion_and_keeps_what_it_made(world: World, shell: Callable[..., Shell]) -> None:
     with Releases(world.serving, NAME).open() as releases:
-        process = shell("gc", "--keep-versions", "1", "--yes", "--json", environment=NO_ENGINE)
+        limits = ("--keep-versions", "1", "--keep-runs", "0")
+        process = shell("gc", *limits, "--yes", "--json", environment=NO_ENGINE)
         lock = f":{(releases.own / 'lock').stat().st_ino} "
         process.until(
             lambda: [one for one in Path("/proc/locks").read_text().splitlines() if "->" in one and lock in one]
         )
         world.chains["g"] = chain(world.store, "g")
         assert published(releases, world.store, world.chains["g"]) == 7
+        with Releases(world.serving, "other").open() as others:
+            assert published(others, world.store, world.chains["n"]) == 1
     answer = process.answer()
     assert answer.code == 0, answer.err
     assert world.names == ["4.withdrawn", "6", "7"], "judged again when the lock was free"
     assert answer.document["models"][NAME]["kept"]["7"][0] == "served"
+    assert world.whole() == {*"ndfg"}, "the other model was promoted while this waited"
 
 
 def test_what_a_running_server_has_loaded_stays(copied: Path) -> None:
