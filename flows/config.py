@@ -93,6 +93,13 @@ class RehearsalSettings(Record):
     window: float = Field(default=3.0, gt=0)
 
 
+class RetentionSettings(Record):
+    """What `tfship gc` keeps besides what is needed: the newest versions of a model, and its newest runs. None keeps all."""
+
+    versions: int | None = Field(default=None, ge=0)
+    runs: int | None = Field(default=None, ge=0)
+
+
 class PipelineConfig(Record):
     """All settings of a run. Relative paths are relative to the current folder at its start."""
 
@@ -111,6 +118,7 @@ class PipelineConfig(Record):
     images: tuple[str, ...] = ()
     rehearsal: RehearsalSettings = RehearsalSettings()
     release: ReleaseSettings = ReleaseSettings()
+    retention: RetentionSettings = RetentionSettings()
     limits: LimitSettings = LimitSettings()
     also: tuple[Target, ...] = ()
     until: str | None = None

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from flows import config as configuration
 from flows.config import PipelineConfig
-from flows.proven_model import named, require_proven
+from flows.proven_model import AGAIN, named, require_proven
 from flows.train_to_serve import run_of
 from tasks.artifact_views import Restored
+from tasks.errors import UsageError
 from tasks.promote import promote
 from tasks.records.release import Rule
 
@@ -60,6 +61,9 @@ def publish(settings: PipelineConfig) -> None:
     found = require_proven(settings)
     settings = named(settings, found)
     with run_of(settings) as run:
+        for one in found.artifacts.values():
+            if not run.store.hold(one):
+                raise UsageError(str(one.path), "what a run has proven", "nothing: deleted just now", AGAIN)
         run.artifacts |= found.artifacts
         chain = found.artifacts
         trained = chain.get("train") or chain["adopt"]

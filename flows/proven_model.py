@@ -16,6 +16,7 @@ from tasks.records.run import RunSummary
 
 _RUN = "run.json"
 _FEWEST_DIGITS = 6
+AGAIN = "run the pipeline again: tfship run SOURCE."
 _CHAIN = {"checkpoint": ("checkpoint",), "run": ("train", "adopt"), "frozen": ("freeze",), "exported": ("export",)}
 """The steps that make each input of a smoke test."""
 
@@ -91,9 +92,7 @@ def _made(store: Store, artifact: Artifact, role: str, steps: tuple[str, ...]) -
             if one.digest == digest:
                 return {step: one}
     expected = f"the {role} that it was made from, {str(digest)[:12]}"
-    raise UsageError(
-        str(artifact.path), expected, f"none in {store.root}", "run the pipeline again: tfship run SOURCE."
-    )
+    raise UsageError(str(artifact.path), expected, f"none in {store.root}", AGAIN)
 
 
 def _summary(reports: Path, what: str) -> RunSummary | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -151,6 +151,7 @@ def described(facts: Mapping[str, Any]) -> str:
 
 
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+_before_step: ContextVar[Callable[[], None]] = ContextVar("before_step", default=lambda: None)
 
 
 def observer() -> Observer:
@@ -169,9 +170,14 @@ def warn(message: str) -> None:
         say(f"warning: {message}", file=sys.stderr)
 
 
+def before_step() -> Callable[[], None]:
+    """Return what is to be called before each step of this run."""
+    return _before_step.get()
+
+
 @contextlib.contextmanager
-def shown(*, quiet: bool = False) -> Iterator[None]:
-    """Show runs inside the block on this terminal."""
+def shown(*, quiet: bool = False, before_step: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Show runs inside the block on this terminal, and call `before_step` before each of their steps."""
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         watcher: Observer
@@ -184,4 +190,5 @@ def shown(*, quiet: bool = False) -> Iterator[None]:
             watcher = Plain()
         token = _observer.set(watcher)
         stack.callback(_observer.reset, token)
+        stack.callback(_before_step.reset, _before_step.set(before_step))
         yield

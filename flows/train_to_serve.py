@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from prefect import flow
 
@@ -43,8 +43,9 @@ def run_of(config: PipelineConfig) -> Iterator[Run]:
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
     store, limits = Store(config.store, telemetry.warn), config.training_limits
     run = Run(run_id, store, observer, config.refresh, limits, config.until, cluster=config.cluster)
+    run.before_step = telemetry.before_step()
     name = config.model_name
-    with running(run), isolate.limits(config.child_limits):
+    with running(run), isolate.limits(config.child_limits), closing(store):
         try:
             yield run
         except Reached:

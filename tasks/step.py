@@ -78,7 +78,7 @@ class Run:
     to `isolate.limits`. `until` is the step after which the run ends. A `planner` is called instead of the steps, and
     nothing is built. `cluster` holds the workers that train together. `artifacts` holds the committed artifact of each
     step, refused ones too; `failures` holds the errors of the others, by step. `stopped` is the interruption that is ending
-    the run: an error of a step is then its consequence.
+    the run: an error of a step is then its consequence. `before_step` is called before each step, and may end the run.
     """
 
     run_id: str
@@ -94,6 +94,7 @@ class Run:
     failures: list[tuple[str, PipelineError]] = field(default_factory=list)
     promotion: Promotion | None = None
     stopped: BaseException | None = None
+    before_step: Callable[[], None] = lambda: None
 
     def keep(self, name: str, artifact: Artifact) -> None:
         """Record the artifact of a step; under `NAME 2` and on where a run calls the step more than once."""
@@ -228,6 +229,7 @@ class Step(Generic[P]):
         token = _step_name.set(self.name)
         clock = _Clock()
         try:
+            run.before_step()
             run.observer.started(self.name)
             with clock:
                 artifact, state = self._find_or_build(run, *args, **kwargs)
@@ -256,7 +258,7 @@ class Step(Generic[P]):
     def _find_or_build(self, run: Run, *args: P.args, **kwargs: P.kwargs) -> tuple[Artifact, StepState]:
         recipe, digestible = self.recipe(*args, **kwargs)
         refresh = bool({self.name, "all"} & run.refresh) or not digestible
-        if not refresh and (hit := run.store.find(self.name, recipe.key)):
+        if not refresh and (hit := run.store.find(self.name, recipe.key)) and run.store.hold(hit):
             return hit, StepState.CACHED
 
         def waiting() -> None:
@@ -265,7 +267,7 @@ class Step(Generic[P]):
             run.observer.progress(self.name, {"waiting": f"another process builds {self.name} {recipe.key}"})
 
         with run.store.lock(self.name, recipe.key, waiting):
-            if not refresh and (hit := run.store.find_locked(self.name, recipe.key)):
+            if not refresh and (hit := run.store.find_locked(self.name, recipe.key)) and run.store.hold(hit):
                 return hit, StepState.CACHED
             built = run.store.build(
                 recipe,
@@ -273,6 +275,7 @@ class Step(Generic[P]):
                 resumes=self.resumes,
                 refresh=refresh,  # a build that cannot be digested cannot be resumed either
             )
+            run.store.hold(built)
         return built, StepState.BUILT
 
     def _build(self, key: str, out: Path, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -328,6 +331,7 @@ def action(function: Callable[P, tuple[T, StepState]]) -> Callable[P, T]:
         run, name, clock = current(), function.__name__, _Clock()
         token = _step_name.set(name)
         try:
+            run.before_step()
             run.observer.started(name)
             with clock:
                 value, state = function(*args, **kwargs)

@@ -118,6 +118,7 @@ def test_a_digest_that_was_rolled_back_is_held_until_it_is_forced(folder: Path) 
         "previous": 1,
         "outcome": "held",
         "labels": None,
+        "waived": {},
     }
     assert states(piped(folder)) == ALL_CACHED  # what is served is still fine
     forced = {"force": True, "reason": "it was Tuesday's data"}

@@ -132,7 +132,7 @@ def _writable(folder: Path, option: str) -> str:
         pass
     free = shutil.disk_usage(nearest).free
     if free < FREE_BYTES:
-        remedy = f"free some space there (`tfship gc` removes what killed runs left), or choose another {option}."
+        remedy = f"free some space there (`tfship gc` shows what can go), or choose another {option}."
         raise EnvironmentFailure(str(folder), f"{_gigabytes(FREE_BYTES)} free", _gigabytes(free), remedy)
     return f"{folder}, {_gigabytes(free)} free" + ("" if nearest == folder else ", will be made")
 

@@ -31,10 +31,10 @@ _SHIPPING = frozenset({"run", "plan"})
 _SERVING = _SHIPPING | {"smoke-test"}
 _PROMOTING = _SHIPPING | {"promote"}
 _OPERATING = frozenset({"promote", "label", "rollback"})
-_APPROVING = frozenset({"approve", "rollback"})
+_APPROVING = frozenset({"approve", "rollback", "pin"})
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
 _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
-_RELEASES = frozenset({"serve", "promote", "approve", "label", "rollback", "releases", "status", "diff"})
+_RELEASES = frozenset({"serve", "promote", "approve", "label", "rollback", "pin", "releases", "status", "diff"})
 _RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
 _PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
@@ -118,7 +118,7 @@ TABLE: tuple[Option, ...] = (
         "--serving-root",
         Path,
         "The folder that model servers read.",
-        _SERVING | _RELEASES | {"doctor"},
+        _SERVING | _RELEASES | {"doctor", "gc"},
         "serving_root",
     ),
     Option(
@@ -344,7 +344,16 @@ TABLE: tuple[Option, ...] = (
         _SHIPPING | _OPERATING,
         "release.server_root",
     ),
+    Option(
+        "servers",
+        "--server",
+        list[str],
+        "A running server, whose loaded versions are kept: HOST:PORT of gRPC; repeatable.",
+        _only("gc"),
+        "release.servers",
+    ),
     Option("remove", "--remove", bool, "Remove the label.", _only("label")),
+    Option("remove", "--remove", bool, "Remove the pin.", _only("pin")),
     Option("full", "--full", bool, "Read every file, and compare it with what was promoted.", _only("status")),
     _training("start", "--from", Path, "The checkpoint to start from.", setting="training.start"),
     _training("start_step", "--from-step", int, "The step of that checkpoint.", setting="training.start_step"),
@@ -410,12 +419,30 @@ TABLE: tuple[Option, ...] = (
     Option("bind", "--bind", str, "The address to listen on.", _only("serve"), default="127.0.0.1"),
     Option("reason", "--reason", str, "The reason, for the journal.", _APPROVING, "release.reason", required=True),
     Option("to", "--to", int, "The version to serve again; by default the previous one.", _only("rollback")),
-    Option("dry_run", "--dry-run", bool, "Show what would be removed; remove nothing.", _only("gc")),
+    Option("yes", "--yes", bool, "Delete what is shown; without it nothing is changed.", _only("gc")),
+    Option(
+        "keep_versions",
+        "--keep-versions",
+        int,
+        "Delete versions of a model that are not among so many newest ones, nor in use.",
+        _only("gc"),
+        "retention.versions",
+        range=(0, None),
+    ),
+    Option(
+        "keep_runs",
+        "--keep-runs",
+        int,
+        "Delete artifacts that belong neither to so many newest runs of a model nor to a version.",
+        _only("gc"),
+        "retention.runs",
+        range=(0, None),
+    ),
     Option(
         "older_than",
         "--older-than",
         str,
-        "The minimum age of what is removed from the store: 90m, 12h, 7d.",
+        "The minimum age of what is deleted from the store: 90m, 12h, 7d.",
         _only("gc"),
         default="7d",
     ),

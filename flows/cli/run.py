@@ -175,7 +175,10 @@ def _run(
             from flows.train_to_serve import train_to_serve as work
     summaries.clear()  # of earlier flows in this process
     try:
-        with prefect_server.provided(needed=not no_server, verbose=verbose), telemetry.shown(quiet=quiet):
+        with (
+            prefect_server.provided(needed=not no_server, verbose=verbose),
+            telemetry.shown(quiet=quiet, before_step=termination.raise_lost),
+        ):
             (work.fn if no_server else work)(settings)
     except prefect_server.Lost as error:
         termination.wait_for_nothing()  # Prefect would try for minutes to reach a server that is gone

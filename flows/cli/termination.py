@@ -19,6 +19,7 @@ _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _REMEDY = "run again to go on from here."
 _SOON = 0.02
 _shown = False  # True once this command's document is printed
+_raised: signal.Signals | None = None  # the signal for which an exception was raised
 _waits = True  # False: skip the exit handlers of libraries
 
 
@@ -34,8 +35,8 @@ def is_termination(error: BaseException) -> bool:
 
 def begin() -> None:
     """Start a command. Nothing is in progress, so a signal ends the process at once."""
-    global _shown, _waits
-    _shown, _waits = False, True
+    global _raised, _shown, _waits
+    _raised, _shown, _waits = None, False, True
     _answer(signal.SIGINT, _end)
     _answer(signal.SIGTERM, _end)
 
@@ -44,6 +45,17 @@ def clean_up_first() -> None:
     """Raise signals as KeyboardInterrupt or Terminated from now on, because work may be in progress."""
     _answer(signal.SIGINT, _interrupt)
     _answer(signal.SIGTERM, _terminate)
+
+
+def raise_lost() -> None:
+    """Raise once more what a signal raised, if anything: to be called where nothing is in progress.
+
+    An exception out of the middle of other code may be lost there: extensions in C clear what they do not expect.
+    """
+    if _raised is signal.SIGINT:
+        raise KeyboardInterrupt
+    if _raised is signal.SIGTERM:
+        raise Terminated
 
 
 @contextlib.contextmanager
@@ -125,7 +137,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _raised
     if not _postponed(number, frame):
+        _raised = signal.SIGINT
         signal.default_int_handler(number, frame)
 
 
@@ -147,6 +161,8 @@ def _postponed(number: int, frame: FrameType | None) -> bool:
 def _terminate(number: int, frame: FrameType | None) -> None:
     if _postponed(number, frame):
         return
+    global _raised
+    _raised = signal.SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     raise Terminated
 

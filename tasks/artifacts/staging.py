@@ -34,8 +34,10 @@ def reopen(directory: Path, without: Iterable[str]) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete a folder of the store with its read-only files and folders. Does nothing if it does not exist."""
-    if directory.exists():
+    """Delete a folder with its read-only files and folders, or a link or file in its place. Does nothing if there is none."""
+    if directory.is_symlink() or directory.is_file():
+        directory.unlink()
+    elif directory.exists():
         own_folders(directory)
         shutil.rmtree(directory)
 

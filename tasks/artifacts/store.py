@@ -13,21 +13,25 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import manifest as manifests
+from tasks.artifacts import removal
 from tasks.artifacts.hashes import Fields, Hashes, fields_of
 from tasks.artifacts.manifest import FileEntry, Manifest
 from tasks.artifacts.staging import own_folders, remove_tree, reopen
 from tasks.errors import DamagedError, EnvironmentFailure, PipelineError, Refusal
 from tasks.records.base import Record
 
-__all__ = ["REFUSAL", "Artifact", "Builder", "Recipe", "Store", "remove_tree"]
+__all__ = ["DELETED", "REFUSAL", "Artifact", "Builder", "InUseError", "Recipe", "Store", "give_up", "remove_tree"]
 
 REFUSAL = "refusal.json"
+DELETED = ".deleted"
+"""The end of the name of what is set aside to be deleted at once."""
 Builder = Callable[[Path], None]
 _LOCK_SECONDS = 0.1
 
@@ -83,6 +87,8 @@ class Store:
         self.root = root.absolute()
         self.warn = warn
         self.hashes = Hashes(self.root / ".verified")
+        self._held: dict[Path, int] = {}
+        self._holding = threading.Lock()
         try:
             for name in (".staging", ".locks", ".verified", ".aside"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -266,9 +272,69 @@ class Store:
         manifests.sync_folder(place.parent)
         return self._artifact(manifest, place)
 
-    def set_aside(self, place: Path) -> Path:
+    def hold(self, artifact: Artifact) -> bool:
+        """Keep an artifact from being deleted until `close` or the end of this process; False if it is no longer there.
+
+        The lock is on its folder, shared by all that read it: it goes with the folder wherever that is moved.
+        """
+        place = artifact.path
+        with self._environment(artifact.step):
+            try:
+                descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                there = place.exists() and os.path.samestat(place.stat(), os.fstat(descriptor))
+            except BaseException:
+                os.close(descriptor)
+                raise
+            with self._holding:
+                before = self._held.pop(place, None) if there else descriptor
+                if there:
+                    self._held[place] = descriptor
+            if before is not None:
+                os.close(before)
+            return there
+
+    def close(self) -> None:
+        """Let go of all artifacts that are held."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def delete(self, artifact: Artifact, wanted: Callable[[], bool]) -> int | None:
+        """Delete an artifact, and return the bytes that this freed; None if a process holds or builds it, or it was replaced.
+
+        None, too, if it is `wanted`, which is asked when nobody holds it any longer and nobody can. It is set aside by one
+        rename, so that no reader finds a part of it.
+        """
+        try:
+            with self.lock(artifact.step, artifact.key, give_up), self._environment(artifact.step):
+                return self._delete_locked(artifact, wanted)
+        except (InUseError, DamagedError):
+            return None
+
+    def _delete_locked(self, artifact: Artifact, wanted: Callable[[], bool]) -> int | None:
+        try:
+            descriptor = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if Manifest.read(artifact.path).digest != artifact.digest or wanted():
+                return None
+            aside = self.set_aside(artifact.path, DELETED)
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(descriptor)
+        freed = removal.Freed().by(aside)
+        remove_tree(aside)
+        return freed
+
+    def set_aside(self, place: Path, ending: str = "") -> Path:
         """Move an artifact to `.aside` without losing it."""
-        aside = self.root / ".aside" / f"{place.parent.name}-{place.name}-{time.time_ns()}"
+        aside = self.root / ".aside" / f"{place.parent.name}-{place.name}-{time.time_ns()}{ending}"
         place.rename(aside)
         return aside
 
@@ -286,6 +352,15 @@ class Store:
 
     def _artifact(self, manifest: Manifest, place: Path) -> Artifact:
         return Artifact(step=manifest.step, key=manifest.key, path=place, digest=manifest.digest)
+
+
+class InUseError(Exception):
+    """A live process holds the lock of the key."""
+
+
+def give_up() -> None:
+    """Raise InUseError: the `waiting` of a caller that waits for no lock."""
+    raise InUseError
 
 
 def _refusal(builder: Builder, staging: Path) -> Refusal | None:

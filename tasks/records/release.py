@@ -20,11 +20,15 @@ class Event(StrEnum):
     ROLLED_BACK = "rolled back"
     LABELLED = "labelled"
     APPROVED = "approved"
+    PINNED = "pinned"
+    UNPINNED = "unpinned"
+    DELETING = "deleting"
+    DELETED = "deleted"
 
     @property
     def is_intent(self) -> bool:
         """True for what is written before a change, which the next line closes."""
-        return self in (Event.PROMOTING, Event.WITHDRAWING, Event.ROLLING_BACK)
+        return self in (Event.PROMOTING, Event.WITHDRAWING, Event.ROLLING_BACK, Event.DELETING)
 
 
 class Rule(StrEnum):

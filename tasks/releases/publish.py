@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.artifacts import manifest as manifests
+from tasks.artifacts import removal
 from tasks.artifacts.hashes import NONE, READ_ONLY, Hashes
 from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import remove_tree
@@ -296,6 +297,8 @@ class Releases:
                 self.finish_rollback(intent)
         elif intent.event is Event.WITHDRAWING:
             self._finish_withdrawal(intent)
+        elif intent.event is Event.DELETING:
+            self._finish_deletion(intent)
         elif not (self.root / str(intent.version)).exists():
             self.abandon(intent)
         elif self.digest(intent.version) != intent.digest:
@@ -307,6 +310,36 @@ class Releases:
             os.rename(self.root / version, self.root / f"{version}{rules.WITHDRAWN}")
             manifests.sync_folder(self.root)
         self.append(event=Event.WITHDRAWN, version=intent.version, digest=intent.digest, reason=intent.reason)
+
+    def delete(self, version: int, reason: str) -> list[tuple[Path, int]]:
+        """Delete what lies here of a version, and return each folder with the bytes that this freed.
+
+        The journal keeps its number, which is not used again, and its digests, which stay held.
+
+        Raises:
+            EnvironmentFailure: this user may not remove it; nothing of it is removed then.
+        """
+        for name in rules.folders(self.names()).get(version, ()):
+            removal.require_removable(self.root / name)
+        digest, model = rules.digests(self.journal()).get(version, ("", ""))
+        intent = self.append(event=Event.DELETING, version=version, digest=digest, model=model, reason=reason)
+        return self._finish_deletion(intent)
+
+    def _finish_deletion(self, intent: JournalLine) -> list[tuple[Path, int]]:
+        """Take each folder out of the base path by one rename, before any of its files goes; close the intent."""
+        freed = []
+        for name in rules.folders(self.names()).get(intent.version, ()):
+            gone = self.own / "staging" / f"{name}.deleted"  # where `_repair` removes what is left of it
+            try:
+                os.rename(self.root / name, gone)
+            except OSError:
+                self.abandon(intent)  # what cannot be moved must not stop all later commands
+                raise
+            manifests.sync_folder(self.root)
+            freed.append((self.root / name, removal.Freed().by(gone)))
+            remove_tree(gone)
+        self.append(**intent.model_dump(exclude={"time", "event", "by"}), event=Event.DELETED)
+        return freed
 
     def finish_rollback(self, intent: JournalLine) -> JournalLine:
         """Retire the versions of an intent, the highest first, so that a version is always served; close it in the journal."""

@@ -91,3 +91,36 @@ def last_labels(journal: Sequence[JournalLine]) -> dict[str, int]:
 def published(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:
     """Map each published version to the line of its promotion."""
     return {line.version: line for line in journal if line.event is Event.PROMOTED}
+
+
+def pinned(journal: Iterable[JournalLine]) -> dict[int, JournalLine]:
+    """Map each pinned version to the line that pins it."""
+    pins: dict[int, JournalLine] = {}
+    for line in journal:
+        if line.event is Event.PINNED:
+            pins[line.version] = line
+        elif line.event is Event.UNPINNED:
+            pins.pop(line.version, None)
+    return pins
+
+
+def digests(journal: Iterable[JournalLine]) -> dict[int, tuple[str, str]]:
+    """Map each version that was published or retired here to its two digests, as far as the journal has them."""
+    found: dict[int, tuple[str, str]] = {}
+    for line in journal:
+        if line.event in (Event.PROMOTING, Event.PROMOTED):
+            found[line.version] = line.digest, line.model
+        elif line.event is Event.ROLLED_BACK:
+            for version, digest in line.retired.items():
+                found.setdefault(version, (digest, line.retired_models.get(version, "")))
+    return found
+
+
+def folders(names: Iterable[str]) -> dict[int, list[str]]:
+    """Map each version that lies in a base path, served or retired, to the names of its folders there."""
+    found: dict[int, list[str]] = {}
+    for name in names:
+        retired = re.fullmatch(rf"(\d{{1,19}})({re.escape(RETIRED)}|{re.escape(WITHDRAWN)})", name)
+        for version in [int(retired[1])] if retired else versions([name]):
+            found.setdefault(version, []).append(name)
+    return found

@@ -7,6 +7,7 @@ it before and after an edit.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +24,15 @@ _SHOWN = 300
 
 
 class Entry(Record):
-    """What a configuration says of a model: `versions` are those of a `specific` policy, None under any other."""
+    """What a configuration says of a model: `versions` are those of a `specific` policy, None under any other.
+
+    Under any other, a server takes the `highest` so many versions: one, unless the policy says otherwise.
+    """
 
     base_path: str
     versions: tuple[int, ...] | None
     labels: dict[str, int]
+    highest: int = 1
 
 
 def text(serving_root: Path) -> str:
@@ -57,7 +62,9 @@ def entry(text: str, name: str) -> Entry | None:
         if model.name == name:
             policy = model.model_version_policy
             versions = tuple(policy.specific.versions) if policy.HasField("specific") else None
-            return Entry(base_path=model.base_path, versions=versions, labels=dict(model.version_labels))
+            highest = sys.maxsize if policy.HasField("all") else max(1, policy.latest.num_versions)
+            labels = dict(model.version_labels)
+            return Entry(base_path=model.base_path, versions=versions, labels=labels, highest=highest)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,16 +146,17 @@ def test_each_label_has_a_line_where_the_first_had_one_in_the_order_of_their_nam
 
 
 def test_an_entry_tells_its_specific_versions_and_no_others() -> None:
-    for policy, versions in [
-        ("", None),
-        ("model_version_policy { }", None),
-        ("model_version_policy { latest { num_versions: 2 } }", None),
-        ("model_version_policy { all { } }", None),
-        ("model_version_policy { specific { } }", ()),
-        ("model_version_policy { specific { versions: [2, 1] } }", (2, 1)),
+    for policy, versions, highest in [
+        ("", None, 1),
+        ("model_version_policy { }", None, 1),
+        ("model_version_policy { latest { } }", None, 1),
+        ("model_version_policy { latest { num_versions: 2 } }", None, 2),
+        ("model_version_policy { all { } }", None, sys.maxsize),
+        ("model_version_policy { specific { } }", (), 1),
+        ("model_version_policy { specific { versions: [2, 1] } }", (2, 1), 1),
     ]:
         text = f'model_config_list {{ config {{ name: "m" base_path: "/b" {policy} version_labels {{ key: "x" value: 2 }} }} }}'
-        assert entry(text, "m") == Entry(base_path="/b", versions=versions, labels={"x": 2})
+        assert entry(text, "m") == Entry(base_path="/b", versions=versions, labels={"x": 2}, highest=highest)
         assert entry(text, "M") is None
     assert entry("", "m") is None
 

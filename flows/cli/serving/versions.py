@@ -1,4 +1,4 @@
-"""`tfship releases`, `status`, `label` and `rollback`: the versions of a model, and which of them are served."""
+"""`tfship releases`, `status`, `label`, `pin` and `rollback`: the versions of a model, and which of them are served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.errors import ExitCode, UsageError
 from tasks.presentation.terminal import cell, console, say
 from tasks.releases.labels import Configuration
 from tasks.releases.publish import Releases, promoted_to, require_promoted
-from tasks.releases.rules import versions
+from tasks.releases.rules import pinned, versions
 
 _REASON_WIDTH = 16
 
@@ -25,6 +25,7 @@ _REASON_WIDTH = 16
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "label", label)
+    command(app, "pin", pin)
     command(app, "rollback", rollback)
     command(app, "status", status)
     command(app, "releases", releases)
@@ -58,6 +59,29 @@ def label(
         file = Configuration(settings.serving_root).file
         say(f"note    no running server was told (--server HOST:PORT): those that poll {file} follow by themselves")
     say(f"next    tfship status {where(name, settings)}")
+    return 0
+
+
+def pin(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[int, typer.Argument(help="The version, served or retired.")],
+    options: Options,
+) -> int:
+    """Keep a version from being deleted by `tfship gc`, or let it go again (--remove)."""
+    from tasks.pin import pin as keep
+
+    settings = settings_of(options, name)
+    remove = bool(options["remove"])
+    line = keep(settings.promotion, version, remove=remove)
+    if options["as_json"]:
+        import json
+
+        document = {"name": name, "changed": line is not None, "version": version, "pinned": not remove}
+        termination.show(json.dumps(document, indent=1))
+        return 0
+    what = "no longer pinned" if remove else "pinned: tfship gc does not delete it"
+    say(f"version {version} of {name} is {what}{'' if line is not None else ', as before'}")
+    say(f"next    tfship releases {where(name, settings)}")
     return 0
 
 
@@ -151,6 +175,8 @@ def releases(
     console().print(table)
     unconfirmed = ", not confirmed: promote the same model again" if served in found.unconfirmed() else ""
     say(f"\nserved  version {served}{unconfirmed}" if served is not None else "\nserved  nothing")
+    if pins := pinned(lines):
+        say(f"pinned  {', '.join(map(str, sorted(pins)))}")
     say(f"next    {_next(found, root)}")
     return 0
 

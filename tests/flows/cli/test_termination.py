@@ -42,6 +42,7 @@ WRONG: dict[str, list[str]] = {
     "rollback": ["nosuch", "--reason", "x"],
     "approve": ["nosuch", "--reason", "x"],
     "label": ["nosuch", "stable", "1"],
+    "pin": ["nosuch", "1", "--reason", "x"],
     "diff": ["nosuch", "1", "2"],
     "gc": ["--older-than", "soon"],
     "doctor": ["--config", "nosuch"],
@@ -158,6 +159,35 @@ def test_a_signal_during_an_import_that_swallows_it_is_raised_after_it(folder: P
     environment = os.environ | {"PYTHONPATH": search}
     said = subprocess.run([sys.executable, "-c", STOPPED], env=environment, capture_output=True, text=True, timeout=50)
     assert (said.stdout.strip(), said.stderr) == (raised, "")
+
+
+LOST = """
+import contextlib, os, signal, sys
+from flows.cli import main, termination
+from tasks.artifacts import store
+
+class Lossy(store.Store):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.{name})
+            sum(range(1000))
+
+store.Store = Lossy
+sys.argv = ["tfship", *{words}]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_that_is_lost_before_a_run_ends_it_at_its_next_step(folder: Path, number: signal.Signals) -> None:
+    program = LOST.format(name=number.name, words=["run", *QUICK, "--json"])
+    environment = os.environ | {"PYTHONPATH": str(Path(flows.cli.__file__).parents[2])}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100)
+    assert said.returncode == CODES[number] and said.stderr.endswith(
+        f"tfship: {WORDS[number]}; run again to go on from here.\n"
+    )
+    assert not list(folder.glob(".tfship/store/train/*"))
 
 
 def test_a_signal_in_the_first_moment_of_python_m(shell: Callable[..., Shell]) -> None:
