@@ -32,9 +32,9 @@ _PROMOTING = _SHIPPING | {"promote"}
 _OPERATING = frozenset({"promote", "label", "rollback"})
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
 _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
-_RELEASES = frozenset({"serve", "promote", "label", "rollback", "releases", "status", "diff"})
+_RELEASES = frozenset({"serve", "promote", "label", "rollback", "releases", "status", "diff", "verify-release"})
 _RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
-_PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc"}
+_PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc", "keygen"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
 
 
@@ -318,6 +318,24 @@ TABLE: tuple[Option, ...] = (
         "The serving root's path in running servers, where it is another.",
         _SHIPPING | _OPERATING,
         "release.server_root",
+    ),
+    Option(
+        "signing_key",
+        "--signing-key",
+        Path,
+        "The private key (PEM) that signs the version and its evidence.",
+        _PROMOTING,
+        "release.signing_key",
+        file="file",
+    ),
+    Option(
+        "public_key",
+        "--public-key",
+        Path,
+        "The public key (PEM) that must have signed what is published or served again.",
+        _PROMOTING | {"rollback", "verify-release"},
+        "release.public_key",
+        file="file",
     ),
     Option("remove", "--remove", bool, "Remove the label.", _only("label")),
     Option("full", "--full", bool, "Read every file, and compare it with what was promoted.", _only("status")),

@@ -33,7 +33,8 @@ class JournalLine(Record):
     `version` is the subject of the event (for a rollback, the version served again), `retired` maps the versions that a
     rollback removed to their digests, `retired_models` to what they computed; `previous` was served before. `server` is the server that gave the blessing: the
     image with its digest, or the runtime with its version. `impure` is what the outputs depend on besides the inputs.
-    `labels` are those of all versions after the event, None where it changed none.
+    `labels` are those of all versions after the event, None where it changed none. `evidence` is the digest of the
+    promoted version's evidence, empty where there is none.
     """
 
     time: str
@@ -46,6 +47,7 @@ class JournalLine(Record):
     retired_models: dict[int, str] = {}
     run_id: str = ""
     blessing: str = ""
+    evidence: str = ""
     verdict: str = ""
     server: str = ""
     impure: tuple[Impurity, ...] = ()

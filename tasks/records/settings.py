@@ -204,6 +204,9 @@ class Release(Record):
     `label` is moved to the new version, which is then served beside the others; without it, clients that name neither
     version nor label get the new one. `servers` run over this serving root, which they see as `server_root` (None: under
     the same path): promotion waits for the version there, asks them the probe, and takes the version back if they fail.
+
+    `signing_key` is the private key (PEM) that signs the evidence of a version, `public_key` the one that must have signed
+    it: what is published, and what a rollback serves again, is verified with it.
     """
 
     serving_root: Path
@@ -215,6 +218,8 @@ class Release(Record):
     label: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
     servers: tuple[RunningServer, ...] = ()
     server_root: Path | None = None
+    signing_key: Path | None = None
+    public_key: Path | None = None
 
     @model_validator(mode="after")
     def _forced_for_a_reason(self) -> Release:

@@ -40,6 +40,8 @@ WRONG: dict[str, list[str]] = {
     "rollback": ["nosuch", "--reason", "x"],
     "label": ["nosuch", "stable", "1"],
     "diff": ["nosuch", "1", "2"],
+    "verify-release": ["nosuch", "1"],
+    "keygen": ["/dev/null"],
     "gc": ["--older-than", "soon"],
     "doctor": ["--config", "nosuch"],
 }
