@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
-import re
 import stat
 import sys
 from pathlib import Path
@@ -108,7 +108,7 @@ def verify(folder: Path, signature: Path, key: Path) -> None:
         raise EnvironmentFailure.from_os(error, str(signature)) from None
     except Exception as error:  # whatever a stranger's bytes make of the parsers below
         remedy = "do not serve it: restore the release from where it was signed, or give the public key that it was signed for."
-        expected = f"a signature of {folder.name}/ by {key}"
+        expected = f"a signature of {folder} by {key}"
         raise EvidenceError(str(signature), expected, _found(error), remedy) from None
 
 
@@ -119,13 +119,11 @@ def _found(error: Exception) -> str:
     if text.startswith("Key mismatch"):
         return "one by another key"
     if text.startswith("Signature mismatch"):
-        kinds = {
-            "has changed": r"Hash mismatch for '(.+?)'",
-            "was added": r"Extra files found in model '[^']*': (.+?)[\"']",
-        }
-        kinds["is missing"] = r"Missing files in model '[^']*': (.+?)[\"']"
-        said = [f"{name} {kind}" for kind, pattern in kinds.items() for name in re.findall(pattern, text)]
-        return f"one of other files: {'; '.join(said)}"
+        try:
+            differences = ast.literal_eval(text.removeprefix("Signature mismatch: "))
+        except (ValueError, SyntaxError):  # another wording of the library
+            differences = [text]
+        return f"one of other files: {'; '.join(one.partition(': Expected')[0] for one in differences)}"
     return f"what is no signature ({type(error).__name__})"
 
 
