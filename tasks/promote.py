@@ -192,11 +192,12 @@ def _publish(
 
     Raises DamagedError if a file has changed since it was read.
     """
-    files, server = model_files(exported), report.identity.exactly
+    files, server, made = model_files(exported), report.identity.exactly, current().artifacts.values()
+    rehearsed = [one for one in made if one.step == "rehearse" and exported.digest in one.manifest.inputs.values()]
     proven = evidences.Proven(
         name=release.name,
         files=files,
-        artifacts=evidences.chain((run, checkpoint, exported, blessed), current().artifacts.values()),
+        artifacts=evidences.chain((run, checkpoint, exported, blessed, *rehearsed), made),
         run=run,
         blessing=blessed,
         verdict=report.verdict,

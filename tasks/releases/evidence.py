@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import manifest as manifests
-from tasks.artifacts.hashes import READ_ONLY, hash_file
+from tasks.artifacts.hashes import NONE, READ_ONLY, Hashes, hash_file
 from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import REFUSAL, Artifact
 from tasks.baseline.training_run import TrainingRun
@@ -230,9 +230,13 @@ def digest(folder: Path) -> str:
     return manifests.digest_of(listed(folder)) if folder.is_dir() else ""
 
 
-def listed(folder: Path) -> tuple[FileEntry, ...]:
-    """Read all files below a folder, whatever their names. Raises DamagedError for what is no regular file."""
+def listed(folder: Path, hashes: Hashes = NONE) -> tuple[FileEntry, ...]:
+    """List all files below a folder, whatever their names, and read those whose hash is not known.
+
+    Raises:
+        DamagedError: something is no regular file.
+    """
     return tuple(
-        FileEntry(path=name, size=(folder / name).stat().st_size, sha256=hash_file(folder / name))
+        FileEntry(path=name, size=(folder / name).stat().st_size, sha256=hashes.of(folder / name))
         for name in manifests.walk(folder, without="")
     )

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from tasks.artifacts import manifest as manifests
 from tasks.artifacts.hashes import NONE, Hashes
-from tasks.artifacts.manifest import Manifest
+from tasks.artifacts.manifest import FileEntry, Manifest
 from tasks.errors import DamagedError, EnvironmentFailure, EvidenceError
 from tasks.records.base import Record
-from tasks.records.statement import ARTIFACT, SOURCES, ResourceDescriptor, Statement
+from tasks.records.statement import ARTIFACT, MANIFESTS, SOURCES, ResourceDescriptor, Statement
 from tasks.releases import evidence as evidences
 from tasks.releases import rules, signing
 from tasks.releases.publish import Releases
@@ -26,6 +26,7 @@ _SIGNATURES = {signing.MODEL_SIGNATURE, signing.EVIDENCE_SIGNATURE}
 _BACK = (
     "do not serve it: restore the version and its evidence from where they were promoted, or choose another version."
 )
+_FIRST, _PROVEN = {"train", "adopt"}, {"checkpoint", "export", "smoke_test"}
 _ORDER = ("train", "adopt", "checkpoint", "restore_verify", "freeze", "export", "smoke_test", "rehearse")
 
 
@@ -53,15 +54,12 @@ def check(releases: Releases, version: int, public_key: Path | None = None, hash
 
     Raises:
         EvidenceError: something is not as it was when the version was promoted, or there is no evidence.
+        DamagedError: the journal cannot be read.
         UsageError: there is no such version, or the key is none.
         EnvironmentFailure: a file cannot be read.
     """
     try:
         return _checked(releases, version, public_key, hashes)
-    except EvidenceError:
-        raise
-    except DamagedError as damage:  # a link, a device or a name that is no text, where only files are expected
-        raise EvidenceError(damage.where, "regular files alone", damage.found, _BACK) from None
     except OSError as error:
         raise EnvironmentFailure.from_os(error, f"release {releases.name} {version}") from None
 
@@ -76,14 +74,15 @@ def _checked(releases: Releases, version: int, public_key: Path | None, hashes: 
     if (named.name, named.version) != (releases.name, version):
         expected, found = f"evidence of {releases.name} {version}", f"that of {named.name} {named.version}"
         raise EvidenceError(str(folder / evidences.STATEMENT), expected, found, _BACK)
-    listed = evidences.listed(folder)
+    listed = _listed(folder)
     present = {one.path: one.sha256 for one in listed}
     promised = _SIGNATURES if statement.signed else set()
     own = {name: sha256 for name, sha256 in present.items() if name not in {evidences.STATEMENT, *promised}}
     _require_same(folder, statement.files(), own, missing=promised - present.keys())
     subject = {one.name: one.sha256 for one in statement.subject}
-    _require_same(served, subject, {name: hashes.of(served / name) for name in manifests.walk(served, without="")})
-    chain = _chain(folder, statement, subject)
+    _require_same(served, subject, {one.path: one.sha256 for one in _listed(served, hashes)})
+    chain = _manifests(folder, statement)
+    _require_linked(folder, chain, statement, subject)
     if public_key is not None:
         _require_signed(folder, statement, public_key)
         signing.verify(folder, folder / signing.EVIDENCE_SIGNATURE, public_key)
@@ -112,7 +111,7 @@ def _statement(folder: Path) -> Statement:
     place = folder / evidences.STATEMENT
     try:
         return Statement.model_validate_json(place.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise EvidenceError(
             str(folder), "a statement of what was promoted", f"{place.name} is missing", _BACK
         ) from None
@@ -120,6 +119,13 @@ def _statement(folder: Path) -> Statement:
         raise EvidenceError(
             str(place), "an in-toto statement of tfship", f"something else ({type(error).__name__})", _BACK
         ) from None
+
+
+def _listed(folder: Path, hashes: Hashes = NONE) -> tuple[FileEntry, ...]:
+    try:
+        return evidences.listed(folder, hashes)
+    except DamagedError as damage:  # a link, a device or a name that is no text
+        raise EvidenceError(damage.where, "regular files alone", damage.found, _BACK) from None
 
 
 def _require_same(
@@ -133,37 +139,40 @@ def _require_same(
         raise EvidenceError(str(place), "the files of its statement", "; ".join(problems), _BACK)
 
 
-def _chain(folder: Path, statement: Statement, subject: Mapping[str, str]) -> dict[str, Manifest]:
-    """Return the manifests by step, once each is shown to follow from the others, up to the served files.
+def _broken(folder: Path, expected: str, found: str) -> EvidenceError:
+    return EvidenceError(f"{folder}, its chain of manifests", expected, found, _BACK)
 
-    Raises:
-        EvidenceError: a link is broken.
-    """
 
-    def broken(expected: str, found: str) -> EvidenceError:
-        return EvidenceError(f"{folder}, its chain of manifests", expected, found, _BACK)
-
+def _manifests(folder: Path, statement: Statement) -> dict[str, Manifest]:
+    """Read the manifests that the statement lists, by step. Raises EvidenceError: one is none, was edited, or is lacking."""
     chain = {}
-    for place in sorted((folder / "manifests").glob("*.json")):
+    for name in (one for one in statement.files() if one.startswith(MANIFESTS)):
+        step = name.removeprefix(MANIFESTS).removesuffix(".json")
         try:
-            chain[place.stem] = manifest = Manifest.model_validate_json(place.read_bytes())
+            chain[step] = manifest = Manifest.model_validate_json((folder / name).read_bytes())
         except ValidationError:
-            raise broken("manifests", f"something else in {place.name}") from None
-        if not manifest.intact or manifest.step != place.stem:
-            raise broken(f"the manifest of {place.stem}", f"one that was edited, in {place.name}")
-    first = [step for step in ("train", "adopt") if step in chain]
-    lacking = [step for step in ("checkpoint", "export", "smoke_test") if step not in chain]
-    if len(first) != 1 or lacking:
-        raise broken("train or adopt, checkpoint, export and smoke_test", ", ".join(sorted(chain)) or "none")
-    root, exported = chain[first[0]], chain["export"]
+            raise _broken(folder, "manifests", f"something else in {name}") from None
+        if not manifest.intact or manifest.step != step:
+            raise _broken(folder, f"the manifest of {step}", f"one that was edited, in {name}")
+    if len(_FIRST & chain.keys()) != 1 or not chain.keys() >= _PROVEN:
+        expected = "train or adopt, checkpoint, export and smoke_test"
+        raise _broken(folder, expected, ", ".join(sorted(chain)) or "none")
+    return chain
+
+
+def _require_linked(
+    folder: Path, chain: Mapping[str, Manifest], statement: Statement, subject: Mapping[str, str]
+) -> None:
+    """Raise EvidenceError unless each manifest follows from the others, from the sources up to the served files."""
+    root, exported = chain[next(iter(_FIRST & chain.keys()))], chain["export"]
     if evidences.sources(root.params.get("facts", {})) != _sources(statement):
-        raise broken("the sources that the statement names", f"others, in the manifest of {root.step}")
+        raise _broken(folder, "the sources that the statement names", f"others, in the manifest of {root.step}")
     known = {manifest.digest for manifest in chain.values()}
     known |= {one.digest.get(ARTIFACT, "") for one in statement.predicate.build_definition.resolved_dependencies}
     for step, manifest in chain.items():
         for role, digest in manifest.inputs.items():
             if digest not in known:
-                raise broken(f"the {role} of {step}, {digest[:12]}", "no manifest of it")
+                raise _broken(folder, f"the {role} of {step}, {digest[:12]}", "no manifest of it")
     for step, role, made_from in (
         ("checkpoint", "run", root),
         ("export", "run", root),
@@ -171,22 +180,23 @@ def _chain(folder: Path, statement: Statement, subject: Mapping[str, str]) -> di
         ("smoke_test", "exported", exported),
     ):
         if chain[step].inputs.get(role) != made_from.digest:
-            raise broken(f"{step} of this {made_from.step}, {made_from.digest[:12]}", "one of another")
+            raise _broken(folder, f"{step} of this {made_from.step}, {made_from.digest[:12]}", "one of another")
     internal = statement.predicate.build_definition.internal_parameters
     if chain["smoke_test"].digest != internal.blessing:
-        raise broken("the smoke test that the statement names", "another")
+        raise _broken(folder, "the smoke test that the statement names", "another")
     prefix = "saved_model/"
     written = [one for one in exported.files if one.path.startswith(prefix)]
     written = [one.model_copy(update={"path": one.path.removeprefix(prefix)}) for one in written]
     if {one.path: one.sha256 for one in written} != subject or manifests.digest_of(written) != internal.digest:
-        raise broken("the served files in the manifest of export", "others")
-    for name in statement.files():
-        if name.startswith(evidences.REPORTS):
-            _, step, report = name.split("/")
-            listed = {one.path: one.sha256 for one in chain[step].files} if step in chain else {}
-            if listed.get(report) != statement.files()[name]:
-                raise broken(f"{report} in the manifest of {step}", "another, or none")
-    return chain
+        raise _broken(folder, "the served files in the manifest of export", "others")
+    reports = {
+        f"{evidences.REPORTS}{step}/{one.path}": one.sha256
+        for step, manifest in chain.items()
+        for one in manifest.files
+    }
+    for name, sha256 in statement.files().items():
+        if name.startswith(evidences.REPORTS) and reports.get(name) != sha256:
+            raise _broken(folder, f"{name} in the manifest of its step", "another, or none")
 
 
 def _sources(statement: Statement) -> list[ResourceDescriptor]:

@@ -104,8 +104,8 @@ def ml_bom(
 
 
 def _is_data(source: ResourceDescriptor) -> bool:
-    """Return True for what is data, and no code: all that is not named a module."""
-    return not source.name.startswith(f"{SOURCES}source/module ")
+    """Return True for training data; code and the files of a source model are none."""
+    return source.name.startswith((f"{SOURCES}source/data ", f"{SOURCES}source/given data "))
 
 
 def _model_card(

@@ -150,7 +150,7 @@ FAULTS = (
     Fault("a statement that is none", lambda one: write(one.evidence() / "statement.json", b"{"), "an in-toto statement"),
     Fault("the verdict edited", replaced("statement.json", b"(stand-in)", b"(stand up)"), JOURNAL, "Hash mismatch for 'statement.json'"),
     Fault("a report edited", replaced("reports/smoke_test/smoke.json", b"true", b"trUe"), "smoke.json has changed"),
-    Fault("a report edited, covered up", covered_up("reports/smoke_test/smoke.json", b"true", b"True"), "smoke.json in the manifest of smoke_test"),
+    Fault("a report edited, covered up", covered_up("reports/smoke_test/smoke.json", b"true", b"True"), "reports/smoke_test/smoke.json in the manifest of its step"),
     Fault("a report gone", removed("reports/export/parity.json"), "reports/export/parity.json is missing"),
     Fault("a report added", lambda one: (one.evidence() / "reports" / "more.json").write_bytes(b"{}"), "reports/more.json was added"),
     Fault("a manifest edited, covered up", covered_up("manifests/train.json", b'"seed": 0', b'"seed": 1'), "edited, in train.json"),
