@@ -136,6 +136,27 @@ def without_restore(release: Release) -> None:
     remove_tree(release.evidence() / "reports" / "restore_verify")
 
 
+def folder_for_statement(release: Release) -> None:
+    """An empty folder where the statement was."""
+    removed("statement.json")(release)
+    (release.evidence() / "statement.json").mkdir()
+
+
+def listed(name: str) -> Callable[[Release], None]:
+    """A file that no step wrote, in the evidence and in the statement."""
+
+    def tamper(release: Release) -> None:
+        path, statement = release.evidence() / name, release.evidence() / "statement.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"{}")
+        document = json.loads(statement.read_bytes())
+        entry = {"name": name, "digest": {"sha256": hashlib.sha256(b"{}").hexdigest()}}
+        document["predicate"]["runDetails"]["byproducts"].append(entry)
+        write(statement, json.dumps(document).encode())
+
+    return tamper
+
+
 JOURNAL = "the evidence that the journal has"
 FAULTS = (
     Fault("one bit of a served file", lambda one: flip(one.served / DATA), f"{DATA} has changed"),
@@ -153,7 +174,10 @@ FAULTS = (
     Fault("a report edited, covered up", covered_up("reports/smoke_test/smoke.json", b"true", b"True"), "reports/smoke_test/smoke.json in the manifest of its step"),
     Fault("a report gone", removed("reports/export/parity.json"), "reports/export/parity.json is missing"),
     Fault("a report added", lambda one: (one.evidence() / "reports" / "more.json").write_bytes(b"{}"), "reports/more.json was added"),
-    Fault("a manifest edited, covered up", covered_up("manifests/train.json", b'"seed": 0', b'"seed": 1'), "edited, in train.json"),
+    Fault("a report added, covered up", listed("reports/more.json"), "reports/more.json in the manifest of its step"),
+    Fault("a manifest added, covered up", listed("manifests/of/export.json"), "something else in manifests/of/export.json"),
+    Fault("a folder for a statement", folder_for_statement, "statement.json is missing"),
+    Fault("a manifest edited, covered up", covered_up("manifests/train.json", b'"seed": 0', b'"seed": 1'), "edited, in manifests/train.json"),
     Fault("a digest of the sources edited", replaced("statement.json", b'facts/source/module', b'facts/source/modules'), "the sources that the statement names"),
     Fault("a link of the chain gone, covered up", without_restore, "no manifest of it"),
     Fault("the bill of materials edited", replaced("mlbom.cdx.json", b'"1.6"', b'"1.7"'), "mlbom.cdx.json has changed"),

@@ -20,13 +20,16 @@ from model_signing import verifying
 
 from tasks.artifact_views import Exported, model_files
 from tasks.artifacts.store import Artifact, remove_tree
+from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EvidenceError, ExitCode, UsageError
 from tasks.promote import promote
 from tasks.records.release import Event
 from tasks.records.run import Promotion
 from tasks.records.settings import Release as Settings
+from tasks.records.statement import ResourceDescriptor, Statement
 from tasks.releases import evidence, rules, signing
 from tasks.releases.evidence_check import ReleaseProof, check
+from tasks.releases.ml_bom import ml_bom
 from tasks.releases.publish import Releases
 from tasks.rollback import rollback
 from tasks.smoke_test import smoke_test
@@ -188,6 +191,20 @@ def test_the_bill_of_materials_is_valid_and_says_what_was_served(models: list[Mo
     parts = {one["name"]: one for one in bom["components"]}
     assert parts["tensorflow"]["purl"] == f"pkg:pypi/tensorflow@{parts['tensorflow']['version']}"
     assert {ref["ref"] for ref in parameters["datasets"]} <= {one["bom-ref"] for one in bom["components"]}
+
+
+def test_training_data_is_a_data_set_and_code_is_none(models: list[Model], signed: Release) -> None:
+    names = ("facts/source/data rows.npz", "facts/source/module mine", "facts/files/saved_model.pb")
+    given = tuple(ResourceDescriptor(name=name, digest={"sha256": "0" * 64}) for name in names)
+    statement = Statement.model_validate(document(signed, "statement.json"))
+    definition = statement.predicate.build_definition.model_copy(update={"resolved_dependencies": given})
+    predicate = statement.predicate.model_copy(update={"build_definition": definition})
+    run = TrainingRun(models[1][0][2].path)
+    text = ml_bom(statement.model_copy(update={"predicate": predicate}), (), run.names(), {"accuracy": 0.5}, {})
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    card = json.loads(text)["metadata"]["component"]["modelCard"]
+    assert card["modelParameters"]["datasets"] == [{"ref": names[0]}]
+    assert card["quantitativeAnalysis"]["performanceMetrics"] == [{"type": "accuracy", "value": "0.5"}]
 
 
 def test_a_version_without_evidence_is_told_apart(
