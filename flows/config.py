@@ -84,6 +84,8 @@ class ReleaseSettings(Record):
     label: str | None = None
     servers: tuple[RunningServer, ...] = ()
     server_root: Path | None = None
+    signing_key: Path | None = None
+    public_key: Path | None = None
 
 
 class RehearsalSettings(Record):

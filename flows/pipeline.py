@@ -13,6 +13,7 @@ from tasks.export import export
 from tasks.freeze import freeze
 from tasks.promote import promote
 from tasks.rehearse import rehearse
+from tasks.releases import signing
 from tasks.restore_verify import restore_verify
 from tasks.smoke_test import smoke_test
 from tasks.step import Reached, Run, together
@@ -21,6 +22,8 @@ from tasks.train import assist, train
 
 def pipeline(config: PipelineConfig, run: Run) -> None:
     """Call the steps of `run` in order; Reached ends them early."""
+    if config.until is None:
+        signing.require_for(config.promotion)  # not after days of training
     files = config.files
     start = config.training.start
     if run.cluster.index:

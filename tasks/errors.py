@@ -14,6 +14,7 @@
     │   ├── PolicyRefused                 a promotion breaks a rule of `release.policy`
     │   └── HeldError                     this digest was rolled back
     ├── DamagedError             exit 3   bytes are not what their manifest says; never kept as a verdict
+    │   └── EvidenceError                 a release is not what its evidence says, or has none, or not by this key
     └── EnvironmentFailure       exit 4   something outside is missing, full or forbidden; never kept
 
 An error says where it happened, what was expected, what was found, and what to do; its attributes are typed. It survives pickling and
@@ -260,6 +261,10 @@ class DamagedError(PipelineError):
     """Bytes on disk are not what their manifest says."""
 
     exit_code = ExitCode.GATE_REFUSED
+
+
+class EvidenceError(DamagedError):
+    """A release is not what its evidence says, has none, or has one that is not signed by the key that must have signed it."""
 
 
 class EnvironmentFailure(PipelineError):  # noqa: N818 - EnvironmentError is Python's OSError

@@ -21,6 +21,7 @@ from tasks.baseline.reference import Reference
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import (
     DamagedError,
+    EvidenceError,
     HeldError,
     ParityError,
     PipelineError,
@@ -34,7 +35,8 @@ from tasks.records.release import Event, Rule
 from tasks.records.run import Promotion, StepState
 from tasks.records.serving import Endpoint, SmokeReport
 from tasks.records.settings import LabelledData, Release, Serving
-from tasks.releases import labels, policy, rules
+from tasks.releases import evidence as evidences
+from tasks.releases import evidence_check, labels, policy, rules, signing
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
 from tasks.serving.checks.requests import compare_answers, known_requests
@@ -68,10 +70,13 @@ def promote(
             then withdrawn.
         ParityError: a server answered the probe differently; the new version is withdrawn.
         ChildFailed: a server did not load it in time, which is then withdrawn, or ended.
-        UsageError: `models.config` is not a configuration, or a label is to move and no server is named to see it.
+        UsageError: `models.config` is not a configuration, a label is to move and no server is named to see it, or a key
+            cannot be used.
         EnvironmentFailure: a server does not answer, or something else outside the model is wrong.
+        EvidenceError: what was published is not what its evidence says, or not signed by `release.public_key`; it is withdrawn.
         HeldError: this model was rolled back; the run's `promotion` says so too.
     """
+    signing.require_for(release)
     report = require_blessing(exported, blessed, checkpoint, run, release)
     if report.parity.noise:
         tolerance = Limits.measured_of(tolerance, report.parity.noise)
@@ -120,15 +125,16 @@ def promote(
         if killed is not None:
             version, served = killed.version, killed.previous
         else:
-            upcoming = rules.next_version(releases.names(), releases.journal())
-            labels.Placement.of(configuration, releases, release.label, upcoming, served).require_possible()
+            labels.Placement.of(configuration, releases, release.label, releases.upcoming(), served).require_possible()
             for server in release.servers:
                 isolate.call(model_service.states, server.grpc, release.name)
             if release.label and served is not None:
                 configuration.require_listed(release.name, served)
-            version = _publish(releases, exported, blessed, report, release)
+            version = _publish(releases, exported, blessed, checkpoint, run, report, release)
         placement = labels.Placement.of(configuration, releases, release.label, version, served)
         try:
+            if release.public_key is not None:
+                evidence_check.check(releases, version, release.public_key, current().store.hashes)
             confirmed_by = _confirm(placement, releases, release, checkpoint, run, serving, tolerance)
         except BaseException as error:  # an interruption too: a version that is not confirmed must not stay served
             _take_back(configuration, releases, version, digest, error, was_served=killed is not None)
@@ -141,6 +147,7 @@ def promote(
             previous=served,
             run_id=current().run_id,
             blessing=blessed.digest,
+            evidence=evidences.digest(releases.evidence(version)),
             verdict=report.verdict,
             server=report.identity.exactly,
             impure=impure,
@@ -188,7 +195,8 @@ def _require_allowed(
     led = entry.labels if entry else {}
     served = led.get(release.label or labels.STABLE, led.get(labels.STABLE, releases.served()))
     facts = isolate.call(policy.read, Exported(exported.path).model, labelled, rule)
-    new = policy.Candidate(digest=digest_of(files), files=files, smoke=smoke, facts=facts)
+    keys = tuple(name for name in ("signing_key", "public_key") if getattr(release, name) is not None)
+    new = policy.Candidate(digest=digest_of(files), files=files, smoke=smoke, facts=facts, keys=keys)
     before = None
     if served is not None and (rule is not None or release.policy.signatures):
         try:
@@ -227,7 +235,7 @@ def _take_back(
     It stays, unconfirmed, where it was served before (`was_served`) and nothing is known against it, where a label still leads to
     it, and where a server could not be brought back. A label of a killed promotion that was refused now is led back.
     """
-    if was_served and not isinstance(error, Refusal):
+    if was_served and not isinstance(error, Refusal | EvidenceError):
         return
     entry = configuration.entry(releases.name)
     if entry is not None and version in entry.labels.values():
@@ -239,17 +247,42 @@ def _take_back(
     releases.withdraw(version, digest, (str(error) or type(error).__name__).splitlines()[0])
 
 
-def _publish(releases: Releases, exported: Artifact, blessed: Artifact, report: SmokeReport, release: Release) -> int:
-    """Publish the next version and return its number. Raises DamagedError if a file has changed since it was read."""
+def _publish(
+    releases: Releases,
+    exported: Artifact,
+    blessed: Artifact,
+    checkpoint: Artifact,
+    run: Artifact,
+    report: SmokeReport,
+    release: Release,
+) -> int:
+    """Publish the next version with its evidence and return its number.
+
+    Raises DamagedError if a file has changed since it was read.
+    """
+    files, server, made = model_files(exported), report.identity.exactly, current().artifacts.values()
+    rehearsed = [one for one in made if one.step == "rehearse" and exported.digest in one.manifest.inputs.values()]
+    proven = evidences.Proven(
+        name=release.name,
+        files=files,
+        artifacts=evidences.chain((run, checkpoint, exported, blessed, *rehearsed), made),
+        run=run,
+        blessing=blessed,
+        verdict=report.verdict,
+        server=server,
+        run_id=current().run_id,
+        key=release.signing_key,
+    )
     try:
         return releases.publish(
             Exported(exported.path).model,
-            model_files(exported),
+            files,
             current().store.hashes,
+            proven.write,
             run_id=current().run_id,
             blessing=blessed.digest,
             verdict=report.verdict,
-            server=report.identity.exactly,
+            server=server,
             reason=release.reason,
         )
     except DamagedError:

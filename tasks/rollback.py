@@ -13,7 +13,7 @@ from tasks.artifacts.hashes import NONE
 from tasks.errors import UsageError
 from tasks.records.release import JournalLine
 from tasks.records.settings import Release, Serving
-from tasks.releases import labels, rules
+from tasks.releases import evidence_check, labels, rules, signing
 from tasks.releases.publish import Releases
 from tasks.serving.checks import lifecycle
 from tasks.serving.checks.setups import as_fetched
@@ -28,11 +28,13 @@ def rollback(release: Release, to: int | None, serving: Serving, run_id: str) ->
     its own, with its warmup requests, before anything changes. Labels of the versions after it move to it.
 
     Raises:
-        UsageError: there is no such earlier version, or no server is named where labels are to move.
+        UsageError: there is no such earlier version, no server is named where labels are to move, or the key is none.
         DamagedError: its files are not those that were promoted.
+        EvidenceError: it is not what its evidence says, or not signed by `release.public_key`.
         SmokeRefused, ChildFailed: it does not load, or a running server does not load it.
         EnvironmentFailure: something outside the model is wrong.
     """
+    signing.require_usable(None, release.public_key)
     configuration = labels.of(release, serving.load_timeout)
     with Releases(release.serving_root, release.name).open() as releases:
         entry = configuration.entry(release.name)
@@ -40,6 +42,8 @@ def rollback(release: Release, to: int | None, serving: Serving, run_id: str) ->
         begun = releases.interrupted_rollback()
         target = begun.version if begun is not None else releases.earlier(to, led.get(labels.STABLE))
         releases.require_whole(target)
+        if release.public_key is not None:
+            evidence_check.check(releases, target, release.public_key)
         if begun is None and not led and (entry is None or entry.versions is None):
             _load(releases, target, serving, run_id)
             line = releases.finish_rollback(releases.begin_rollback(target, release.reason))

@@ -10,7 +10,7 @@ import typer
 
 from flows.cli import doctor, gc, init, plan, run, steps, termination
 from flows.cli.models import inspect, predict, probe, verify
-from flows.cli.serving import diff, promote, serve, versions
+from flows.cli.serving import diff, evidence, promote, serve, versions
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
 from tasks.presentation.terminal import say
 
@@ -28,6 +28,7 @@ steps.register(app)
 promote.register(app)
 versions.register(app)
 diff.register(app)
+evidence.register(app)
 serve.register(app)
 inspect.register(app)
 verify.register(app)

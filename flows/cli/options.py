@@ -34,9 +34,11 @@ _OPERATING = frozenset({"promote", "label", "rollback"})
 _APPROVING = frozenset({"approve", "rollback", "pin"})
 _QUALITY = _PIPELINE - {"train", "adopt", "checkpoint"}
 _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
-_RELEASES = frozenset({"serve", "promote", "approve", "label", "rollback", "pin", "releases", "status", "diff"})
+_RELEASES = frozenset(
+    {"serve", "promote", "approve", "label", "rollback", "pin", "releases", "status", "diff", "verify-release"}
+)
 _RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
-_PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc"}
+_PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc", "keygen"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
 
 
@@ -351,6 +353,24 @@ TABLE: tuple[Option, ...] = (
         "A running server, whose loaded versions are kept: HOST:PORT of gRPC; repeatable.",
         _only("gc"),
         "release.servers",
+    ),
+    Option(
+        "signing_key",
+        "--signing-key",
+        Path,
+        "The private key (PEM) that signs the version and its evidence.",
+        _PROMOTING,
+        "release.signing_key",
+        file="file",
+    ),
+    Option(
+        "public_key",
+        "--public-key",
+        Path,
+        "The public key (PEM) that must have signed what is published or served again.",
+        _PROMOTING | {"rollback", "verify-release"},
+        "release.public_key",
+        file="file",
     ),
     Option("remove", "--remove", bool, "Remove the label.", _only("label")),
     Option("remove", "--remove", bool, "Remove the pin.", _only("pin")),

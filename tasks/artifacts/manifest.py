@@ -54,6 +54,11 @@ class Manifest(Record):
     seconds: float
     seal: str = ""
 
+    @property
+    def intact(self) -> bool:
+        """Return True if its seal and its digest are those of what it holds."""
+        return self.seal == self._seal() and self.digest == digest_of(self.files)
+
     def sealed(self) -> Manifest:
         """Return this manifest with its seal set."""
         return self.model_copy(update={"seal": self._seal()})
@@ -78,7 +83,7 @@ class Manifest(Record):
             raise damaged(directory, [f"{NAME} is a folder"]) from None
         except (ValidationError, UnicodeDecodeError) as error:
             raise damaged(directory, [f"{NAME} cannot be read ({type(error).__name__})"]) from None
-        if manifest.seal != manifest._seal() or manifest.digest != digest_of(manifest.files):
+        if not manifest.intact:
             raise damaged(directory, [f"{NAME} was edited"])
         return manifest
 
@@ -96,8 +101,8 @@ def digest_of(files: Iterable[FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def walk(directory: Path) -> list[str]:
-    """Return the relative paths of all files below a directory, sorted, without the manifest. Empty folders do not count.
+def walk(directory: Path, *, without: str = NAME) -> list[str]:
+    """Return the relative paths of all files below a directory, sorted, without its manifest. Empty folders do not count.
 
     Raises:
         DamagedError: there is a symbolic link or a special file, which cannot be moved or verified, or a name that is
@@ -114,7 +119,7 @@ def walk(directory: Path) -> list[str]:
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise damaged(directory, [f"{relative} is not a regular file"])
-            if stat.S_ISREG(mode) and relative != NAME:
+            if stat.S_ISREG(mode) and relative != without:
                 found.append(relative)
     return sorted(found)
 

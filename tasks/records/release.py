@@ -40,6 +40,7 @@ class Rule(StrEnum):
     METRIC = "metric"
     OPS = "ops"
     BUDGETS = "budgets"
+    SIGNED = "signed"
     APPROVAL = "approval"
 
 
@@ -51,7 +52,7 @@ class JournalLine(Record):
     rollback removed to their digests, `retired_models` to what they computed; `previous` was served before. `server` is the server that gave the blessing: the
     image with its digest, or the runtime with its version. `impure` is what the outputs depend on besides the inputs.
     `labels` are those of all versions after the event, None where it changed none. `waived` maps the rules that were waived to
-    what they found.
+    what they found. `evidence` is the digest of the promoted version's evidence, empty where there is none.
     """
 
     time: str
@@ -64,6 +65,7 @@ class JournalLine(Record):
     retired_models: dict[int, str] = {}
     run_id: str = ""
     blessing: str = ""
+    evidence: str = ""
     verdict: str = ""
     server: str = ""
     impure: tuple[Impurity, ...] = ()

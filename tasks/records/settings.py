@@ -220,7 +220,7 @@ class Policy(Record):
     `real_server`: the smoke test was not in the stand-in. `images`: it was in one of these images, by digest. `signatures`:
     what clients of the served version send is accepted, and what they read is answered. `refuse_ops`: names of ops that must
     not be in the graph, with `*`. `max_bytes` limits the files, `gates` what the smoke test measured as production is set up.
-    `approval`: a person has approved these files.
+    `signed`: version and evidence are signed, by a key that `public_key` verifies. `approval`: a person has approved these files.
     """
 
     real_server: bool = False
@@ -230,6 +230,7 @@ class Policy(Record):
     refuse_ops: tuple[str, ...] = ()
     max_bytes: int | None = Field(default=None, gt=0)
     gates: Gates = Gates()
+    signed: bool = False
     approval: bool = False
 
 
@@ -239,6 +240,9 @@ class Release(Record):
     `label` is moved to the new version, which is then served beside the others; without it, clients that name neither
     version nor label get the new one. `servers` run over this serving root, which they see as `server_root` (None: under
     the same path): promotion waits for the version there, asks them the probe, and takes the version back if they fail.
+
+    `signing_key` is the private key (PEM) that signs the evidence of a version, `public_key` the one that must have signed
+    it: what is published, and what a rollback serves again, is verified with it.
     """
 
     serving_root: Path
@@ -251,6 +255,8 @@ class Release(Record):
     label: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
     servers: tuple[RunningServer, ...] = ()
     server_root: Path | None = None
+    signing_key: Path | None = None
+    public_key: Path | None = None
 
     @model_validator(mode="after")
     def _forced_for_a_reason(self) -> Release:

@@ -42,12 +42,13 @@ class ModelFacts(Record):
 
 
 class Candidate(Record):
-    """A version that is to be promoted: its digest and files, and the smoke test that it passed."""
+    """A version that is to be promoted: its digest and files, the smoke test that it passed, and the keys that are configured."""
 
     digest: str
     files: tuple[FileEntry, ...]
     smoke: SmokeReport
     facts: ModelFacts
+    keys: tuple[str, ...] = ()
 
 
 def read(folder: Path, labelled: LabelledData, rule: MetricRule | None) -> ModelFacts:
@@ -184,6 +185,12 @@ def _budgets(policy: Policy, new: Candidate, *_: object) -> Differences:
             yield f"{check.case} of {check.expected}", check.answered
 
 
+def _signed(policy: Policy, new: Candidate, *_: object) -> Differences:
+    for key in ("signing_key", "public_key"):
+        if policy.signed and key not in new.keys:
+            yield f"`release.{key}`, to sign and to verify it", f"no {key}"
+
+
 def _approval(policy: Policy, new: Candidate, _: object, journal: Iterable[JournalLine]) -> Differences:
     if policy.approval and not approved(new.digest, journal):
         yield f"a person's approval of {new.digest[:12]}", "none"
@@ -207,5 +214,6 @@ _FOUND: Mapping[Rule, Callable[[Policy, Candidate, ModelFacts | None, Iterable[J
     Rule.METRIC: _metric,
     Rule.OPS: _ops,
     Rule.BUDGETS: _budgets,
+    Rule.SIGNED: _signed,
     Rule.APPROVAL: _approval,
 }

@@ -3,6 +3,7 @@
 <serving-root>/<name>/<version>/          a complete version; a numeric name never holds anything else
 <serving-root>/<name>/<version>.rolled-back, .withdrawn
 <serving-root>/<name>/.tfship/journal.jsonl, lock, staging/
+<serving-root>/<name>/.tfship/evidence/<version>/    see `tasks/releases/evidence.py`
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import getpass
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tasks.artifacts.manifest import FileEntry
 from tasks.artifacts.store import remove_tree
 from tasks.errors import DamagedError, EnvironmentFailure, UsageError
 from tasks.records.release import Event, JournalLine
+from tasks.releases import evidence as evidences
 from tasks.releases import rules
 
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
@@ -105,6 +107,15 @@ class Releases:
         files = [path for path in sorted(place.rglob("*")) if path.is_file()]
         return [(path, base / str(version) / path.relative_to(place)) for path in files]
 
+    def evidence(self, version: int) -> Path:
+        """Return the path of the evidence of a version, whether or not it exists."""
+        return self.own / "evidence" / str(version)
+
+    def upcoming(self) -> int:
+        """Return the number that the next version gets, greater than every number ever used here."""
+        kept = [path.name for path in self.evidence(0).parent.glob("*")]
+        return rules.next_version([*self.names(), *kept], self.journal())
+
     def digest(self, version: int) -> str | None:
         """Compute the digest of a version on disk from its bytes; None if it cannot be read."""
         return self._digests(version)[0] or None
@@ -124,27 +135,41 @@ class Releases:
             return "", ""
         return manifests.digest_of(files), rules.model_digest(files)
 
-    def publish(self, source: Path, files: tuple[FileEntry, ...], hashes: Hashes = NONE, **facts: Any) -> int:
+    def publish(
+        self,
+        source: Path,
+        files: tuple[FileEntry, ...],
+        hashes: Hashes = NONE,
+        evidence: Callable[[int, Path, Path], None] | None = None,
+        **facts: Any,
+    ) -> int:
         """Bring a model, hashing every byte, make it the next version by one rename, and return that version.
 
-        On the file system of the store its files are linked: read-only, and of no size of their own.
+        On the file system of the store its files are linked: read-only, and of no size of their own. `evidence` is called
+        with the number, the folder that becomes this version, and a folder that it fills: this gets its place first, so
+        that there is never a version without its evidence.
 
         The journal holds the intent until the caller appends `Event.PROMOTED`.
 
         Raises:
             DamagedError: `source` differs from `files`.
         """
-        version = rules.next_version(self.names(), self.journal())
+        version = self.upcoming()
         digest = manifests.digest_of(files)
         model = rules.model_digest(files)
         self.append(event=Event.PROMOTING, version=version, digest=digest, model=model, previous=self.served(), **facts)
-        staging = self.own / "staging" / str(version)
+        staging, proof = self.own / "staging" / str(version), self.own / "staging" / f"{version}.evidence"
         staging.mkdir()
         staging.chmod(0o755)
         try:
             manifests.bring_verified(source, staging, files, hashes)
+            if evidence is not None:
+                proof.mkdir()
+                evidence(version, staging, proof)
+                evidences.seal(proof)
         except BaseException:
             remove_tree(staging)
+            remove_tree(proof)
             self.append(event=Event.ABANDONED, version=version, digest=digest)
             raise
         for path in staging.rglob("*"):
@@ -153,6 +178,12 @@ class Releases:
             elif stat.S_IMODE(path.stat().st_mode) != READ_ONLY:
                 path.chmod(0o644)
         manifests.sync_tree(staging)
+        if evidence is not None:
+            place = self.evidence(version)
+            place.parent.mkdir(exist_ok=True)
+            manifests.sync_folder(self.own)
+            os.rename(proof, place)
+            manifests.sync_folder(place.parent)
         os.rename(staging, self.root / str(version))
         manifests.sync_folder(self.root)
         return version
@@ -300,6 +331,7 @@ class Releases:
         elif intent.event is Event.DELETING:
             self._finish_deletion(intent)
         elif not (self.root / str(intent.version)).exists():
+            remove_tree(self.evidence(intent.version))
             self.abandon(intent)
         elif self.digest(intent.version) != intent.digest:
             self.withdraw(intent.version, intent.digest, "its files are not those that were published")

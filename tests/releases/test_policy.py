@@ -77,6 +77,7 @@ BROKEN: dict[Rule, tuple[dict[str, Any], policy.Candidate, Any, str]] = {
     Rule.METRIC: ({"metric": {"floor": 0.95, "margin": None}}, candidate(), None, "0.9"),
     Rule.OPS: ({"refuse_ops": ["Random*"]}, candidate(facts(ops=("Add", "RandomUniform"))), None, "RandomUniform"),
     Rule.BUDGETS: ({"gates": {"max_p99_ms": 4}}, candidate(), None, "5 ms"),
+    Rule.SIGNED: ({"signed": True}, candidate(), None, "no public_key"),
     Rule.APPROVAL: ({"approval": True}, candidate(), None, "none"),
 }
 
@@ -98,11 +99,12 @@ def test_what_keeps_every_rule_passes() -> None:
             "refuse_ops": ["PyFunc"],
             "max_bytes": 100,
             "gates": {"max_p99_ms": 5, "max_load_seconds": 2, "max_rss_bytes": 1000},
+            "signed": True,
             "approval": True,
         }
     )
-    served = facts(accuracy=0.94)
-    assert not list(policy.violations(everything, candidate(), served, [line(Event.APPROVED)]))
+    served, signed = facts(accuracy=0.94), candidate().model_copy(update={"keys": ("signing_key", "public_key")})
+    assert not list(policy.violations(everything, signed, served, [line(Event.APPROVED)]))
 
 
 def test_without_rules_and_without_a_served_version_everything_passes() -> None:

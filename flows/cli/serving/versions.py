@@ -15,9 +15,11 @@ from flows.cli.options import Options, command
 from flows.config import PipelineConfig
 from tasks.errors import ExitCode, UsageError
 from tasks.presentation.terminal import cell, console, say
+from tasks.records.release import Event, JournalLine
 from tasks.releases.labels import Configuration
 from tasks.releases.publish import Releases, promoted_to, require_promoted
 from tasks.releases.rules import pinned, versions
+from tasks.releases.signing import EVIDENCE_SIGNATURE
 
 _REASON_WIDTH = 16
 
@@ -156,7 +158,7 @@ def releases(
         termination.show(json.dumps(document, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)
-    for column in ("time", "event", "version", "digest", "verdict", "labels", "by", "reason"):
+    for column in ("time", "event", "version", "digest", "verdict", "evidence", "labels", "by", "reason"):
         fixed = column in ("time", "event", "version", "digest")
         table.add_column(
             column, overflow="fold", no_wrap=fixed, min_width=_REASON_WIDTH if column == "reason" else None
@@ -170,7 +172,8 @@ def releases(
         reason = "; ".join(
             filter(None, (line.reason, *(f"waived {rule}: {what}" for rule, what in line.waived.items())))
         )
-        row = (line.time, event, str(line.version or ""), line.digest[:12], verdict, led, line.by, reason)
+        proof = _evidence(found, line)
+        row = (line.time, event, str(line.version or ""), line.digest[:12], verdict, proof, led, line.by, reason)
         table.add_row(*map(cell, row))
     console().print(table)
     unconfirmed = ", not confirmed: promote the same model again" if served in found.unconfirmed() else ""
@@ -179,6 +182,13 @@ def releases(
         say(f"pinned  {', '.join(map(str, sorted(pins)))}")
     say(f"next    {_next(found, root)}")
     return 0
+
+
+def _evidence(found: Releases, line: JournalLine) -> str:
+    """Return whether there is evidence of what a line promoted, and a signature; `tfship verify-release` checks them."""
+    if line.event is not Event.PROMOTED or not line.evidence:
+        return ""
+    return "signed" if (found.evidence(line.version) / EVIDENCE_SIGNATURE).is_file() else "unsigned"
 
 
 def _list(options: Options, root: Path) -> int:

@@ -44,6 +44,8 @@ WRONG: dict[str, list[str]] = {
     "label": ["nosuch", "stable", "1"],
     "pin": ["nosuch", "1", "--reason", "x"],
     "diff": ["nosuch", "1", "2"],
+    "verify-release": ["nosuch", "1"],
+    "keygen": ["/dev/null"],
     "gc": ["--older-than", "soon"],
     "doctor": ["--config", "nosuch"],
 }
