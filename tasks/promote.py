@@ -120,8 +120,8 @@ def promote(
             raise
         if served is not None and served not in rules.published(releases.journal()):
             releases.require_saved_model(served)
-        waived = _require_allowed(exported, report, files, releases, configuration, release, labelled)
         _read_again([exported, blessed, checkpoint, run])
+        waived = _require_allowed(exported, report, files, releases, configuration, release, labelled)
         if killed is not None:
             version, served = killed.version, killed.previous
         else:
