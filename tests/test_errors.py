@@ -19,6 +19,7 @@ from tasks.errors import EnvironmentFailure, ParityError, PipelineError, Refusal
 from tasks.records.adoption import OpsFound, Proposal
 from tasks.records.coverage import Coverage
 from tasks.records.parity import Difference, Limit, ParityReport, ParityRow, ParityTest, Tolerance
+from tasks.records.release import Rule
 from tasks.records.serving import Cause
 
 
@@ -42,6 +43,7 @@ ATTRIBUTES: dict[str, st.SearchStrategy[Any]] = {
     "exit": st.none() | st.integers(-64, 255),
     "tags": st.lists(names, max_size=3),
     "report": st.just(REPORT),
+    "rules": st.lists(st.sampled_from(Rule), max_size=2).map(tuple),
     "coverage": st.just(Coverage(variables=(), extra=("x",))),
     "ops": st.builds(OpsFound, unknown=st.dictionaries(st.text(), st.text(), max_size=2)),
     "proposal": st.builds(Proposal, collected=st.just({"inputs": ("x:0",)})),

@@ -14,7 +14,7 @@ DOCUMENT |= {"adopted", "quality", "notes", "servers", "rehearsal", "reproductio
 STEP = {"name", "state", "seconds", "artifact", "digest", "costs"}
 ROW = {"candidate", "signature", "output", "test", "max_abs", "max_rel", "noise", "limit", "mismatched", "passed"}
 SMOKE = {"runtime", "image", "load_seconds", "latency_ms", "passed", "verdict"}
-PROMOTION = {"name", "version", "path", "previous", "outcome", "labels"}
+PROMOTION = {"name", "version", "path", "previous", "outcome", "labels", "waived"}
 
 # In every Python process of a run: note who it is, its command, and whether it ever imports TensorFlow.
 WITNESS = """
