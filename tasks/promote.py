@@ -121,9 +121,11 @@ def promote(
         if served is not None and served not in rules.published(releases.journal()):
             releases.require_saved_model(served)
         _read_again([exported, blessed, checkpoint, run])
-        waived = _require_allowed(exported, report, files, releases, configuration, release, labelled)
         if killed is not None:
-            version, served = killed.version, killed.previous
+            served = killed.previous
+        waived = _require_allowed(exported, report, files, releases, configuration, release, labelled, served)
+        if killed is not None:
+            version = killed.version
         else:
             labels.Placement.of(configuration, releases, release.label, releases.upcoming(), served).require_possible()
             for server in release.servers:
@@ -178,10 +180,11 @@ def _require_allowed(
     configuration: labels.Configuration,
     release: Release,
     labelled: LabelledData,
+    served: int | None,
 ) -> dict[Rule, str]:
     """Return what the waived rules of the policy found.
 
-    The version that clients are answered by is that of the label which moves, of `stable`, or the highest.
+    The new version is compared with that of label `stable`, or else with `served`, the highest before it.
 
     Raises:
         PolicyRefused: another rule is broken.
@@ -191,9 +194,10 @@ def _require_allowed(
     if rule is not None and labelled.file is None:
         remedy = "give them: --evaluate FILE, or `evaluate.file` in the settings."
         raise UsageError(f"promote {release.name}, rule metric", "labelled rows", "none", remedy)
-    entry = configuration.entry(release.name)
-    led = entry.labels if entry else {}
-    served = led.get(release.label or labels.STABLE, led.get(labels.STABLE, releases.served()))
+    entry, there = configuration.entry(release.name), rules.versions(releases.names())
+    stable = entry.labels.get(labels.STABLE) if entry else None
+    if stable is not None and stable in there and stable not in releases.unconfirmed():
+        served = stable
     facts = isolate.call(policy.read, Exported(exported.path).model, labelled, rule)
     keys = tuple(name for name in ("signing_key", "public_key") if getattr(release, name) is not None)
     new = policy.Candidate(digest=digest_of(files), files=files, smoke=smoke, facts=facts, keys=keys)
@@ -201,9 +205,9 @@ def _require_allowed(
     if served is not None and (rule is not None or release.policy.signatures):
         try:
             before = isolate.call(policy.read, releases.folder(served), labelled, rule)
-        except DamagedError:  # what cannot be read has no clients to lose
-            if Rule.SIGNATURES not in release.waive:
-                raise
+        except DamagedError as error:
+            error.remedy = f"roll back from version {served} first, or switch the rules off that compare with it: `release.policy`."
+            raise
     found = {one.rule: one for one in policy.violations(release.policy, new, before, releases.journal())}
     broken = [one for one in found.values() if one.rule not in release.waive]
     if broken:

@@ -20,7 +20,7 @@ from tasks.records.release import Event, JournalLine, Rule
 from tasks.records.serving import SmokeReport
 from tasks.records.settings import LESS_IS_BETTER, LabelledData, MetricRule, Policy, SessionOptions
 from tasks.records.signature import Signature, TensorSpec
-from tasks.serving.checks import gates
+from tasks.serving.checks import gates, preflight
 
 _NAMED = 5
 
@@ -57,11 +57,14 @@ def read(folder: Path, labelled: LabelledData, rule: MetricRule | None) -> Model
     Raises:
         UsageError: there are no labels in the file, or no inputs of this model.
         DamagedError: the model cannot be read.
+        UnsafeGraph: it does more than compute, and was not loaded.
     """
-    signatures = tuple(saved_model.signatures(folder))
-    ops = {node.op for node in Graph(saved_model.meta_graph(folder).graph_def).every_node()}
+    meta = saved_model.meta_graph(folder)
+    signatures = tuple(saved_model.signatures_in(meta.signature_def))
+    ops = {node.op for node in Graph(meta.graph_def).every_node()}
     evaluation = None
     if rule is not None and labelled.file is not None:
+        preflight.require_self_contained(folder)  # a version may have come by hand
         inputs, labels, key = evaluations.labelled(labelled.file, signatures, labelled.label)
         with saved_model.loaded_v1(folder, SessionOptions()) as opened:
             name = labelled.file.name
@@ -92,9 +95,9 @@ def _real_server(policy: Policy, new: Candidate, *_: object) -> Differences:
 
 
 def _images(policy: Policy, new: Candidate, *_: object) -> Differences:
-    tested = new.smoke.identity.exactly
-    if policy.images and not any(tested.endswith(digest) for digest in policy.images):
-        yield f"a smoke test in the image {' or '.join(policy.images)}", f"one in {tested}"
+    tested = new.smoke.identity
+    if policy.images and tested.image_digest not in policy.images:
+        yield f"a smoke test in the image {' or '.join(policy.images)}", f"one in {tested.exactly}"
 
 
 def _signatures(policy: Policy, new: Candidate, current: ModelFacts | None, *_: object) -> Differences:
@@ -154,10 +157,15 @@ def _metric(policy: Policy, new: Candidate, current: ModelFacts | None, *_: obje
     if found is None:
         yield f"{rule.name} on labelled rows", "none: it is not a number of this model's evaluation"
         return
-    if rule.floor is not None and sign * found < sign * rule.floor:
+    # Written so that NaN breaks the rule.
+    if rule.floor is not None and not sign * found >= sign * rule.floor:
         yield f"{rule.name} of {bound} {rule.floor:g}", f"{found:.6g}"
-    before = _number(current, rule.name) if current is not None else None
-    if rule.margin is not None and before is not None and sign * found < sign * before - rule.margin:
+    if rule.margin is None or current is None:
+        return
+    before = _number(current, rule.name)
+    if before is None:
+        yield f"{rule.name} of the served version, to compare with", "none: it is not a number of its evaluation"
+    elif not sign * found >= sign * before - rule.margin:
         least = before - sign * rule.margin
         yield (
             f"{rule.name} of {bound} {least:.6g}, for the served version has {before:.6g} on the same rows",

@@ -178,7 +178,9 @@ def test_what_the_old_input_takes_the_new_one_takes_where_nothing_is_lost(old: S
     ("accuracy", 0.9, 0.84, 0.05, False),
     ("mae", 1.0, 1.04, 0.05, True),
     ("mae", 1.0, 1.06, 0.05, False),
-    ("accuracy", None, 0.1, 0.0, True),
+    ("accuracy", None, 0.1, 0.0, False),
+    ("accuracy", 0.9, float("nan"), 0.5, False),
+    ("accuracy", float("nan"), 0.9, 0.5, False),
 ])  # fmt: skip
 def test_a_metric_may_be_worse_by_its_margin(
     name: str, served: float | None, new: float, margin: float, passes: bool
@@ -190,6 +192,13 @@ def test_a_metric_may_be_worse_by_its_margin(
     rule = Policy.model_validate({"metric": {"name": name, "margin": margin}})
     found = list(policy.violations(rule, candidate(measured(new)), measured(served), []))
     assert (not found) is passes
+
+
+def test_a_metric_that_is_no_number_breaks_its_floor() -> None:
+    rule = Policy.model_validate({"metric": {"floor": 0.1, "margin": None}})
+    (found,) = policy.violations(rule, candidate(facts(accuracy=float("nan"))), None, [])
+    assert found.rule is Rule.METRIC
+    assert not list(policy.violations(rule, candidate(), facts(accuracy=None), [])), "no margin, no comparison"
 
 
 def test_a_metric_that_was_not_measured_is_not_passed() -> None:
