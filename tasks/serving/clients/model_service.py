@@ -91,21 +91,23 @@ def wait(address: str, name: str, available: Collection[int], unloaded: Collecti
                 continue
             missing = [version for version in available if found.get(version, _NONE).state != "AVAILABLE"]
             left = [version for version in unloaded if found.get(version, _NONE).state not in ("", "END")]
-            if not missing and not left:
-                return time.monotonic() - began
+            passed = time.monotonic() - began
+            if not missing and not left and passed <= seconds:
+                return passed
             for version in missing:
                 if (one := found.get(version, _NONE)).state == "END" and one.message:
                     what = f"server {address}, model {name} version {version}"
                     remedy = "fix what it names and make the model again."
                     raise SmokeRefused(what, "AVAILABLE", f"END: {one.message}", remedy, cause=Cause.LOAD_ERROR)
-            if time.monotonic() - began > seconds:
+            if passed > seconds:
                 expected = ", ".join(
-                    [f"version {one} AVAILABLE" for one in missing] + [f"version {one} unloaded" for one in left]
+                    [f"version {one} AVAILABLE" for one in available] + [f"version {one} unloaded" for one in unloaded]
                 )
+                states = ", ".join(f"version {version} {one.state}" for version, one in sorted(found.items()))
                 raise ChildFailed(
                     f"server {address}, model {name}",
                     f"{expected} within {seconds:g} s",
-                    ", ".join(f"{version} {one.state}" for version, one in sorted(found.items())) or "no such model",
+                    f"{states or 'no such model'} after {passed:.3g} s",
                     "give the server that serves this serving root, let it poll (--file_system_poll_wait_seconds), or "
                     "raise `--load-timeout`.",
                     cause=Cause.NEVER_AVAILABLE,
