@@ -8,6 +8,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from flows import approval
 from flows import config as configuration
 from flows.config import PipelineConfig
 from flows.proven_model import AGAIN, named, require_proven
@@ -16,6 +17,8 @@ from tasks.artifact_views import Restored
 from tasks.errors import UsageError
 from tasks.promote import promote
 from tasks.records.release import Rule
+
+_APPROVAL_SECONDS = 3600
 
 
 @flow(name="promote", flow_run_name="{model}", validate_parameters=True)
@@ -41,18 +44,30 @@ def promote_release(
     evaluate: Annotated[Path | None, Field(description="Labelled rows, for a rule on quality.")] = None,
     reason: Annotated[str | None, Field(description="The reason, for the journal.")] = None,
     force: Annotated[bool, Field(description="Promote a model that was rolled back; needs a reason.")] = False,
+    wait_for_approval: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Seconds for which the run pauses for a person's approval, where release.policy.approval asks for one.",
+        ),
+    ] = _APPROVAL_SECONDS,
     config: Annotated[Path | None, Field(description="A YAML file of settings, as of tfship run --config.")] = None,
 ) -> None:
-    """Publish a proven model as the next version under the serving root, and confirm that it serves."""
+    """Publish a proven model as the next version under the serving root, and confirm that it serves.
+
+    Where the policy asks for a person's approval, and nobody has given it, the run pauses until its form is filled in.
+    """
     release = {"promote": True, "label": label, "servers": servers, "waive": waive}
     release |= {"reason": reason, "force": force or None}
     options = {"name": name, "source": model, "release": release, "evaluate": {"file": evaluate}}
-    publish.fn(configuration.load(config, options))
+    publish.fn(configuration.load(config, options), wait_for_approval)
 
 
 @flow(name="promote", flow_run_name="{settings.source}", validate_parameters=True)
-def publish(settings: PipelineConfig) -> None:
+def publish(settings: PipelineConfig, wait_for_approval: int = 0) -> None:
     """Promote the proven model that `settings.source` names, and report it as a run does.
+
+    It waits so many seconds for a person's approval; with 0, a promotion without one is refused at once.
 
     Raises:
         UsageError: there is no such model, or no name to serve it under.
@@ -68,6 +83,8 @@ def publish(settings: PipelineConfig) -> None:
         chain = found.artifacts
         trained = chain.get("train") or chain["adopt"]
         limits = Restored(chain["restore_verify"].path).limits(settings.tolerance)
+        if wait_for_approval:
+            approval.wait(chain["export"], chain["smoke_test"], settings.promotion, wait_for_approval)
         run.promotion = promote(
             chain["export"],
             chain["smoke_test"],

@@ -15,8 +15,10 @@ from tasks.releases import rules
 from tasks.releases.publish import Releases
 
 
-def approve(exported: Artifact, release: Release) -> JournalLine:
+def approve(exported: Artifact, release: Release, by: str = "") -> JournalLine:
     """Approve the files of an export for `release.name`, for `release.reason`, and return the journal's line.
+
+    `by` is who approves, by default this user.
 
     Raises:
         HeldError: this model was rolled back.
@@ -35,4 +37,6 @@ def approve(exported: Artifact, release: Release) -> JournalLine:
                 "approve a better model; this one is promoted only with --force --reason TEXT.",
             )
         # It is of no version yet, and numbers start at 1.
-        return releases.append(event=Event.APPROVED, version=0, digest=digest, model=model, reason=release.reason)
+        return releases.append(
+            event=Event.APPROVED, version=0, digest=digest, model=model, reason=release.reason, by=by
+        )

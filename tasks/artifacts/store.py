@@ -15,6 +15,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Store:
         self.hashes = Hashes(self.root / ".verified")
         self._held: dict[Path, int] = {}
         self._holding = threading.Lock()
+        weakref.finalize(self, _let_go, self._held)
         try:
             for name in (".staging", ".locks", ".verified", ".aside"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -273,7 +275,7 @@ class Store:
         return self._artifact(manifest, place)
 
     def hold(self, artifact: Artifact) -> bool:
-        """Keep an artifact from being deleted until `close` or the end of this process; False if it is no longer there.
+        """Keep an artifact from being deleted until `close` or the end of this store; False if it is no longer there.
 
         The lock is on its folder, shared by all that read it: it goes with the folder wherever that is moved.
         """
@@ -299,8 +301,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of all artifacts that are held."""
-        while self._held:
-            os.close(self._held.popitem()[1])
+        _let_go(self._held)
 
     def delete(self, artifact: Artifact, wanted: Callable[[], bool]) -> int | None:
         """Delete an artifact, and return the bytes that this freed; None if a process holds or builds it, or it was replaced.
@@ -356,6 +357,11 @@ class Store:
 
 class InUseError(Exception):
     """A live process holds the lock of the key."""
+
+
+def _let_go(held: dict[Path, int]) -> None:
+    while held:
+        os.close(held.popitem()[1])
 
 
 def give_up() -> None:

@@ -299,9 +299,9 @@ class Releases:
         self.append(event=Event.ABANDONED, version=intent.version, digest=intent.digest)
 
     def append(self, **fields: Any) -> JournalLine:
-        """Write one journal line and sync it."""
+        """Write one journal line, `by` this user unless another is given, and sync it."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = JournalLine(time=now, by=_user(), **fields)
+        line = JournalLine(**(fields | {"time": now, "by": fields.get("by") or _user()}))
         with (self.own / "journal.jsonl").open("ab") as stream:
             stream.write(line.model_dump_json().encode() + b"\n")
             stream.flush()

@@ -255,7 +255,7 @@ def add_file(tar: tarfile.TarFile, source: Path, target: Path) -> None:
     entry = tar.gettarinfo(str(source.resolve()), str(target).lstrip("/"))
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"
-    entry.mode |= 0o444
+    entry.mode |= 0o555 if entry.mode & 0o100 else 0o444  # whatever the umask under which it was installed
     if target.parent == PREFIX / "bin" and source.read_bytes()[:2] == b"#!":
         content = re.sub(rb"\A#!.*python.*", f"#!{PREFIX}/bin/python3".encode(), source.read_bytes())
         add_bytes(tar, target, content, 0o755)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from flows.rollback import rollback
 from flows.train_to_serve import train_to_serve
 from tasks import isolate
 from tasks.artifacts.store import Store
-from tasks.errors import UsageError
+from tasks.errors import PolicyRefused, UsageError
+from tasks.records.release import Event
+from tasks.releases.publish import Releases
 from tests.flows.cli.process import BIN, STEPS, Shell, tfship
 from tests.flows.prefect_api import PrefectApi, started
 from tests.makers.half_plus_two import write_half_plus_two
@@ -218,6 +222,53 @@ def test_promotion_and_rollback_are_flows_of_their_own(folder: Path, prefect_api
             rollback("m", "once more", serving_root=folder, config=settings)
     assert [run["state_name"] for run in prefect_api.flow_runs("m")] == ["Completed", "Failed"]
     assert sorted(path.name for path in (folder / "m").iterdir()) == [".tfship", "1", "2.rolled-back"]
+
+
+APPROVED = {"approve": True, "by": "Ada", "reason": "looked at it"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        pytest.param(APPROVED, None, id="yes"),
+        pytest.param(APPROVED | {"approve": False, "reason": "no"}, "the answer no, of Ada: no", id="no"),
+        pytest.param(None, "no answer within 1 s", id="none"),
+    ],
+)
+def test_a_promotion_waits_for_a_persons_approval(
+    copied: Path, prefect_api: PrefectApi, answer: dict[str, Any] | None, found: str | None
+) -> None:
+    settings = copied / "settings.yaml"
+    settings.write_text("serving: {runtime: embedded}\nrelease: {policy: {approval: true}}\nname: p\n")
+    (page,) = (copied / ".tfship" / "reports").glob("*/run.json")
+    run = page.parent.name
+    seconds = 1 if answer is None else 300
+
+    def resume() -> str:
+        """Answer as the UI does, with what the form asks for; return the question."""
+        deadline = time.monotonic() + 120.0
+        while not (paused := [one for one in prefect_api.flow_runs(run) if one["state_name"] == "Paused"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        place, keys = f"flow_runs/{paused[-1]['id']}", paused[-1]["state"]["state_details"]["run_input_keyset"]
+        schema = prefect_api.call("GET", f"{place}/input/{keys['schema']}")
+        assert set(schema["properties"]) == set(APPROVED)
+        refused = prefect_api.call("POST", f"{place}/resume", {"run_input": {"approve": True}})
+        assert refused["status"] == "REJECT", "an answer without a name and a reason"
+        assert prefect_api.call("POST", f"{place}/resume", {"run_input": answer})["status"] == "ACCEPT"
+        return str(prefect_api.call("GET", f"{place}/input/{keys['description']}"))
+
+    with temporary_settings({PREFECT_API_URL: prefect_api.url}), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(resume) if answer is not None else None
+        refused = contextlib.nullcontext() if found is None else pytest.raises(PolicyRefused, match=found)
+        with refused:
+            promote_release(run, config=settings, wait_for_approval=seconds)
+        if asked is not None:
+            assert "Is **p**" in asked.result() and "as version 1?" in asked.result()
+    releases = Releases(copied / ".tfship" / "serving", "p")
+    assert releases.served() == (1 if found is None else None)
+    approvals = [(line.by, line.reason) for line in releases.journal() if line.event is Event.APPROVED]
+    assert approvals == ([("Ada (in Prefect)", "looked at it")] if found is None else [])
 
 
 def test_a_wrong_parameter_of_a_deployment_is_refused() -> None:
