@@ -8,7 +8,7 @@ from __future__ import annotations
 from tasks.errors import UsageError
 from tasks.records.release import Event, JournalLine
 from tasks.records.settings import Release
-from tasks.releases import labels, rules
+from tasks.releases import evidence_check, labels, rules, signing
 from tasks.releases.publish import Releases
 
 
@@ -18,12 +18,14 @@ def label(release: Release, version: int | None, seconds: float) -> JournalLine 
     `seconds` is how long a running server may take to load a version.
 
     Raises:
-        UsageError: there is no such version or label.
+        UsageError: there is no such version or label, or the key is none.
         DamagedError: the version's files are not those that were promoted.
+        EvidenceError: it is not what its evidence says, or not signed by `release.public_key`.
         SmokeRefused, ChildFailed: a server did not load the version, or did not move the label.
         EnvironmentFailure: something outside the model is wrong.
     """
     name = str(release.label)
+    signing.require_usable(None, release.public_key)
     configuration = labels.of(release, seconds)
     with Releases(release.serving_root, release.name).open() as releases:
         releases.require_settled()
@@ -42,6 +44,8 @@ def label(release: Release, version: int | None, seconds: float) -> JournalLine 
                 found = "one whose promotion was killed before it was confirmed"
                 raise UsageError(f"label {release.name} {name} {version}", "a confirmed version", found, remedy)
             releases.require_whole(version)
+            if release.public_key is not None:
+                evidence_check.check(releases, version, release.public_key)
             after = {**before, name: version}
         served, listed = releases.served(), entry.versions if entry else None
         others = {*(listed or ())} if not after else set()

@@ -94,6 +94,8 @@ def promote(
             killed = None  # another model's: it stays below this one
         if served is not None and served not in unconfirmed and releases.digest(served) == digest:
             placement = labels.Placement.of(configuration, releases, release.label, served, None)
+            if placement.moves and release.public_key is not None:
+                evidence_check.check(releases, served, release.public_key, current().store.hashes)
             confirmed_by = ""
             if release.servers:
                 confirmed_by = _confirm(placement, releases, release, checkpoint, run, serving, tolerance)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from tasks import isolate
-from tasks.errors import DamagedError
+from tasks.errors import DamagedError, EvidenceError
 from tasks.records.base import Record
 from tasks.records.release import Event, JournalLine
 from tasks.records.settings import Release
-from tasks.releases import labels, rules
+from tasks.releases import evidence_check, labels, rules, signing
 from tasks.releases.publish import Releases
 from tasks.releases.server_config import FILE, Entry
 from tasks.serving.clients import model_service
@@ -41,15 +42,18 @@ class ModelStatus(Record):
 
 
 def status(release: Release, *, full: bool) -> ModelStatus:
-    """Return the state of a model's releases; `full` reads every file of every version that was promoted.
+    """Return the state of a model's releases.
+
+    `full` reads every file of every version that was promoted, and of its evidence, which `release.public_key` must have signed.
 
     Servers are asked in forks of this process, which must have one thread.
 
     Raises:
-        UsageError: the configuration is not one.
+        UsageError: the configuration is not one, or the key is none.
         DamagedError: the journal cannot be read.
         EnvironmentFailure: a server does not answer.
     """
+    signing.require_usable(None, release.public_key)
     releases = Releases(release.serving_root, release.name)
     entry = labels.of(release, 0.0).entry(release.name)
     present = rules.versions(releases.names())
@@ -71,7 +75,8 @@ def status(release: Release, *, full: bool) -> ModelStatus:
         for version in present
     )
     found = [
-        *_on_disk(releases, journal, present, full=full),
+        *_on_disk(releases, journal, present),
+        *(_damaged(releases, published, present, release.public_key) if full else ()),
         *_configured(entry, present, journal),
         *_served(live, answered, loaded & set(present), led, chosen=entry is not None and listed is None),
     ]
@@ -97,7 +102,7 @@ def _live(release: Release, led: dict[str, int]) -> tuple[_Live, dict[str, dict[
     }
 
 
-def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int], *, full: bool) -> Iterator[str]:
+def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int]) -> Iterator[str]:
     if (begun := releases.interrupted_rollback()) is not None:
         yield f"a rollback to version {begun.version} was interrupted: run it again"
     published = rules.published(journal)
@@ -114,11 +119,22 @@ def _on_disk(releases: Releases, journal: list[JournalLine], present: list[int],
                 if intended
                 else f"version {version} came by hand: nothing is known of it"
             )
-        elif full:
-            try:
-                releases.require_whole(version)
-            except DamagedError as damage:
-                yield f"version {version} is damaged: {damage.found}"
+
+
+def _damaged(
+    releases: Releases, published: dict[int, JournalLine], present: list[int], public_key: Path | None
+) -> Iterator[str]:
+    for version in present:
+        if version not in published:
+            continue
+        try:
+            releases.require_whole(version)
+            if published[version].evidence or public_key is not None:
+                evidence_check.check(releases, version, public_key)
+        except EvidenceError as error:
+            yield f"version {version} is not what its evidence says: {error.found} ({error.where})"
+        except DamagedError as damage:
+            yield f"version {version} is damaged: {damage.found}"
 
 
 def _configured(entry: Entry | None, present: list[int], journal: list[JournalLine]) -> Iterator[str]:

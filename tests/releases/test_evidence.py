@@ -22,6 +22,7 @@ from tasks.artifact_views import Exported, model_files
 from tasks.artifacts.store import Artifact, remove_tree
 from tasks.baseline.training_run import TrainingRun
 from tasks.errors import EvidenceError, ExitCode, UsageError
+from tasks.label import label
 from tasks.promote import promote
 from tasks.records.release import Event
 from tasks.records.run import Promotion
@@ -31,6 +32,7 @@ from tasks.releases import evidence, rules, signing
 from tasks.releases.evidence_check import ReleaseProof, check
 from tasks.releases.ml_bom import ml_bom
 from tasks.releases.publish import Releases
+from tasks.releases.status import status
 from tasks.rollback import rollback
 from tasks.smoke_test import smoke_test
 from tasks.step import Run
@@ -234,6 +236,29 @@ def test_a_rollback_verifies_its_target_before_anything_changes(
     assert content == (release.evidence(1) / "reports" / "smoke_test" / "smoke.json").read_bytes()
     line = rollback(options.model_copy(update={"serving_root": release.root}), None, serving(), "test")
     assert line.version == 1 and release.evidence(2).is_dir(), "the evidence of what was rolled back stays"
+
+
+def test_a_label_is_not_led_to_what_was_tampered_with_and_status_names_it(
+    signed: Release, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    release = copied(signed, tmp_path)
+    plain = Settings(serving_root=release.root, name=NAME, label="canary")
+    options = plain.model_copy(update={"public_key": keys[1]})
+    assert status(options, full=True).disagreements == ()
+    assert label(options, 2, 1.0) is not None
+    victim = release.evidence(1) / "mlbom.cdx.json"
+    victim.chmod(0o644)
+    victim.write_text(victim.read_text() + " ")
+    before = (release.root / "models.config").read_bytes()
+    with pytest.raises(EvidenceError, match=r"mlbom\.cdx\.json has changed"):
+        label(options, 1, 1.0)
+    assert (release.root / "models.config").read_bytes() == before
+    for settings in (options, plain):
+        (found,) = status(settings, full=True).disagreements
+        assert found.startswith("version 1 is not what its evidence says: mlbom.cdx.json has changed")
+    assert status(options, full=False).disagreements == ()
+    another = options.model_copy(update={"public_key": signing.make_key_pair(tmp_path / "others")[1]})
+    assert len(status(another, full=True).disagreements) == 2, "neither is signed by that key"
 
 
 def test_a_promotion_takes_back_what_is_not_what_it_signed(
