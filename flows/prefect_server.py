@@ -42,16 +42,16 @@ def settle(*, verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
+def provided(*, needed: bool, verbose: bool, scheduling: bool = False) -> Iterator[None]:
     """Provide a Prefect API inside the block: the configured one, or a server of our own; none where it is not needed.
 
-    Prefect's own ephemeral server would outlive a SIGKILL of this process; ours is killed with it.
+    `settle` was called before. Prefect's own ephemeral server would outlive a SIGKILL of this process; ours is killed with it. With `scheduling` it
+    starts runs of deployments.
 
     Raises:
         EnvironmentFailure: the configured API does not answer, or our server did not start.
         Lost: the API stopped answering inside the block.
     """
-    settle(verbose=verbose)
     if not needed:
         yield
         return
@@ -74,7 +74,8 @@ def provided(*, needed: bool, verbose: bool) -> Iterator[None]:
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_UI_ENABLED": "false",
-        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS")},
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("LATE_RUNS", "TRIGGERS")},
+        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": str(scheduling),
     }
     command = [sys.executable, "-m", "uvicorn", "--app-dir", "/", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--timeout-keep-alive", "5"]

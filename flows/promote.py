@@ -1,7 +1,5 @@
 """The promotion flow: publishes a model that a run has proven, without running the pipeline again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -21,41 +19,35 @@ from tasks.records.release import Rule
 _APPROVAL_SECONDS = 3600
 
 
+# What Prefect shows of each parameter is from the docstring; it resolves no annotation that is text (PEP 563).
 @flow(name="promote", flow_run_name="{model}", validate_parameters=True)
 def promote_release(
-    model: Annotated[
-        str,
-        Field(
-            description="A run's id, or an export or a blessing in the store: its path, or its digest's first digits."
-        ),
-    ],
-    name: Annotated[str | None, Field(description="The name to serve it under; by default the run's.")] = None,
-    label: Annotated[
-        str | None,
-        Field(
-            description="The version label to move to it, such as canary; by default stable, where there are labels."
-        ),
-    ] = None,
-    servers: Annotated[
-        list[str] | None,
-        Field(description="Running servers to confirm it in: HOST:PORT of gRPC, or HOST:PORT,REST_PORT."),
-    ] = None,
-    waive: Annotated[list[Rule] | None, Field(description="Rules of release.policy to waive; needs a reason.")] = None,
-    evaluate: Annotated[Path | None, Field(description="Labelled rows, for a rule on quality.")] = None,
-    reason: Annotated[str | None, Field(description="The reason, for the journal.")] = None,
-    force: Annotated[bool, Field(description="Promote a model that was rolled back; needs a reason.")] = False,
-    wait_for_approval: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Seconds for which the run pauses for a person's approval, where release.policy.approval asks for one.",
-        ),
-    ] = _APPROVAL_SECONDS,
-    config: Annotated[Path | None, Field(description="A YAML file of settings, as of tfship run --config.")] = None,
+    model: str,
+    name: str | None = None,
+    label: str | None = None,
+    servers: list[str] | None = None,
+    waive: list[Rule] | None = None,
+    evaluate: Path | None = None,
+    reason: str | None = None,
+    force: bool = False,
+    wait_for_approval: Annotated[int, Field(ge=1)] = _APPROVAL_SECONDS,
+    config: Path | None = None,
 ) -> None:
     """Publish a proven model as the next version under the serving root, and confirm that it serves.
 
     Where the policy asks for a person's approval, and nobody has given it, the run pauses until its form is filled in.
+
+    Args:
+        model: A run's id, or an export or a blessing in the store: its path, or its digest's first digits.
+        name: The name to serve it under; by default the run's.
+        label: The version label to move to it, such as canary; by default stable, where there are labels.
+        servers: Running servers to confirm it in: HOST:PORT of gRPC, or HOST:PORT,REST_PORT.
+        waive: Rules of release.policy to waive; needs a reason.
+        evaluate: Labelled rows, for a rule on quality.
+        reason: The reason, for the journal.
+        force: Promote a model that was rolled back; needs a reason.
+        wait_for_approval: Seconds for which the run pauses for a person's approval, where release.policy.approval asks for one.
+        config: A YAML file of settings, as of tfship run --config.
     """
     release = {"promote": True, "label": label, "servers": servers, "waive": waive}
     release |= {"reason": reason, "force": force or None}

@@ -1,16 +1,17 @@
 """The pipeline: takes one model from its source to a served version, or to the first form that differs."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
 from prefect import flow
 
-from flows import telemetry
-from flows.config import PipelineConfig
+from flows import config as configuration
+from flows import events, telemetry
+from flows.config import STEPS, PipelineConfig
 from flows.pipeline import pipeline
 from tasks import isolate
 from tasks.artifacts.store import Store
@@ -19,12 +20,67 @@ from tasks.records.run import RunSummary
 from tasks.report import keep, report, reproduction, require_writable, summary
 from tasks.step import Reached, Run, running
 
+Step = Literal[STEPS]  # type: ignore[valid-type]
+Refreshed = Literal[(*STEPS, "all")]  # type: ignore[valid-type]
+
+
+# What Prefect shows of each parameter is from the docstring; it resolves no annotation that is text (PEP 563).
+@flow(name="train-to-serve", flow_run_name="{source}", validate_parameters=True)
+def train_to_serve(
+    source: str,
+    name: str | None = None,
+    config: Path | None = None,
+    promote: bool | None = None,
+    label: str | None = None,
+    servers: list[str] | None = None,
+    evaluate: Path | None = None,
+    until: Step | None = None,
+    refresh: list[Refreshed] | None = None,
+    store: Path | None = None,
+    serving_root: Path | None = None,
+    reports: Path | None = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Take one model from its source to a served version, or report the first form of it that differs.
+
+    Paths are those of the worker that runs it.
+
+    Args:
+        source: The model: an example's name, module:Model, or the path of anything TensorFlow saved.
+        name: The name to serve it under; by default the model's own.
+        config: A YAML file of settings, as of tfship run --config.
+        promote: Publish the model once it is proven; by default what the settings say: yes.
+        label: The version label to move to it, such as canary; by default stable, where there are labels.
+        servers: Running servers to confirm it in: HOST:PORT of gRPC, or HOST:PORT,REST_PORT.
+        evaluate: Labelled rows to measure the quality on.
+        until: The last step to run; by default all.
+        refresh: Steps to build anew though nothing has changed, or all.
+        store: The folder of artifacts.
+        serving_root: The folder that model servers read.
+        reports: The folder of pages.
+        settings: Any other settings, nested as in the file, which they override.
+    """
+    options: dict[str, Any] = {}
+    configuration.merge(options, settings or {})
+    given: dict[str, Any] = {
+        "source": source,
+        "name": name,
+        "store": store,
+        "serving_root": serving_root,
+        "reports": reports,
+    }
+    release = {"promote": promote, "label": label, "servers": servers}
+    given |= {"until": until, "refresh": refresh, "evaluate": {"file": evaluate}, "release": release}
+    configuration.merge(options, given)
+    run_pipeline.fn(configuration.load(config, options))
+
 
 @flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
-def train_to_serve(config: PipelineConfig) -> None:
-    """Take one model from its source to a served version, or report the form that differs.
+def run_pipeline(config: PipelineConfig) -> None:
+    """Run the pipeline with these settings, up to the step `config.until` if it is set, and report it.
 
-    Ends after the step `config.until`, if it is set.
+    Raises:
+        PipelineError: a form differs, or something else is wrong; the report says what.
     """
     with run_of(config) as run:
         pipeline(config, run)
@@ -73,4 +129,5 @@ def _report(run: Run, name: str, config: PipelineConfig, error: Exception | None
         script = reproduction(run, error, page.with_name("reproduce"), config.tolerance)
     finally:
         summaries.append(summary(run, name, page, script))
+        events.record(summaries[-1], error)
     keep(summaries[-1])

@@ -44,6 +44,7 @@ LONGEST = (
     "serving/checks/test_mutants",
     "adoption/test_round_trips",
     "flows/test_prefect",
+    "flows/cli/test_schedule",
     "flows/cli/test_signals",
     "forms/test_convert_objects",
     "serving/checks/test_fake_servers",

@@ -10,7 +10,7 @@ import pytest
 
 from flows import telemetry
 from flows.config import PipelineConfig
-from flows.train_to_serve import summaries, train_to_serve
+from flows.train_to_serve import run_pipeline, summaries
 from tasks.errors import HeldError, ParityError
 from tasks.records.run import PromotionSummary, StepSummary
 from tasks.releases.publish import Releases
@@ -31,7 +31,7 @@ def piped(folder: Path, **settings: Any) -> dict[str, StepSummary]:
         }
     )
     with telemetry.shown(quiet=True):
-        train_to_serve.fn(config)
+        run_pipeline.fn(config)
     return {step.name: step for step in summaries[-1].steps}
 
 

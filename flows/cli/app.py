@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from flows.cli import doctor, gc, init, plan, run, steps, termination
+from flows.cli import doctor, gc, init, plan, run, schedule, steps, termination
 from flows.cli.models import inspect, predict, probe, verify
 from flows.cli.serving import diff, evidence, promote, serve, versions
 from tasks.errors import EnvironmentFailure, ExitCode, PipelineError, UsageError
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 run.register(app)
 plan.register(app)
+schedule.register(app)
 init.register(app)
 steps.register(app)
 promote.register(app)

@@ -26,8 +26,8 @@ from tasks.records.signature import Impurity
 MODEL, SERVER, TRAINING = "Source model", "Server of the smoke test", "Training from a checkpoint"
 
 STEPS = frozenset({"train", "adopt", "checkpoint", "restore-verify", "freeze", "export", "smoke-test"})
-_PIPELINE = STEPS | {"run", "plan", "convert"}
-_SHIPPING = frozenset({"run", "plan"})
+_SHIPPING = frozenset({"run", "plan", "schedule"})
+_PIPELINE = STEPS | _SHIPPING | {"convert"}
 _SERVING = _SHIPPING | {"smoke-test"}
 _PROMOTING = _SHIPPING | {"promote"}
 _OPERATING = frozenset({"promote", "label", "rollback"})
@@ -37,8 +37,8 @@ _SIGNATURES = _PIPELINE | {"verify", "predict", "probe"}
 _RELEASES = frozenset(
     {"serve", "promote", "approve", "label", "rollback", "pin", "releases", "status", "diff", "verify-release"}
 )
-_RUNNING = (_PIPELINE - {"plan"}) | {"promote"}
-_PRINTING = _PIPELINE | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc", "keygen"}
+_RUNNING = (_PIPELINE - {"plan", "schedule"}) | {"promote"}
+_PRINTING = _PIPELINE - {"schedule"} | _RELEASES - {"serve"} | {"verify", "inspect", "doctor", "gc", "keygen"}
 _CONFIGURED = _SIGNATURES | _RELEASES | {"inspect", "doctor", "gc"}
 
 
@@ -493,6 +493,12 @@ class Options:
         Raises:
             UsageError: a setting or an option has a wrong value.
         """
+        nested = self.nested()
+        configuration.merge(nested, more)
+        return configuration.load(self["config"], nested)
+
+    def nested(self) -> dict[str, Any]:
+        """Return the settings of these options alone, nested as the file is."""
         nested: dict[str, Any] = {}
         for option, value in self._given():
             if option.setting:
@@ -501,8 +507,7 @@ class Options:
                 for parent in parents:
                     into = into.setdefault(parent, {})
                 into[last] = option.read(value)
-        configuration.merge(nested, more)
-        return configuration.load(self["config"], nested)
+        return nested
 
     def repeated(self) -> list[str]:
         """Return the options that describe the source model, as words of a command line."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -29,11 +28,11 @@ from tasks.errors import (
     UsageError,
 )
 from tasks.isolate import Settings
+from tasks.presentation.parity_table import form_rows
 from tasks.presentation.terminal import cell, console, say
-from tasks.records.parity import ParityTest, form_of
 from tasks.records.rehearsal import RehearsalSummary
 from tasks.records.release import Rule
-from tasks.records.run import ParitySummary, PromotionSummary, QualitySummary, RunSummary, StepState
+from tasks.records.run import PromotionSummary, QualitySummary, RunSummary, StepState
 from tasks.releases.labels import STABLE
 
 if TYPE_CHECKING:  # Prefect: seconds
@@ -172,7 +171,7 @@ def _run(
         if promoting:
             from flows.promote import publish as work
         else:
-            from flows.train_to_serve import train_to_serve as work
+            from flows.train_to_serve import run_pipeline as work
     summaries.clear()  # of earlier flows in this process
     try:
         with (
@@ -212,11 +211,6 @@ def assisted(summary: RunSummary) -> bool:
     return any(step.state is StepState.ASSISTED for step in summary.steps)
 
 
-def _nearness(row: ParitySummary) -> float:
-    """Return the part of its limit that the difference of a row comes to, where there is a limit."""
-    return row.max_abs / row.limit if row.limit else math.inf if row.max_abs else -1.0
-
-
 def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     """Print the comparisons of every form, the smoke test, the quality and the release."""
     if assisted(summary):
@@ -233,19 +227,15 @@ def print_summary(summary: RunSummary, settings: PipelineConfig) -> None:
     for column in ("form", "test", "checks", "max abs", "noise", "limit", "mismatched", ""):
         right = column not in ("form", "test", "")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
-    for (candidate, test), rows in _grouped(summary.parity).items():
-        compared = [row for row in rows if row.passed is not None]
-        equal, none = ("same", "not compared") if test == ParityTest.STRUCTURE else ("equal", "not made")
-        verdict = none if not compared else equal if all(row.passed for row in compared) else "DIFFERS"
-        nearest = max(rows, key=_nearness)
+    for row in form_rows(summary.parity):
         table.add_row(
-            cell(candidate),
-            test,
-            str(len(compared)),
-            f"{nearest.max_abs:.3g}",
-            *("" if bound is None else f"{bound:.2g}" for bound in (nearest.noise, nearest.limit)),
-            str(sum(row.mismatched for row in rows)),
-            verdict,
+            cell(row.form),
+            row.test,
+            str(row.checks),
+            f"{row.max_abs:.3g}",
+            *("" if bound is None else f"{bound:.2g}" for bound in (row.noise, row.limit)),
+            str(row.mismatched),
+            row.verdict,
         )
     if summary.parity:
         console().print(table)
@@ -326,11 +316,3 @@ def _rehearsed(found: RehearsalSummary) -> str:
     slowest = ", ".join(f"{phase.name} {phase.p99} ms" for phase in switch.phases)
     took = "never" if switch.switch_seconds is None else f"after {switch.switch_seconds} s"
     return f"{failed} failed requests, new version took over {took}; p99 {slowest}"
-
-
-def _grouped(rows: tuple[ParitySummary, ...]) -> dict[tuple[str, str], list[ParitySummary]]:
-    groups: dict[tuple[str, str], list[ParitySummary]] = {}
-    for row in rows:
-        groups.setdefault((form_of(row.candidate), row.test.value), []).append(row)
-    forms = list(dict.fromkeys(form for form, _ in groups))
-    return dict(sorted(groups.items(), key=lambda group: forms.index(group[0][0])))

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows import telemetry
 from flows.config import PipelineConfig
-from flows.train_to_serve import summaries, train_to_serve
+from flows.train_to_serve import run_pipeline, summaries
 from tasks import isolate
 from tasks.errors import PipelineError
 from tasks.records.adoption import Adopted
@@ -93,7 +93,7 @@ class Shipyard:
             }
         )
         with telemetry.shown(quiet=True):
-            train_to_serve.fn(config)
+            run_pipeline.fn(config)
         summary = summaries[-1]
         return Shipped(summary, {step.name: step for step in summary.steps})
 

@@ -35,7 +35,7 @@ class PrefectApi:
                 break
             time.sleep(0.2)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
         """Return the answer to a filter."""
@@ -54,6 +54,17 @@ class PrefectApi:
             ended = [run for run in runs if run["end_time"] is not None]
             if len(ended) >= steps or time.monotonic() > deadline:
                 return {run["name"].rsplit("-", 1)[0]: run["state_name"] for run in runs}
+            time.sleep(0.2)
+
+    def happened(self, flow_run_id: str, many: int, seconds: float = 90.0) -> dict[str, dict[str, Any]]:
+        """The payloads of tfship's events of a flow run, in their order, once there are so many: they arrive late."""
+        deadline = time.monotonic() + seconds
+        related = {"id": [f"prefect.flow-run.{flow_run_id}"]}
+        while True:
+            wanted = {"event": {"prefix": ["tfship."]}, "related": related, "order": "ASC"}
+            found = self.call("POST", "events/filter", {"filter": wanted})["events"]
+            if len(found) >= many or time.monotonic() > deadline:
+                return {one["event"]: one["payload"] for one in found}
             time.sleep(0.2)
 
 

@@ -54,6 +54,26 @@ class Dividing:
     def probe(self): return {"serving_default": {"x": np.zeros(2, np.float32)}}
 """
 
+SCALED = """
+import numpy as np
+from tasks.user_code.model import Graph, SignatureTensors
+
+DATA = ()
+
+class Model:
+    hyperparameters = {{}}
+
+    def build(self, hyperparameters):
+        import tensorflow as tf
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        factor = tf.compat.v1.get_variable("factor", initializer={factor}.0)
+        return Graph(signatures={{"serving_default": SignatureTensors({{"x": x}}, {{"y": factor * x}})}})
+
+    def batches(self, start, hyperparameters): return iter(())
+    def validation(self): return {{}}
+    def probe(self): return {{"serving_default": {{"x": np.arange(3, dtype=np.float32)}}}}
+"""
+
 
 def test_a_server_shows_every_step_by_name_and_state(folder: Path, prefect_api: PrefectApi) -> None:
     with temporary_settings({PREFECT_API_URL: prefect_api.url}):
@@ -80,6 +100,8 @@ def test_a_refused_run_is_failed_there_too_and_a_refusal_is_cached(folder: Path,
         name for name, state in answer.states.items() if state == "failed"
     ]
     assert states["train"] == "Cached" and "promote" not in states
+    (event,) = prefect_api.happened(runs[-1]["id"], 1).items()
+    assert event[0] == "tfship.model.refused" and event[1]["error"] == "ParityError"
 
 
 def ignored(written: Any, understood: Any, path: str = "") -> list[str]:
@@ -105,7 +127,7 @@ def read_by_prefect(settings: dict[str, Any]) -> dict[str, Any]:
 def test_prefect_yaml_holds_nothing_that_prefect_ignores() -> None:
     settings = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert ignored(settings, read_by_prefect(settings)) == []
-    assert {deployment["name"] for deployment in settings["deployments"]} >= {"sundays", "rollback"}
+    assert {deployment["name"] for deployment in settings["deployments"]} == {"train-to-serve", "promote", "rollback"}
     for section, wrong in (("", "deploymnts"), ("deployments", "scheduls"), ("work_pool", "job_varaibles")):
         planted = copy.deepcopy(settings)
         first = planted["deployments"][0]
@@ -121,7 +143,8 @@ class Deployed:
 
     def __init__(self, api: PrefectApi, checkout: Path) -> None:
         self.api, self.checkout = api, checkout
-        self.environment = api.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+        own = {"PREFECT_WORKER_QUERY_SECONDS": "2", "TFSHIP_SERVING__RUNTIME": "embedded"}
+        self.environment = api.environment | own
         self.run_cli("work-pool", "create", "tfship", "--type", "process")
         self.run_cli("deploy", "--all")
         arguments = ("worker", "start", "--pool", "tfship", "--type", "process")
@@ -179,10 +202,24 @@ def deployed(prefect_api: PrefectApi, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_the_schedule_is_off_until_it_is_switched_on(deployed: Deployed) -> None:
-    (found,) = deployed.api.ask("deployments/filter", deployments={"name": {"any_": ["sundays"]}})
-    (schedule,) = found["schedules"]
-    assert schedule["active"] is False and schedule["schedule"]["cron"] == "0 6 * * 0"
-    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    (found,) = deployed.api.ask("deployments/filter", deployments={"name": {"any_": ["train-to-serve"]}})
+    schedules = {one["slug"]: one for one in found["schedules"]}
+    assert {slug: one["schedule"]["cron"] for slug, one in schedules.items()} == {
+        "nightly": "0 3 * * *",
+        "weekly": "0 6 * * 0",
+    }
+    assert not any(one["active"] for one in schedules.values())
+    assert schedules["weekly"]["parameters"] == {"refresh": ["all"]}
+    (trigger,) = deployed.api.ask("automations/filter")
+    assert trigger["enabled"] is False and trigger["trigger"]["expect"] == ["tfship.model.blessed"]
+
+
+def test_every_parameter_of_a_deployment_is_described_and_needs_no_nested_object(deployed: Deployed) -> None:
+    for found in deployed.api.ask("deployments/filter"):
+        schema = found["parameter_openapi_schema"]
+        for name, field in schema["properties"].items():
+            assert field.get("description", "").endswith("."), f"{found['name']}: {name}"
+            assert name == "settings" or "object" not in json.dumps(field), f"{found['name']}: {name}"
 
 
 def paths(folder: Path) -> dict[str, str]:
@@ -190,8 +227,9 @@ def paths(folder: Path) -> dict[str, str]:
 
 
 def test_a_worker_runs_the_deployment(folder: Path, deployed: Deployed) -> None:
-    config = {"source": "half_plus_two", "serving": {"runtime": "embedded"}, **paths(folder)}
-    said = deployed.run_cli("deployment", "run", "train-to-serve/sundays", "-p", f"config={json.dumps(config)}")
+    given = {"source": "half_plus_two", "settings": {"serving": {"runtime": "embedded"}}, **paths(folder)}
+    options = [word for name, value in given.items() for word in ("-p", f"{name}={json.dumps(value)}")]
+    said = deployed.run_cli("deployment", "run", "train-to-serve/train-to-serve", *options)
     (run,) = [line.split()[-1] for line in said.splitlines() if "UUID" in line]
     assert deployed.wait(run, "Completed", "Failed", "Crashed", "Cancelled") == "Completed", deployed.worker.said
     assert deployed.api.task_states(run, len(STEPS)) == dict.fromkeys(STEPS, "Completed")
@@ -200,6 +238,43 @@ def test_a_worker_runs_the_deployment(folder: Path, deployed: Deployed) -> None:
     while missing := set(STEPS) - deployed.logged(run):
         assert time.monotonic() < deadline, missing
         time.sleep(0.2)
+    happened = deployed.api.happened(run, 3)
+    assert list(happened) == ["tfship.model.exported", "tfship.model.blessed", "tfship.model.promoted"]
+    assert happened["tfship.model.blessed"]["verdict"] == "passed (stand-in)"
+    assert happened["tfship.model.promoted"]["version"] == 1
+    artifacts = {one["key"]: one for one in deployed.api.ask("artifacts/filter", flow_runs={"id": {"any_": [run]}})}
+    assert set(artifacts) == {"half-plus-two-parity", "half-plus-two-page"}
+    rows = json.loads(artifacts["half-plus-two-parity"]["data"])
+    assert {row["form"] for row in rows} >= {"checkpoint", "frozen_graph", "served (gRPC)"} and all(
+        row["verdict"] in ("equal", "same") for row in rows if row["checks"]
+    )
+    assert "version 1 promoted" in artifacts["half-plus-two-parity"]["description"]
+
+
+def test_a_worker_promotes_what_was_blessed_and_rolls_back(deployed: Deployed) -> None:
+    """The promotion is started by the event of a run that did not promote; both have the worker's own settings."""
+    (trigger,) = deployed.api.ask("automations/filter")
+    deployed.api.call("PATCH", f"automations/{trigger['id']}", {"enabled": True})
+    try:
+        for factor in (1, 2):
+            code = f"blessed_{factor}.py"
+            (deployed.checkout / code).write_text(SCALED.format(factor=factor))
+            run = deployed.ask("train-to-serve", source=f"{Path(code).stem}:Model", name="blessed", promote=False)
+            assert deployed.wait(run, "Completed", "Failed", "Crashed") == "Completed", deployed.worker.said
+            (event,) = (one for name, one in deployed.api.happened(run, 2).items() if name.endswith("blessed"))
+            deadline = time.monotonic() + 120.0
+            while not (started := deployed.api.flow_runs(event["run_id"])):
+                assert time.monotonic() < deadline, "the event has started nothing"
+                time.sleep(0.2)
+            assert deployed.wait(started[0]["id"], "Completed", "Failed", "Crashed") == "Completed", (
+                deployed.worker.said
+            )
+            assert (deployed.checkout / ".tfship/serving/blessed" / str(factor) / "saved_model.pb").is_file()
+    finally:
+        deployed.api.call("PATCH", f"automations/{trigger['id']}", {"enabled": False})
+    back = deployed.ask("rollback", name="blessed", reason="a test")
+    assert deployed.wait(back, "Completed", "Failed", "Crashed") == "Completed", deployed.worker.said
+    assert deployed.api.happened(back, 1)["tfship.model.rolled_back"]["version"] == 1
 
 
 def test_promotion_and_rollback_are_flows_of_their_own(folder: Path, prefect_api: PrefectApi) -> None:
@@ -272,15 +347,15 @@ def test_a_promotion_waits_for_a_persons_approval(
 
 
 def test_a_wrong_parameter_of_a_deployment_is_refused() -> None:
-    with pytest.raises(ParameterTypeError, match=r"config\.refresh: .*restore_verify"):
-        train_to_serve.validate_parameters({"config": {"source": "half_plus_two", "refresh": ["nosuch"]}})
-    with pytest.raises(ParameterTypeError, match="trainng"):
-        train_to_serve.validate_parameters({"config": {"trainng": {}}})
+    with pytest.raises(ParameterTypeError, match=r"refresh.*restore_verify"):
+        train_to_serve.validate_parameters({"source": "half_plus_two", "refresh": ["nosuch"]})
+    with pytest.raises(UsageError, match="trainng"):
+        train_to_serve.fn("half_plus_two", settings={"trainng": {}})
 
 
 def test_a_run_that_is_cancelled_under_a_worker_leaves_nothing_running(folder: Path, deployed: Deployed) -> None:
     training = {"steps": 100_000, "saver": {"every_steps": 20}}
-    run = deployed.ask("sundays", config={"source": "sundaynet", "training": training, **paths(folder)})
+    run = deployed.ask("train-to-serve", source="sundaynet", settings={"training": training}, **paths(folder))
     deadline = time.monotonic() + 300.0
     while not list(folder.glob("store/.staging/train/*/checkpoints/*.index")):
         assert time.monotonic() < deadline and deployed.state(run) not in ("Completed", "Failed", "Crashed")

@@ -17,7 +17,7 @@ import pytest
 
 from flows import telemetry
 from flows.config import PipelineConfig
-from flows.train_to_serve import summaries, train_to_serve
+from flows.train_to_serve import run_pipeline, summaries
 from tasks.errors import ChildFailed, ParityError, PipelineError, SmokeRefused
 from tasks.records.serving import Cause
 from tasks.serving.runtimes.docker.engine import connect
@@ -77,7 +77,7 @@ def _run(folder: Path, serving: dict[str, Any], until: str | None, **settings: A
         }
     )
     with telemetry.shown(quiet=True):
-        train_to_serve.fn(config)
+        run_pipeline.fn(config)
 
 
 @pytest.fixture
