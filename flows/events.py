@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from httpx import HTTPError
+from httpx import HTTPError, TransportError
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
@@ -70,6 +70,8 @@ def record(summary: RunSummary, error: Exception | None) -> None:
         _emit(event, summary.name, facts)
     try:
         _artifacts(summary, error)
+    except TransportError:  # the server is gone, which is what the run will end with
+        return
     except (HTTPError, PrefectException) as failure:  # the run's result does not hang on what shows it
         telemetry.warn(f"the artifacts of this run are not in Prefect: {str(failure).splitlines()[0]}")
 

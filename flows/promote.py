@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from prefect import flow
+from prefect import State, flow
 from pydantic import Field
 
 from flows import approval
 from flows import config as configuration
 from flows.config import PipelineConfig
 from flows.proven_model import AGAIN, named, require_proven
-from flows.train_to_serve import run_of
+from flows.train_to_serve import run_of, state_of, summaries
 from tasks.artifact_views import Restored
 from tasks.errors import UsageError
 from tasks.promote import promote
@@ -32,7 +32,7 @@ def promote_release(
     force: bool = False,
     wait_for_approval: Annotated[int, Field(ge=1)] = _APPROVAL_SECONDS,
     config: Path | None = None,
-) -> None:
+) -> State[None] | None:
     """Publish a proven model as the next version under the serving root, and confirm that it serves.
 
     Where the policy asks for a person's approval, and nobody has given it, the run pauses until its form is filled in.
@@ -52,11 +52,11 @@ def promote_release(
     release = {"promote": True, "label": label, "servers": servers, "waive": waive}
     release |= {"reason": reason, "force": force or None}
     options = {"name": name, "source": model, "release": release, "evaluate": {"file": evaluate}}
-    publish.fn(configuration.load(config, options), wait_for_approval)
+    return publish.fn(configuration.load(config, options), wait_for_approval)
 
 
 @flow(name="promote", flow_run_name="{settings.source}", validate_parameters=True)
-def publish(settings: PipelineConfig, wait_for_approval: int = 0) -> None:
+def publish(settings: PipelineConfig, wait_for_approval: int = 0) -> State[None] | None:
     """Promote the proven model that `settings.source` names, and report it as a run does.
 
     It waits so many seconds for a person's approval; with 0, a promotion without one is refused at once.
@@ -87,3 +87,4 @@ def publish(settings: PipelineConfig, wait_for_approval: int = 0) -> None:
             limits,
             settings.evaluate,
         )
+    return state_of(summaries[-1])

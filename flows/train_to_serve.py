@@ -7,7 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow
+from prefect import State, flow
+from prefect.states import Completed
 
 from flows import config as configuration
 from flows import events, telemetry
@@ -40,7 +41,7 @@ def train_to_serve(
     serving_root: Path | None = None,
     reports: Path | None = None,
     settings: dict[str, Any] | None = None,
-) -> None:
+) -> State[None] | None:
     """Take one model from its source to a served version, or report the first form of it that differs.
 
     Paths are those of the worker that runs it.
@@ -72,18 +73,27 @@ def train_to_serve(
     release = {"promote": promote, "label": label, "servers": servers}
     given |= {"until": until, "refresh": refresh, "evaluate": {"file": evaluate}, "release": release}
     configuration.merge(options, given)
-    run_pipeline.fn(configuration.load(config, options))
+    return run_pipeline.fn(configuration.load(config, options))
 
 
 @flow(name="train-to-serve", flow_run_name="{config.source}", validate_parameters=True)
-def run_pipeline(config: PipelineConfig) -> None:
+def run_pipeline(config: PipelineConfig) -> State[None] | None:
     """Run the pipeline with these settings, up to the step `config.until` if it is set, and report it.
+
+    Its state in Prefect is `Unchanged` where what it would promote is served already.
 
     Raises:
         PipelineError: a form differs, or something else is wrong; the report says what.
     """
     with run_of(config) as run:
         pipeline(config, run)
+    return state_of(summaries[-1])
+
+
+def state_of(summary: RunSummary) -> State[None] | None:
+    """Return the state that Prefect is to show of a finished run; None is `Completed`."""
+    unchanged = summary.promotion is not None and summary.promotion.outcome == "unchanged"
+    return Completed(name="Unchanged") if unchanged else None
 
 
 summaries: list[RunSummary] = []

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -164,7 +164,7 @@ def _run(
 
     prefect_server.settle(verbose=verbose)
     _import_early(settings, promoting)
-    work: Flow[[PipelineConfig], None]
+    work: Flow[..., Any]
     with termination.at_once():  # Prefect: seconds
         from flows.train_to_serve import summaries
 
