@@ -110,6 +110,7 @@ class PipelineConfig(Record):
     store: Path = Path(".tfship/store")
     serving_root: Path = Path(".tfship/serving")
     reports: Path = Path(".tfship/reports")
+    metrics: Path | None = None
     training: Training = Training()
     given: ModelOptions = ModelOptions()
     probe: ProbeSource = ProbeSource()

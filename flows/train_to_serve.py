@@ -11,7 +11,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows import config as configuration
-from flows import events, telemetry
+from flows import events, metrics, telemetry
 from flows.config import STEPS, PipelineConfig
 from flows.pipeline import pipeline
 from tasks import isolate
@@ -104,7 +104,9 @@ summaries: list[RunSummary] = []
 def run_of(config: PipelineConfig) -> Iterator[Run]:
     """Provide the run that a flow's steps belong to: store, observer, limits. Its report is written however it ends."""
     if not config.cluster.index:  # the chief's page reports the training
-        require_writable(config.reports)
+        require_writable(config.reports, "reports")
+        if config.metrics is not None:
+            require_writable(config.metrics, "metrics")
     observer = telemetry.observer()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
     store, limits = Store(config.store, telemetry.warn), config.training_limits
@@ -141,3 +143,5 @@ def _report(run: Run, name: str, config: PipelineConfig, error: Exception | None
         summaries.append(summary(run, name, page, script))
         events.record(summaries[-1], error)
     keep(summaries[-1])
+    if config.metrics is not None:
+        metrics.write(summaries[-1], error, config.metrics)

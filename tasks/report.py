@@ -39,15 +39,15 @@ from tasks.verify import reproduction as reproductions
 _CHAIN = ("restore_verify", "freeze", "export", "convert", "smoke_test")
 
 
-def require_writable(folder: Path) -> None:
-    """Raise EnvironmentFailure if no page can be written there: to be asked before a run, whose page follows promotion."""
+def require_writable(folder: Path, what: str) -> None:
+    """Raise EnvironmentFailure if nothing can be written there: to be asked before a run, whose page follows promotion."""
     try:
         if not folder.exists():
             folder.mkdir(parents=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise EnvironmentFailure.from_os(error, f"reports {folder}") from error
+        raise EnvironmentFailure.from_os(error, f"{what} {folder}") from error
 
 
 @action
