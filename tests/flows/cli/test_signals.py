@@ -154,4 +154,4 @@ def test_a_kill_takes_our_own_prefect_server_along(
     again.assert_nothing_left()
     with sqlite3.connect(home / "prefect.db") as database:
         states = database.execute("select name, state_name from flow_run order by created").fetchall()
-    assert states[-1] == ("half_plus_two", "Completed")
+    assert states[-1] == ("half_plus_two", "Unchanged")
