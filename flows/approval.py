@@ -44,10 +44,10 @@ def wait(exported: Artifact, blessed: Artifact, release: Release, seconds: int) 
         answer = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=_POLL_SECONDS)
     except FlowPauseTimeout:
         raise _refused(release, digest, f"no answer within {seconds} s") from None
-    if approved(digest, releases.journal()):
-        return  # by `tfship approve`, meanwhile
     if not answer.approve:
         raise _refused(release, digest, f"the answer no, of {answer.by}: {answer.reason}")
+    if approved(digest, releases.journal()):
+        return  # by `tfship approve`, meanwhile
     approve(exported, release.model_copy(update={"reason": answer.reason}), by=f"{answer.by} (in Prefect)")
 
 
